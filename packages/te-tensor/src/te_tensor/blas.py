@@ -1,0 +1,420 @@
+"""Matrix products: OpenBLAS through ctypes, or NumPy where there is none.
+
+A pointer and a leading dimension address any strided 2-D view, so transposes, heads inside
+`(B, S, H, d)` and column ranges are read and written in place; only zero, negative or odd strides
+are copied. OpenBLAS always runs with one thread: its own pool is one for the process, behind a
+lock, and its workers spin after each call. Large products are cut over the engine's threads here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.util
+import itertools
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import parallel
+from .dtypes import WIDE_FLOATS, Array, float32
+
+#: Multiply-adds from which a product is cut over the threads.
+_PARALLEL_FROM = 1 << 21
+#: Multiply-adds up to which a call costs more than its product, so batches go as one call.
+_SMALL = 1 << 18
+_ROW_MAJOR, _NO_TRANSPOSE, _TRANSPOSE = 101, 111, 112
+
+
+class NumPyBlas:
+    """Products by NumPy, with the meaning of BLAS: out = alpha * a @ b + beta * out."""
+
+    library = "numpy"
+    version = np.__version__
+    kernel = "numpy"
+    path: str | None = None
+
+    def gemm(self, a: Array, b: Array, out: Array, alpha: float, beta: float) -> None:
+        """One product, or a whole batch of them."""
+        product = np.matmul(a, b)
+        if alpha != 1.0:
+            product *= out.dtype.type(alpha)
+        if beta == 0.0:
+            out[...] = product
+        else:
+            if beta != 1.0:
+                out *= out.dtype.type(beta)
+            out += product
+
+    gemm_batch = gemm
+
+
+def _layout(matrix: Array) -> tuple[int, int] | None:
+    """(transpose flag, leading dimension) of a 2-D view, or None if BLAS can't address it."""
+    rows, columns = matrix.shape
+    row_stride, column_stride = matrix.strides
+    item = matrix.itemsize
+    if column_stride == item or columns == 1:
+        if rows == 1:
+            return _NO_TRANSPOSE, columns
+        if row_stride >= columns * item and row_stride % item == 0:
+            return _NO_TRANSPOSE, row_stride // item
+    if row_stride == item or rows == 1:
+        if columns == 1:
+            return _TRANSPOSE, rows
+        if column_stride >= rows * item and column_stride % item == 0:
+            return _TRANSPOSE, column_stride // item
+    return None
+
+
+class OpenBlas:
+    """An OpenBLAS library, its symbols looked up and its arguments declared once."""
+
+    def __init__(self, name: str, path: str) -> None:
+        self.library = name
+        self.path = path
+        library = ctypes.CDLL(path)
+        prefix, suffix = self._naming(library)
+        # With the suffix the interface counts in 64 bits, and so it needs no limit of ours.
+        self._integer: type[ctypes.c_int] | type[ctypes.c_int64]
+        self._integer = ctypes.c_int64 if suffix else ctypes.c_int
+        self._limit = 2 ** (63 if suffix else 31) - 1
+        self._fallback = NumPyBlas()
+
+        def symbol(base: str, *, optional: bool = False) -> Any:
+            function = getattr(library, f"{prefix}{base}{suffix}", None)
+            if function is None and not optional:
+                raise OSError(f"{path} has no {prefix}{base}{suffix}")
+            return function
+
+        single_thread = symbol("openblas_set_num_threads")
+        single_thread.argtypes, single_thread.restype = [ctypes.c_int], None
+        single_thread(1)
+        self.kernel = _text(symbol("openblas_get_corename"))
+        words = _text(symbol("openblas_get_config")).split()
+        self.version = words[1] if len(words) > 1 else "unknown"
+        self._gemm = {
+            np.dtype(np.float32): self._declare(symbol("cblas_sgemm"), ctypes.c_float),
+            np.dtype(np.float64): self._declare(symbol("cblas_dgemm"), ctypes.c_double),
+        }
+        batches = {
+            np.dtype(np.float32): symbol("cblas_sgemm_batch", optional=True),
+            np.dtype(np.float64): symbol("cblas_dgemm_batch", optional=True),
+        }
+        self._batch = None if None in batches.values() else batches
+        for function in batches.values() if self._batch else ():
+            pointer, integer = ctypes.c_void_p, self._integer
+            function.argtypes = [ctypes.c_int, *[pointer] * 13, integer, pointer]
+            function.restype = None
+
+    @staticmethod
+    def _naming(library: ctypes.CDLL) -> tuple[str, str]:
+        for prefix in ("scipy_", ""):
+            for suffix in ("", "64_", "_64"):
+                if hasattr(library, f"{prefix}cblas_sgemm{suffix}"):
+                    return prefix, suffix
+        raise OSError(f"{library._name} has no cblas_sgemm under any known name")
+
+    def _declare(self, function: Any, scalar: Any) -> Any:
+        integer, pointer = self._integer, ctypes.c_void_p
+        function.argtypes = [
+            *[ctypes.c_int] * 3,
+            *[integer] * 3,
+            *(scalar, pointer, integer, pointer, integer),
+            *(scalar, pointer, integer),
+        ]
+        function.restype = None
+        return function
+
+    def gemm(self, a: Array, b: Array, out: Array, alpha: float, beta: float) -> None:
+        """One product of 2-D views of one wide float dtype, in the calling thread."""
+        target = _layout(out)
+        if target is None:
+            whole = np.ascontiguousarray(out)
+            self.gemm(a, b, whole, alpha, beta)
+            out[...] = whole
+            return
+        if target[0] == _TRANSPOSE:  # outᵀ = bᵀ aᵀ has rows that BLAS can write
+            a, b, out = b.T, a.T, out.T
+        a, (flag_a, lead_a) = _addressable(a)
+        b, (flag_b, lead_b) = _addressable(b)
+        lead_out = target[1]
+        rows, inner = a.shape
+        columns = b.shape[1]
+        if max(rows, columns, inner, lead_a, lead_b, lead_out) > self._limit:
+            self._fallback.gemm(a, b, out, alpha, beta)  # ctypes would wrap silently
+            return
+        self._gemm[out.dtype](
+            *(_ROW_MAJOR, flag_a, flag_b, rows, columns, inner),
+            *(alpha, a.ctypes.data, lead_a, b.ctypes.data, lead_b),
+            *(beta, out.ctypes.data, lead_out),
+        )
+
+    def gemm_batch(self, a: Array, b: Array, out: Array, alpha: float, beta: float) -> None:
+        """Many products, of N-D views with equal leading axes; a and b may repeat, out not."""
+        rows, columns = out.shape[-2:]
+        inner = a.shape[-1]
+        if self._batch is None or rows * columns * inner > _SMALL or not _uniform(out):
+            for index in np.ndindex(out.shape[:-2]):
+                self.gemm(a[index], b[index], out[index], alpha, beta)
+            return
+        first = (0,) * (out.ndim - 2)
+        a = a if _uniform(a) else np.ascontiguousarray(a)
+        b = b if _uniform(b) else np.ascontiguousarray(b)
+        flag_a, lead_a = _layout(a[first]) or (0, 0)
+        flag_b, lead_b = _layout(b[first]) or (0, 0)
+        lead_out = (_layout(out[first]) or (0, 0))[1]
+        integer, scalar = self._integer, ctypes.c_float
+        if out.dtype != float32:
+            scalar = ctypes.c_double  # type: ignore[assignment]
+        reference = ctypes.byref
+        pointers = [_pointers(x) for x in (a, b, out)]  # kept alive across the call
+        self._batch[out.dtype](
+            *(_ROW_MAJOR, reference(ctypes.c_int(flag_a)), reference(ctypes.c_int(flag_b))),
+            *(reference(integer(n)) for n in (rows, columns, inner)),
+            *(reference(scalar(alpha)), pointers[0].ctypes.data, reference(integer(lead_a))),
+            *(pointers[1].ctypes.data, reference(integer(lead_b)), reference(scalar(beta))),
+            *(pointers[2].ctypes.data, reference(integer(lead_out)), 1),
+            reference(integer(pointers[2].size)),
+        )
+
+
+def _text(function: Any) -> str:
+    function.argtypes, function.restype = [], ctypes.c_char_p
+    return (function() or b"unknown").decode()
+
+
+def _addressable(matrix: Array) -> tuple[Array, tuple[int, int]]:
+    layout = _layout(matrix)
+    if layout is None:
+        matrix = np.ascontiguousarray(matrix)
+        layout = _NO_TRANSPOSE, matrix.shape[1]
+    return matrix, layout
+
+
+def _uniform(stack: Array) -> bool:
+    """Whether BLAS can address the matrices of a stack (they share strides, so one tells)."""
+    return _layout(stack[(0,) * (stack.ndim - 2)]) is not None
+
+
+def _pointers(stack: Array) -> Array:
+    """The address of each matrix of a stack, in C order."""
+    addresses = np.array(stack.ctypes.data, np.intp)
+    for length, stride in zip(stack.shape[:-2], stack.strides[:-2], strict=True):
+        addresses = addresses[..., None] + np.arange(length, dtype=np.intp) * stride
+    return np.ascontiguousarray(addresses).reshape(-1)
+
+
+_CHOICES = ("auto", "openblas", "scipy-openblas32", "system", "numpy")
+_current: OpenBlas | NumPyBlas | None = None
+_guard = threading.Lock()
+
+
+def _wheel_libraries() -> Iterator[tuple[str, str]]:
+    """The library inside the wheel, found without importing it (that costs 50 ms)."""
+    spec = importlib.util.find_spec("scipy_openblas32")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for path in sorted(Path(folder).rglob("*openblas*")):
+            if path.suffix in (".so", ".dylib", ".dll"):
+                yield "scipy-openblas32", str(path)
+
+
+def _system_libraries() -> Iterator[tuple[str, str]]:
+    for name in ("openblas", "openblas64_", "openblas64"):
+        path = ctypes.util.find_library(name)
+        if path is not None:
+            yield "system", path
+
+
+def _load(choice: str) -> OpenBlas | NumPyBlas:
+    sources = {
+        "auto": (_wheel_libraries, _system_libraries),
+        "openblas": (_wheel_libraries, _system_libraries),
+        "scipy-openblas32": (_wheel_libraries,),
+        "system": (_system_libraries,),
+        "numpy": (),
+    }
+    if choice not in sources:
+        raise ValueError(f"BLAS is {choice!r}: expected one of {', '.join(_CHOICES)}")
+    tried = []
+    for name, path in itertools.chain.from_iterable(find() for find in sources[choice]):
+        try:
+            return OpenBlas(name, path)
+        except OSError as error:
+            tried.append(str(error))
+    if choice in ("auto", "numpy"):
+        return NumPyBlas()
+    found = "; ".join(tried) or "no library was found"
+    raise OSError(f"can't load the BLAS {choice!r}: {found}. `pip install scipy-openblas32`?")
+
+
+def _blas() -> OpenBlas | NumPyBlas:
+    global _current
+    if _current is None:
+        with _guard:
+            if _current is None:
+                _current = _load(os.environ.get("TE_BLAS", "auto"))
+    return _current
+
+
+def set_blas(choice: str) -> None:
+    """Choose what computes matrix products, for the whole process.
+
+    The environment variable TE_BLAS makes the same choice before the first product.
+
+    Args:
+        choice: "auto", "openblas" (the wheel's or the system's), "scipy-openblas32", "system",
+            or "numpy".
+
+    Raises:
+        ValueError: choice is none of these.
+        OSError: the library isn't there or can't be used; the earlier choice stays.
+    """
+    global _current
+    loaded = _load(choice)
+    with _guard:
+        _current = loaded
+
+
+def blas_info() -> dict[str, Any]:
+    """What computes matrix products.
+
+    Returns:
+        `library` ("scipy-openblas32", "system" or "numpy"), `version`, `kernel` (the processor
+        that OpenBLAS chose its loops for), `threads` (the engine's; OpenBLAS itself has one)
+        and `path`.
+
+    Example:
+        >>> sorted(blas_info())
+        ['kernel', 'library', 'path', 'threads', 'version']
+    """
+    blas = _blas()
+    return {
+        "library": blas.library,
+        "version": blas.version,
+        "kernel": blas.kernel,
+        "threads": parallel.get_num_threads(),
+        "path": blas.path,
+    }
+
+
+def _scale(out: Array, beta: float) -> None:
+    """What is left of a product over an inner axis of length 0."""
+    if beta == 0.0:
+        out[...] = 0
+    elif beta != 1.0:
+        out *= out.dtype.type(beta)
+
+
+def gemm(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.0) -> Array:
+    """out = alpha * a @ b + beta * out, on 2-D views of one dtype.
+
+    Transposes are views (`a.T`). Large products are cut over the engine's threads, always at
+    the same places for the same number of threads. With beta 0, `out` is not read.
+
+    Args:
+        a: shape (m, k).
+        b: shape (k, n).
+        out: shape (m, n); shares no memory with a or b.
+        alpha: factor of the product.
+        beta: factor of what `out` held.
+
+    Returns:
+        out.
+    """
+    rows, columns = out.shape
+    inner = a.shape[1]
+    if out.size == 0:
+        return out
+    if inner == 0:
+        _scale(out, beta)
+        return out
+    blas: OpenBlas | NumPyBlas = _blas()
+    if out.dtype not in WIDE_FLOATS:
+        blas = NumPyBlas()
+    threads = parallel.get_num_threads()
+    if threads == 1 or rows * columns * inner < _PARALLEL_FROM or parallel.in_parallel():
+        blas.gemm(a, b, out, alpha, beta)
+        return out
+    by_rows = rows >= columns or rows >= 64 * threads
+    pieces = parallel.split(rows if by_rows else columns, threads)
+
+    def run(index: int) -> None:
+        piece = pieces[index]
+        if by_rows:
+            blas.gemm(a[piece], b, out[piece], alpha, beta)
+        else:
+            blas.gemm(a, b[:, piece], out[:, piece], alpha, beta)
+
+    parallel.parallel_for(run, len(pieces))
+    return out
+
+
+def gemm_batch(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.0) -> Array:
+    """out[i] = alpha * a[i] @ b[i] + beta * out[i] over all leading axes.
+
+    Args:
+        a: shape (..., m, k); leading axes broadcast to those of `out`.
+        b: shape (..., k, n); likewise.
+        out: shape (..., m, n); no two of its matrices share memory.
+        alpha: factor of the products.
+        beta: factor of what `out` held.
+
+    Returns:
+        out.
+    """
+    lead = out.shape[:-2]
+    if out.size == 0:
+        return out
+    if a.shape[-1] == 0:
+        _scale(out, beta)
+        return out
+    if out.ndim == 2:
+        return gemm(a, b, out, alpha=alpha, beta=beta)
+    a = np.broadcast_to(a, (*lead, *a.shape[-2:]))
+    b = np.broadcast_to(b, (*lead, *b.shape[-2:]))
+    threads = parallel.get_num_threads()
+    work = out.size * a.shape[-1]
+    longest = int(np.argmax(lead))
+    if work < _PARALLEL_FROM or threads == 1 or parallel.in_parallel():
+        pieces = [slice(None)]
+    elif lead[longest] < threads:  # few large products: each is cut by itself
+        for index in np.ndindex(lead):
+            gemm(a[index], b[index], out[index], alpha=alpha, beta=beta)
+        return out
+    else:
+        pieces = parallel.split(lead[longest], threads)
+    blas: OpenBlas | NumPyBlas = _blas() if out.dtype in WIDE_FLOATS else NumPyBlas()
+    before = (slice(None),) * longest
+
+    def run(index: int) -> None:
+        piece = (*before, pieces[index])
+        blas.gemm_batch(a[piece], b[piece], out[piece], alpha, beta)
+
+    parallel.parallel_for(run, len(pieces))
+    return out
+
+
+def rows_of(array: Array) -> Array | None:
+    """An N-D array as one matrix of rows, without copying, or None where that needs a copy."""
+    for axis in range(array.ndim - 2):
+        step = array.strides[axis + 1] * array.shape[axis + 1]
+        if array.strides[axis] != step and array.shape[axis] != 1:
+            return None
+    return array.reshape(-1, array.shape[-1])
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """a @ b for N-D arrays of at least two axes, leading axes broadcast."""
+    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    out = np.empty((*lead, a.shape[-2], b.shape[-1]), a.dtype)
+    if b.ndim == 2 and a.size:  # one tall product instead of many
+        rows = rows_of(a)
+        rows = a.reshape(-1, a.shape[-1]) if rows is None else rows
+        gemm(rows, b, out.reshape(-1, b.shape[1]))
+        return out
+    return gemm_batch(a, b, out)

@@ -1,0 +1,183 @@
+"""Functions that make tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .dtypes import FLOATS, Array, as_dtype, float32, int64
+from .random import Generator, default_generator
+from .tensor import Tensor
+
+
+def _shape(given: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:
+    """`f(2, 3)` and `f((2, 3))` alike."""
+    lengths = given[0] if len(given) == 1 and isinstance(given[0], Sequence) else given
+    for n in lengths:
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+            raise ValueError(f"shape is {tuple(lengths)}: expected whole numbers of at least 0")
+    return tuple(int(n) for n in lengths)  # type: ignore[arg-type]
+
+
+def _tensor(array: Array, requires_grad: bool) -> Tensor:
+    tensor = Tensor._wrap(array)
+    tensor.requires_grad = requires_grad
+    return tensor
+
+
+def zeros(
+    *shape: int | Sequence[int], dtype: npt.DTypeLike = float32, requires_grad: bool = False
+) -> Tensor:
+    """A tensor of zeros: `zeros(2, 3)` or `zeros((2, 3))`."""
+    return _tensor(np.zeros(_shape(shape), as_dtype(dtype)), requires_grad)
+
+
+def ones(
+    *shape: int | Sequence[int], dtype: npt.DTypeLike = float32, requires_grad: bool = False
+) -> Tensor:
+    """A tensor of ones."""
+    return _tensor(np.ones(_shape(shape), as_dtype(dtype)), requires_grad)
+
+
+def full(
+    shape: int | Sequence[int],
+    value: float,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A tensor of one value; float32, int64 or bool after the value unless `dtype` says else."""
+    wanted = Tensor(value).dtype if dtype is None else as_dtype(dtype)
+    return _tensor(np.full(_shape((shape,)), value, wanted), requires_grad)
+
+
+def eye(
+    n: int, m: int | None = None, *, dtype: npt.DTypeLike = float32, requires_grad: bool = False
+) -> Tensor:
+    """An n by m matrix (m = n by default) with ones on the diagonal."""
+    rows, columns = _shape((n, n if m is None else m))
+    return _tensor(np.eye(rows, columns, dtype=as_dtype(dtype)), requires_grad)
+
+
+def arange(
+    start: float, stop: float | None = None, step: float = 1, *, dtype: npt.DTypeLike | None = None
+) -> Tensor:
+    """Evenly spaced values from `start` (0 if only one is given) up to, not including, `stop`."""
+    if step == 0:
+        raise ValueError("arange with step 0: expected another step")
+    first, last = (0, start) if stop is None else (start, stop)
+    whole = all(isinstance(n, (int, np.integer)) for n in (first, last, step))
+    wanted = as_dtype((int64 if whole else float32) if dtype is None else dtype)
+    return Tensor._wrap(np.arange(first, last, step).astype(wanted))
+
+
+def linspace(start: float, stop: float, num: int, *, dtype: npt.DTypeLike = float32) -> Tensor:
+    """`num` evenly spaced values from `start` to `stop`, both included."""
+    return Tensor._wrap(np.linspace(start, stop, *_shape((num,))).astype(as_dtype(dtype)))
+
+
+def rand(
+    *shape: int | Sequence[int],
+    dtype: npt.DTypeLike = float32,
+    generator: Generator | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Values drawn evenly from [0, 1)."""
+    wanted = _random_float(dtype)
+    draws = (generator or default_generator()).stream()
+    width = wanted if wanted.itemsize >= 4 else float32
+    array = draws.random(_shape(shape), width)
+    return _tensor(array.astype(wanted, copy=False), requires_grad)
+
+
+def randn(
+    *shape: int | Sequence[int],
+    dtype: npt.DTypeLike = float32,
+    generator: Generator | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Values drawn from the normal distribution with mean 0 and variance 1."""
+    wanted = _random_float(dtype)
+    draws = (generator or default_generator()).stream()
+    width = wanted if wanted.itemsize >= 4 else float32
+    array = draws.standard_normal(_shape(shape), width)
+    return _tensor(array.astype(wanted, copy=False), requires_grad)
+
+
+def _random_float(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    wanted = as_dtype(dtype)
+    if wanted not in FLOATS:
+        raise TypeError(f"random values in {wanted}: expected a float; randint gives integers")
+    return wanted
+
+
+def randint(
+    low: int,
+    high: int,
+    shape: int | Sequence[int],
+    *,
+    dtype: npt.DTypeLike = int64,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Whole numbers drawn evenly from low … high-1."""
+    if low >= high:
+        raise ValueError(f"randint from {low} to {high}: expected low < high")
+    draws = (generator or default_generator()).stream()
+    return Tensor._wrap(draws.integers(low, high, _shape((shape,))).astype(as_dtype(dtype)))
+
+
+def zeros_like(x: Tensor, *, dtype: npt.DTypeLike | None = None) -> Tensor:
+    """Zeros in the shape and dtype of `x`."""
+    return zeros(x.shape, dtype=x.dtype if dtype is None else dtype)
+
+
+def ones_like(x: Tensor, *, dtype: npt.DTypeLike | None = None) -> Tensor:
+    """Ones in the shape and dtype of `x`."""
+    return ones(x.shape, dtype=x.dtype if dtype is None else dtype)
+
+
+def full_like(x: Tensor, value: float, *, dtype: npt.DTypeLike | None = None) -> Tensor:
+    """One value in the shape and dtype of `x`."""
+    return full(x.shape, value, dtype=x.dtype if dtype is None else dtype)
+
+
+def rand_like(x: Tensor, *, generator: Generator | None = None) -> Tensor:
+    """Values drawn evenly from [0, 1), in the shape and dtype of `x`."""
+    return rand(x.shape, dtype=x.dtype, generator=generator)
+
+
+def randn_like(x: Tensor, *, generator: Generator | None = None) -> Tensor:
+    """Normally distributed values in the shape and dtype of `x`."""
+    return randn(x.shape, dtype=x.dtype, generator=generator)
+
+
+def from_numpy(array: Array) -> Tensor:
+    """A tensor on the memory of a NumPy array: changes to one show in the other.
+
+    Args:
+        array: an ndarray of a dtype that the engine knows.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"from_numpy got {type(array).__name__}: expected an ndarray")
+    as_dtype(array.dtype)
+    return Tensor._wrap(array.view(np.ndarray))
+
+
+def from_dlpack(source: Any) -> Tensor:
+    """A tensor on the memory of another library's CPU array.
+
+    Args:
+        source: anything with `__dlpack__`.
+
+    Raises:
+        TypeError: it has none, or a dtype that the engine doesn't know.
+    """
+    if not hasattr(source, "__dlpack__"):
+        raise TypeError(f"from_dlpack got {type(source).__name__}: expected a __dlpack__ method")
+    return from_numpy(np.from_dlpack(source))

@@ -1,0 +1,127 @@
+"""What holds for the code that runs now: gradients, anomaly checks, tracing, the generator.
+
+All modes are one immutable value in one context variable: an operation reads it once, threads
+and coroutines have their own, and the engine's workers run in copies of the caller's context.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from typing import Any, NamedTuple, Self, TypeVar
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class Modes(NamedTuple):
+    """The modes of a context."""
+
+    #: Whether operations on tensors that need gradients record their lineage.
+    grad: bool = True
+    #: Whether every result is searched for NaN.
+    anomaly: bool = False
+    #: Whether every operation records its lineage, gradients needed or not.
+    trace: bool = False
+    #: What random operations draw from; None for the process-wide generator.
+    generator: Any = None
+
+
+_modes: ContextVar[Modes] = ContextVar("te_tensor.modes", default=Modes())
+
+#: The modes in force.
+current = _modes.get
+
+
+class _Setting:
+    """A context manager and decorator under which some modes have other values."""
+
+    _values: dict[str, Any]
+
+    def __init__(self) -> None:
+        self._tokens: list[Token[Modes]] = []
+
+    def __enter__(self) -> Self:
+        self._tokens.append(_modes.set(current()._replace(**self._values)))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _modes.reset(self._tokens.pop())
+
+    def _fresh(self) -> _Setting:
+        """A setting of the same kind, for one call of a decorated function."""
+        return type(self)()
+
+    def __call__(self, function: _F) -> _F:
+        """Decorate a function: the setting holds while it runs."""
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            with self._fresh():
+                return function(*args, **kwargs)
+
+        return wrapper  # type: ignore[return-value]
+
+
+class no_grad(_Setting):  # noqa: N801 - the field's name, in the field's spelling
+    """Nothing records its lineage: results need no gradient. Context manager and decorator.
+
+    Example:
+        >>> import te_tensor as te
+        >>> x = te.Tensor([1.0], requires_grad=True)
+        >>> with te.no_grad():
+        ...     y = x * 2
+        >>> y.requires_grad
+        False
+    """
+
+    _values = {"grad": False}  # noqa: RUF012
+
+
+class enable_grad(_Setting):  # noqa: N801
+    """Operations record their lineage again, inside `no_grad`. Context manager and decorator."""
+
+    _values = {"grad": True}  # noqa: RUF012
+
+
+class detect_anomaly(_Setting):  # noqa: N801
+    """Raise at the first operation, forward or backward, whose result has a NaN, naming it.
+
+    Costs a pass over every result: for finding a fault, not for training.
+    """
+
+    _values = {"anomaly": True}  # noqa: RUF012
+
+
+class trace(_Setting):
+    """Every operation records creator and inputs, whether or not gradients are needed.
+
+    Example:
+        >>> import te_tensor as te
+        >>> with te.trace():
+        ...     y = te.Tensor([1.0]).exp()
+        >>> type(y.creator).__name__
+        'Exp'
+    """
+
+    _values = {"trace": True}  # noqa: RUF012
+
+
+class use_generator(_Setting):  # noqa: N801
+    """Random operations draw from `generator` instead of the process-wide one.
+
+    Args:
+        generator: a te_tensor Generator.
+    """
+
+    def __init__(self, generator: Any) -> None:
+        super().__init__()
+        self._values = {"generator": generator}
+
+    def _fresh(self) -> _Setting:
+        return type(self)(self._values["generator"])
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations record what backward needs."""
+    return current().grad

@@ -1,0 +1,179 @@
+"""The unit of the engine: an operation with its forward and backward, on plain ndarrays."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from . import storage
+from .dtypes import Array
+
+_sequence = itertools.count()
+
+#: What `forward` returns.
+Outputs: TypeAlias = Array | tuple[Array, ...]
+#: What `backward` returns: one gradient per input, None where none is needed.
+Gradients: TypeAlias = Sequence[Array | None]
+
+#: Every operation of the engine, by class name.
+REGISTRY: dict[str, type[Operation]] = {}
+
+
+class Sample:
+    """Inputs on which the gradient check runs an operation, clear of its kinks.
+
+    Args:
+        *shapes: one shape per input, drawn evenly from [low, high) in float64.
+        args: positional arguments of the operation's constructor.
+        kwargs: its keyword arguments.
+        low: lower bound of the drawn values.
+        high: upper bound.
+        inputs: arrays to use instead of drawing; a None among them is drawn from its shape.
+        nondiff: positions of inputs that have no gradient, such as labels and masks.
+        seed: seed of the draw.
+    """
+
+    def __init__(
+        self,
+        *shapes: tuple[int, ...],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        low: float = -1.0,
+        high: float = 1.0,
+        inputs: Sequence[Any] | None = None,
+        nondiff: tuple[int, ...] = (),
+        seed: int = 0,
+    ) -> None:
+        self.shapes = shapes
+        self.args = args
+        self.kwargs = kwargs or {}
+        self.low = low
+        self.high = high
+        self.inputs = inputs
+        self.nondiff = nondiff
+        self.seed = seed
+
+    def arrays(self) -> list[Array]:
+        """The inputs, float64 unless given otherwise."""
+        rng = np.random.default_rng(self.seed)
+        given = self.inputs if self.inputs is not None else [None] * len(self.shapes)
+        shapes = iter(self.shapes)
+        return [
+            rng.uniform(self.low, self.high, next(shapes)) if array is None else np.array(array)
+            for array in given
+        ]
+
+    def __repr__(self) -> str:
+        call = [str(shape) for shape in self.shapes]
+        call += [f"args={self.args}"] if self.args else []
+        call += [f"kwargs={self.kwargs}"] if self.kwargs else []
+        return f"Sample({', '.join(call)})"
+
+
+class Operation:
+    """A differentiable function: one instance per application.
+
+    A subclass holds its own parameters, computes `forward` from ndarrays, saves what `backward`
+    needs, and lists samples for the gradient check. It never writes into the arrays it is given.
+    An instance that has been applied is a node of the graph.
+
+    Example:
+        >>> import numpy as np
+        >>> import te_tensor as te
+        >>> class Square(te.Operation):
+        ...     def forward(self, x):
+        ...         self.save(x)
+        ...         return x * x
+        ...     def backward(self, grad):
+        ...         (x,) = self.saved
+        ...         return (2 * x * grad,)
+        >>> x = te.Tensor([3.0], requires_grad=True)
+        >>> te.Tensor.apply(Square(), x).backward()
+        >>> x.grad.tolist()
+        [6.0]
+    """
+
+    #: The walk sums gradients back to the shapes of inputs that were broadcast.
+    broadcasts: ClassVar[bool] = False
+    #: Small floats arrive as they are stored, and the result is rounded by the operation.
+    keeps_small: ClassVar[bool] = False
+    #: Inputs of the gradient check.
+    samples: ClassVar[Sequence[Sample]] = ()
+
+    #: One per input: whether backward must return a gradient for it. Set before forward.
+    needs_grad: tuple[bool, ...] = ()
+    #: What `save` kept.
+    saved: tuple[Any, ...] = ()
+    #: The tensors it was applied to (the graph's edges), () once backward has freed them.
+    inputs: tuple[Any, ...] = ()
+    #: Rises with every application: inputs are always older than what is made of them.
+    sequence: int = -1
+    #: Whether backward has freed what was saved.
+    released: bool = False
+    #: How many outputs forward returned.
+    output_count: int = 1
+    #: The line that applied it, noted in anomaly mode.
+    origin: str | None = None
+    _saved_at: int = 0
+
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
+        """Register the engine's own operations; each must bring samples."""
+        super().__init_subclass__(**kwargs)
+        if abstract or not cls.__module__.startswith("te_tensor.ops."):
+            return
+        if not cls.samples:
+            raise TypeError(f"operation {cls.__name__} has no samples for the gradient check")
+        if cls.__name__ in REGISTRY:
+            raise TypeError(f"an operation named {cls.__name__} is registered already")
+        REGISTRY[cls.__name__] = cls
+
+    def forward(self, *arrays: Array) -> Outputs:
+        """Compute the result, or a tuple of results, from the inputs' arrays."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def backward(self, *grads: Any) -> Gradients:
+        """Compute one gradient per input from one gradient (or None) per output."""
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    def save(self, *values: Any) -> None:
+        """Keep what backward needs; keeps nothing when no input needs a gradient."""
+        if True in self.needs_grad:
+            self.saved = values
+            self._saved_at = storage.now()
+
+    def check_unchanged(self) -> None:
+        """Raise if an array that was saved has been written to since.
+
+        Raises:
+            RuntimeError: it has.
+        """
+        if self._saved_at == storage.now():
+            return
+        for value in self.saved:
+            if isinstance(value, np.ndarray) and storage.changed_since(value, self._saved_at):
+                raise RuntimeError(
+                    f"an array of shape {value.shape} that {type(self).__name__} saved for backward "
+                    "was changed after it was used: make the change before the forward pass, "
+                    "or work on a clone()"
+                )
+
+    def begin(self) -> None:
+        """Take a place in the graph's order.
+
+        Raises:
+            RuntimeError: the instance has been applied before.
+        """
+        if self.sequence >= 0:
+            raise RuntimeError(
+                f"this {type(self).__name__} has been applied already: make one per application"
+            )
+        self.sequence = next(_sequence)
+
+    def release(self) -> None:
+        """Free what was saved, and the edges."""
+        self.saved = ()
+        self.inputs = ()
+        self.released = True

@@ -1,0 +1,29 @@
+"""The engine's operations, a family a file."""
+
+from . import (
+    activation,
+    arithmetic,
+    attention,
+    cast,
+    dropout,
+    indexing,
+    linalg,
+    loss,
+    normalization,
+    reduction,
+    shape,
+)
+
+__all__ = [
+    "activation",
+    "arithmetic",
+    "attention",
+    "cast",
+    "dropout",
+    "indexing",
+    "linalg",
+    "loss",
+    "normalization",
+    "reduction",
+    "shape",
+]

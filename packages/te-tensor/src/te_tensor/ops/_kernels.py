@@ -1,0 +1,79 @@
+"""What several families share: checks of arguments, and the sums that NumPy is slow at."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+
+from ..blas import gemm
+from ..dtypes import WIDE_FLOATS, Array
+
+Axis: TypeAlias = int | tuple[int, ...] | None
+
+
+def normalize_axis(axis: int, ndim: int) -> int:
+    """An axis counted from the front.
+
+    Raises:
+        IndexError: there is no such axis.
+        TypeError: axis is not a whole number.
+    """
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
+        raise TypeError(f"axis is {axis!r}: expected a whole number")
+    if not -ndim <= axis < ndim:
+        raise IndexError(f"axis is {axis}: expected -{ndim} … {ndim - 1} for {ndim} axes")
+    return int(axis) % ndim
+
+
+def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
+    """The axes, counted from the front and in order; None means all of them.
+
+    Raises:
+        IndexError: there is no such axis.
+        ValueError: an axis is given twice.
+    """
+    if axis is None:
+        return tuple(range(ndim))
+    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
+    found = sorted(normalize_axis(a, ndim) for a in axes)
+    if len(set(found)) != len(found):
+        raise ValueError(f"axis is {axis}: an axis is named twice")
+    return tuple(found)
+
+
+def same_width(name: str, **arrays: Array) -> None:
+    """Hold that the named arrays have one dtype.
+
+    Raises:
+        TypeError: they have several.
+    """
+    if len({a.dtype for a in arrays.values()}) > 1:
+        given = ", ".join(f"{key} {a.dtype}" for key, a in arrays.items())
+        raise TypeError(f"{name} got different dtypes ({given}): cast them to one with astype")
+
+
+def sum_rows(matrix: Array) -> Array:
+    """Sum of a matrix over its rows, shape (columns,): a product with ones."""
+    if matrix.dtype not in WIDE_FLOATS:
+        return np.asarray(matrix.sum(axis=0))
+    ones = np.ones((1, matrix.shape[0]), matrix.dtype)
+    return gemm(ones, matrix, np.empty((1, matrix.shape[1]), matrix.dtype))[0]
+
+
+def as_rows(array: Array, axes: int = 1) -> Array:
+    """A matrix whose rows run over the last `axes` axes."""
+    lead = array.shape[: array.ndim - axes]
+    return array.reshape(prod(lead), prod(array.shape[array.ndim - axes :]))
+
+
+def random_stream(key: tuple[int, ...]) -> np.random.Generator:
+    """Random numbers that depend on nothing but the key."""
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence(key)))
+
+
+def keep_factors(key: tuple[int, ...], p: float, out: Array) -> Array:
+    """Fill `out` with dropout's factors: 0 with probability p, else 1/(1-p)."""
+    draws = random_stream(key).random(out.shape, np.float32)
+    return np.multiply(draws >= p, out.dtype.type(1 / (1 - p) if p < 1 else 0), out=out)

@@ -1,0 +1,299 @@
+"""Activations: ReLU Sigmoid Tanh GELU Softmax LogSoftmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from .. import parallel
+from ..dtypes import Array, float64
+from ..operation import Gradients, Operation, Sample
+from ._kernels import normalize_axis
+
+
+class ReLU(Operation):
+    """max(x, 0), with gradient 0 at 0."""
+
+    samples = (Sample((3, 4), low=0.1), Sample((3,), low=-1.0, high=-0.1))
+
+    def forward(self, x: Array) -> Array:
+        """The positive part; NaN stays NaN."""
+        result = parallel.ufunc(np.maximum, x, np.zeros((), x.dtype))
+        self.save(result)
+        return result
+
+    def backward(self, grad: Array) -> Gradients:
+        """The gradient where the result is positive."""
+        (result,) = self.saved
+
+        def block(out: Array, grad: Array, result: Array) -> None:
+            # A product with 0 would turn the gradient's inf into NaN.
+            np.copyto(out, grad, where=result > 0)
+
+        out = np.zeros(result.shape, result.dtype)
+        parallel.elementwise(block, out, grad, result)
+        return (out,)
+
+
+class Sigmoid(Operation):
+    """1 / (1 + e^-x), as (1 + tanh(x/2)) / 2, which never overflows."""
+
+    samples = (Sample((3, 4), low=-3, high=3), Sample(()))
+
+    def forward(self, x: Array) -> Array:
+        """The logistic function."""
+        half = x.dtype.type(0.5)
+
+        def block(out: Array, x: Array) -> None:
+            np.multiply(x, half, out=out)
+            np.tanh(out, out=out)
+            np.multiply(out, half, out=out)
+            np.add(out, half, out=out)
+
+        out = np.empty(x.shape, x.dtype)
+        parallel.elementwise(block, out, x)
+        self.save(out)
+        return out
+
+    def backward(self, grad: Array) -> Gradients:
+        """G·s·(1-s)."""
+        (result,) = self.saved
+        one = result.dtype.type(1)
+
+        def block(out: Array, grad: Array, result: Array) -> None:
+            np.subtract(one, result, out=out)
+            np.multiply(out, result, out=out)
+            np.multiply(out, grad, out=out)
+
+        out = np.empty(result.shape, result.dtype)
+        parallel.elementwise(block, out, grad, result)
+        return (out,)
+
+
+class Tanh(Operation):
+    """The hyperbolic tangent."""
+
+    samples = (Sample((3, 4), low=-2, high=2), Sample(()))
+
+    def forward(self, x: Array) -> Array:
+        """tanh x."""
+        result = parallel.ufunc(np.tanh, x)
+        self.save(result)
+        return result
+
+    def backward(self, grad: Array) -> Gradients:
+        """g·(1 - tanh²x)."""
+        (result,) = self.saved
+        one = result.dtype.type(1)
+
+        def block(out: Array, grad: Array, result: Array) -> None:
+            np.multiply(result, result, out=out)
+            np.subtract(one, out, out=out)
+            np.multiply(out, grad, out=out)
+
+        out = np.empty(result.shape, result.dtype)
+        parallel.elementwise(block, out, grad, result)
+        return (out,)
+
+
+_erf_exact = np.frompyfunc(math.erf, 1, 1)
+_erfc_exact = np.frompyfunc(math.erfc, 1, 1)
+
+# Abramowitz and Stegun, Handbook of Mathematical Functions (1964), formula 7.1.26:
+# erfc(z) ≈ (a1 t + … + a5 t⁵)·exp(-z²), t = 1/(1 + p z), for z ≥ 0, error below 1.5e-7.
+_ERFC_P = 0.3275911
+_ERFC_A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+
+
+def _gelu_erf(out: Array, slope: Array | None, x: Array) -> None:
+    """x·Φ(x) and its derivative Φ(x) + x·φ(x), for one block.
+
+    With h = Φ(-|x|) = erfc(|x|/√2)/2 the result is max(x, 0) - |x|·h: no cancellation where Φ
+    is near 0, and one formula on both sides.
+    """
+    scalar = x.dtype.type
+    distance = np.abs(x)
+    density = np.multiply(x, x)
+    np.multiply(density, scalar(-0.5), out=density)
+    np.exp(density, out=density)  # e^(-x²/2), of the tail and of the derivative
+    if x.dtype == float64:
+        tail = 0.5 * np.asarray(_erfc_exact(distance * math.sqrt(0.5))).astype(float64)
+    else:
+        t = np.multiply(distance, scalar(_ERFC_P * math.sqrt(0.5)))
+        np.add(t, scalar(1), out=t)
+        np.reciprocal(t, out=t)
+        tail = np.multiply(t, scalar(0.5 * _ERFC_A[-1]))
+        for coefficient in reversed(_ERFC_A[:-1]):
+            np.add(tail, scalar(0.5 * coefficient), out=tail)
+            np.multiply(tail, t, out=tail)
+        np.multiply(tail, density, out=tail)
+    if slope is not None:
+        # Φ(x) is h below 0, and 1 - h above: |step - h|
+        np.subtract(x > 0, tail, out=slope)
+        np.abs(slope, out=slope)
+        np.multiply(density, scalar(1 / math.sqrt(2 * math.pi)), out=density)
+        np.multiply(density, x, out=density)
+        np.add(slope, density, out=slope)
+    np.multiply(distance, tail, out=tail)
+    np.maximum(x, scalar(0), out=out)
+    np.subtract(out, tail, out=out)
+
+
+_TANH_A = math.sqrt(2 / math.pi)
+_TANH_B = 0.044715 * _TANH_A
+
+
+def _gelu_tanh(out: Array, slope: Array | None, x: Array) -> None:
+    """x·(1 + tanh u)/2 with u = √(2/π)·(x + 0.044715 x³), and its derivative, for one block."""
+    scalar = x.dtype.type
+    square = np.multiply(x, x)
+    t = np.multiply(square, scalar(_TANH_B))
+    np.add(t, scalar(_TANH_A), out=t)
+    np.multiply(t, x, out=t)
+    np.tanh(t, out=t)
+    if slope is not None:
+        # (1 + t)/2 + x·(1 - t²)·u'/2 with u' = a + 3b·x²
+        np.multiply(square, scalar(1.5 * _TANH_B), out=square)
+        np.add(square, scalar(0.5 * _TANH_A), out=square)
+        np.multiply(square, x, out=square)
+        np.multiply(t, t, out=slope)
+        np.subtract(scalar(1), slope, out=slope)
+        np.multiply(slope, square, out=slope)
+    np.multiply(t, scalar(0.5), out=t)
+    np.add(t, scalar(0.5), out=t)
+    if slope is not None:
+        np.add(slope, t, out=slope)
+    np.multiply(x, t, out=out)
+
+
+class GELU(Operation):
+    """x·Φ(x), Φ the normal distribution function (Hendrycks and Gimpel, arXiv:1606.08415).
+
+    Args:
+        approximate: "none" for Φ by erf, "tanh" for the paper's approximation of it.
+    """
+
+    samples = (
+        Sample((3, 4), low=-3, high=3),
+        Sample((3, 4), low=-3, high=3, kwargs={"approximate": "tanh"}),
+    )
+    _kernels: dict[str, Callable[[Array, Array | None, Array], None]] = {  # noqa: RUF012
+        "none": _gelu_erf,
+        "tanh": _gelu_tanh,
+    }
+
+    def __init__(self, approximate: str = "none") -> None:
+        if approximate not in self._kernels:
+            raise ValueError(f"approximate is {approximate!r}: expected 'none' or 'tanh'")
+        self.approximate = approximate
+
+    def forward(self, x: Array) -> Array:
+        """The activation; the derivative is made on the way, while everything is in cache."""
+        kernel = self._kernels[self.approximate]
+        out = np.empty(x.shape, x.dtype)
+        with np.errstate(under="ignore", over="ignore", invalid="ignore"):
+            if self.needs_grad[0]:
+                slope = np.empty(x.shape, x.dtype)
+                parallel.elementwise(kernel, out, slope, x)
+                self.save(slope)
+            else:
+                parallel.elementwise(lambda o, x: kernel(o, None, x), out, x)
+        return out
+
+    def backward(self, grad: Array) -> Gradients:
+        """The gradient times the derivative."""
+        return (parallel.ufunc(np.multiply, grad, self.saved[0]),)
+
+
+class _AlongAxis(Operation, abstract=True):
+    """A function of whole lines along one axis.
+
+    Args:
+        axis: the axis the lines run along.
+    """
+
+    def __init__(self, axis: int = -1) -> None:
+        self.axis = axis
+
+    def _by_rows(self, kernel: Callable[..., None], *inputs: Array) -> Array:
+        """Run the kernel on blocks of rows, the axis being last, and put it back."""
+        x = inputs[0]
+        if not x.ndim:  # a single element is a line of its own
+            return self._by_rows(kernel, *(a.reshape(1) for a in inputs)).reshape(())
+        axis = normalize_axis(self.axis, x.ndim)
+        moved = [np.ascontiguousarray(np.moveaxis(a, axis, -1)) for a in inputs]
+        out = np.empty(moved[0].shape, x.dtype)
+        if out.size:
+            length = out.shape[-1]
+            parallel.rowwise(kernel, *(a.reshape(-1, length) for a in (out, *moved)))
+        return np.moveaxis(out, -1, axis)
+
+
+_AXIS_SAMPLES = (Sample((3, 4)), Sample((2, 3, 4), kwargs={"axis": 1}), Sample(()))
+
+
+def _shifted(out: Array, x: Array) -> None:
+    """X minus its row's maximum; a row of -inf stays as it is instead of turning NaN."""
+    top = x.max(axis=1, keepdims=True)
+    np.copyto(top, 0, where=np.isinf(top) & (top < 0))
+    np.subtract(x, top, out=out)
+
+
+class Softmax(_AlongAxis):
+    """e^x / Σ e^x along an axis."""
+
+    samples = _AXIS_SAMPLES
+
+    def forward(self, x: Array) -> Array:
+        """Shares that sum to 1."""
+
+        def block(out: Array, x: Array) -> None:
+            _shifted(out, x)
+            np.exp(out, out=out)
+            np.divide(out, out.sum(axis=1, keepdims=True), out=out)
+
+        with np.errstate(under="ignore", invalid="ignore", divide="ignore"):
+            result = self._by_rows(block, x)
+        self.save(result)
+        return result
+
+    def backward(self, grad: Array) -> Gradients:
+        """p·(g - Σ g·p)."""
+        (result,) = self.saved
+
+        def block(out: Array, p: Array, grad: Array) -> None:
+            np.subtract(grad, np.einsum("ij,ij->i", grad, p)[:, None], out=out)
+            np.multiply(out, p, out=out)
+
+        return (self._by_rows(block, result, grad),)
+
+
+class LogSoftmax(_AlongAxis):
+    """x - ln Σ e^x along an axis."""
+
+    samples = _AXIS_SAMPLES
+
+    def forward(self, x: Array) -> Array:
+        """The logarithms of softmax, exact where softmax rounds to 0."""
+
+        def block(out: Array, x: Array) -> None:
+            _shifted(out, x)
+            np.subtract(out, np.log(np.exp(out).sum(axis=1, keepdims=True)), out=out)
+
+        with np.errstate(under="ignore", invalid="ignore", divide="ignore"):
+            result = self._by_rows(block, x)
+        self.save(result)
+        return result
+
+    def backward(self, grad: Array) -> Gradients:
+        """g - e^y·Σ g."""
+        (result,) = self.saved
+
+        def block(out: Array, y: Array, grad: Array) -> None:
+            np.exp(y, out=out)
+            np.multiply(out, grad.sum(axis=1, keepdims=True), out=out)
+            np.subtract(grad, out, out=out)
+
+        return (self._by_rows(block, result, grad),)

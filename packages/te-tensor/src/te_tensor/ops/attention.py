@@ -1,0 +1,539 @@
+"""Attention with a distance bias, in blocks: the scores of all heads are never held at once.
+
+The method is that of FlashAttention (Dao et al., arXiv:2205.14135), for one core's cache: forward
+keeps the logarithm of each row's sum, and backward makes the scores anew, block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import ceil, prod, sqrt
+from typing import Any
+
+import numpy as np
+
+from .. import parallel
+from ..autograd import sum_to_shape
+from ..blas import gemm_batch
+from ..dtypes import Array, DType, bool_
+from ..operation import Gradients, Operation, Sample
+from ._kernels import keep_factors, same_width
+
+#: Elements of a block of scores: large enough to hide the calls' cost, small enough for L2.
+_BLOCK = 1 << 18
+#: Multiply-adds from which the work is spread over threads.
+_PARALLEL_FROM = 1 << 19
+
+
+@dataclass(frozen=True)
+class DistanceFunction:
+    """The function phi of a distance bias, with its derivative; both map arrays to arrays."""
+
+    phi: Callable[[Array], Array]
+    derivative: Callable[[Array], Array]
+
+
+def _reciprocal_of_successor(d: Array) -> Array:
+    return np.asarray(1 / (1 + d))
+
+
+#: The distance functions by name.
+DISTANCE_FUNCTIONS = {
+    "logarithmic": DistanceFunction(np.log1p, _reciprocal_of_successor),
+    "gaussian": DistanceFunction(np.square, lambda d: d + d),
+}
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A range of batch, key heads, query heads to a key head, and query rows."""
+
+    batch: slice
+    heads: slice
+    group: slice
+    rows: slice
+    #: Columns that a causal mask leaves in sight.
+    columns: slice
+
+    def of(self, array: Array, *, rows: bool = True, columns: bool = True) -> Array:
+        """This block of an array on (B, K, G, rows, columns); axes of length 1 stay whole."""
+        wanted = (
+            self.batch,
+            self.heads,
+            self.group,
+            self.rows if rows else slice(None),
+            self.columns if columns else slice(None),
+        )
+        return array[tuple(w if n > 1 else slice(None) for w, n in zip(wanted, array.shape, strict=True))]
+
+
+class Attention(Operation):
+    """softmax(scale·q·kᵀ + mask - slopes·phi(distance))·v.
+
+    Inputs: q (B, H, S, d), k (B, K, T, d) and v (B, K, T, e), where K divides H, and then those
+    that `operands` names.
+
+    Args:
+        operands: names of the further inputs, in order: "mask" (S, T) or four axes that
+            broadcast to (B, H, S, T), boolean (True: may attend) or additive; "distance"
+            (S, T), (B, S, T) or (B, H, S, T), with "slopes" (1, H, 1, 1) or (H,).
+        causal: row i attends to columns up to i only.
+        bias_function: the name of phi in DISTANCE_FUNCTIONS.
+        scale: factor of the products; 1/√d by default.
+        dropout: probability of a zero among the attention weights.
+        key: what dropout's random numbers follow from.
+    """
+
+    samples = (
+        Sample((2, 2, 3, 4), (2, 2, 3, 4), (2, 2, 3, 4)),
+        Sample(
+            *((1, 4, 3, 2), (1, 2, 5, 2), (1, 2, 5, 3), (3, 5), (3, 5), (1, 4, 1, 1)),
+            low=0.1,
+            kwargs={
+                "operands": ("mask", "distance", "slopes"),
+                "bias_function": "gaussian",
+                "scale": 0.7,
+                "causal": True,
+            },
+        ),
+        Sample(
+            *((2, 2, 3, 2), (2, 2, 3, 2), (2, 2, 3, 2), (2, 3, 3), (2,)),
+            low=0.1,
+            kwargs={"operands": ("distance", "slopes"), "dropout": 0.5, "key": (7,)},
+        ),
+        Sample(
+            *((2, 2, 3, 2), (2, 2, 3, 2), (2, 2, 3, 2), (2, 2, 3, 3), (1, 2, 1, 1)),
+            inputs=(None, None, None, [[[[True, True, False]]], [[[False] * 3]]], None, None),
+            nondiff=(3,),
+            low=0.1,
+            kwargs={"operands": ("mask", "distance", "slopes")},
+        ),
+    )
+
+    def __init__(
+        self,
+        operands: tuple[str, ...] = (),
+        causal: bool = False,
+        bias_function: str = "logarithmic",
+        scale: float | None = None,
+        dropout: float = 0.0,
+        key: tuple[int, ...] = (),
+    ) -> None:
+        self.operands = operands
+        self.causal = causal
+        self.bias_function = bias_function
+        self.scale = scale
+        self.dropout = dropout
+        self.key = key
+
+    def forward(self, q: Array, k: Array, v: Array, *extra: Array) -> Array:
+        """The weighted means of v, shape (B, H, S, e), laid out in memory as q is."""
+        named = dict(zip(self.operands, extra, strict=True))
+        needs = dict(zip(("q", "k", "v", *self.operands), self.needs_grad, strict=True))
+        work = _Work(self, needs, q, k, v, **named)
+        out = np.empty_like(q, shape=(*q.shape[:-1], v.shape[-1]))
+        log_sums = np.empty((*work.q.shape[:-1], 1), q.dtype)
+        grouped = work.group(out)
+
+        def run(index: int) -> None:
+            scores = _Buffer(q.dtype)
+            values, unit = work.v, None
+            for block in work.tasks[index].blocks:
+                if unit != (unit := (block.batch, block.heads)):
+                    values = work.values(block)
+                work.forward(block, scores, values, grouped, log_sums)
+
+        with np.errstate(all="ignore"):
+            parallel.parallel_for(run, len(work.tasks))
+        self.save(work, out, log_sums, q, k, v, *extra)
+        return out
+
+    def backward(self, grad: Array) -> Gradients:
+        """Gradients to all inputs but boolean masks."""
+        work, out, log_sums, q, k, v, *extra = self.saved
+        needs = dict(zip(("q", "k", "v", *self.operands), self.needs_grad, strict=True))
+        grads = _Grads(work, needs, q, k, v, dict(zip(self.operands, extra, strict=True)))
+        grouped_grad, grouped_out = work.group(grad), work.group(out)
+
+        def run(index: int) -> None:
+            task = work.tasks[index]
+            buffers = [_Buffer(q.dtype) for _ in range(3 if self.dropout else 2)]
+            for block in task.blocks:
+                grads.add(task, block, buffers, grouped_grad, grouped_out, log_sums)
+
+        with np.errstate(all="ignore"):
+            parallel.parallel_for(run, len(work.tasks))
+        results = grads.finish()
+        return [results.get(name) if needed else None for name, needed in needs.items()]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Blocks that one thread goes through in order; `chunk` tells where sums over rows go."""
+
+    chunk: int
+    blocks: list[_Block]
+
+
+class _Buffer:
+    """Memory for one block of scores, used again by the next block."""
+
+    def __init__(self, dtype: DType) -> None:
+        self.memory = np.empty(0, dtype)
+
+    def __call__(self, shape: tuple[int, ...]) -> Array:
+        size = prod(shape)
+        if self.memory.size < size:
+            self.memory = np.empty(size, self.memory.dtype)
+        return self.memory[:size].reshape(shape)
+
+
+class _Work:
+    """One problem on five axes (B, K, G, S, T), G query heads to a key head, and its blocks."""
+
+    def __init__(
+        self,
+        operation: Attention,
+        needs: dict[str, bool],
+        q: Array,
+        k: Array,
+        v: Array,
+        mask: Array | None = None,
+        distance: Array | None = None,
+        slopes: Array | None = None,
+    ) -> None:
+        _check(q, k, v, mask, distance, slopes)
+        self.operation = operation
+        self.scale = 1 / sqrt(q.shape[-1] or 1) if operation.scale is None else operation.scale
+        self.key_heads = k.shape[1]
+        self.q = self.group(q)
+        self.k, self.v = k[:, :, None], v[:, :, None]
+        self.size = (*self.q.shape[:4], k.shape[2])
+        self.blocked: Array | None = None
+        self.additive: Array | None = None
+        if mask is not None:
+            mask = self.group(mask[None, None] if mask.ndim == 2 else mask)
+            if mask.dtype == bool_:
+                self.blocked = ~mask
+            else:
+                self.additive = mask
+        self.distance: Array | None = None
+        self.phi: Array | None = None
+        self.slopes: Array | None = None
+        if distance is not None and slopes is not None:
+            self._prepare_distance(distance, slopes)
+        shared = [
+            needs[name] and (array.ndim < 4 or array.shape[:2] != q.shape[:2])
+            for name, array in (("mask", mask), ("distance", distance))
+            if array is not None
+        ]
+        self.tasks = self._share_out(by_rows=any(shared))
+
+    def _prepare_distance(self, distance: Array, slopes: Array) -> None:
+        if distance.size and not distance.min() >= 0:  # the minimum is NaN if any element is
+            raise ValueError("distance has negative or NaN entries: expected 0 … +inf")
+        self.function = DISTANCE_FUNCTIONS[self.operation.bias_function]
+        self.slopes = slopes.reshape(self.key_heads, -1, 1, 1)
+        self.unreachable: Array | None = None
+        if distance.ndim == 4:  # as large as the scores: phi is made block by block
+            self.distance = self.group(distance)
+            return
+        held = distance[None, None, None] if distance.ndim == 2 else distance[:, None, None]
+        infinite = np.isinf(held)
+        if infinite.any():
+            self.unreachable = infinite
+            held = np.where(infinite, held.dtype.type(0), held)
+        self.distance = held
+        self.phi = np.empty(held.shape, held.dtype)
+        parallel.elementwise(lambda o, d: np.copyto(o, self.function.phi(d)), self.phi, held)
+
+    def group(self, array: Array) -> Array:
+        """(B, H, …) as (B, K, G, …), without copying; a single head that broadcasts gives 1, 1."""
+        heads = array.shape[1]
+        split = (1, 1) if heads == 1 else (self.key_heads, heads // self.key_heads)
+        return array.reshape(array.shape[0], *split, *array.shape[2:])
+
+    def _share_out(self, by_rows: bool) -> list[_Task]:
+        """The blocks, shared out.
+
+        A task holds all blocks of some key heads, so that sums over rows need no lock. Where
+        sums over heads are wanted too (`by_rows`), a task holds some rows of all heads instead.
+        """
+        batch, heads, group, rows, columns = self.size
+        if 0 in self.size[:4]:
+            return []
+        head_size = group * rows * columns
+        work = batch * heads * head_size * self.q.shape[-1]
+        threads = parallel.get_num_threads() if work >= _PARALLEL_FROM else 1
+        per_unit = max(1, _BLOCK // max(head_size, 1))
+        if per_unit >= heads:
+            batches = parallel.split(batch, max(ceil(batch * heads / per_unit), min(threads, batch)))
+            units = [(b, slice(0, heads)) for b in batches]
+        else:
+            pieces = parallel.split(heads, ceil(heads / per_unit))
+            units = [(slice(b, b + 1), h) for b in range(batch) for h in pieces]
+        if by_rows:
+            chunks = parallel.split(rows, threads)
+            return [
+                _Task(c, [block for unit in units for block in self._blocks(*unit, chunk)])
+                for c, chunk in enumerate(chunks)
+            ]
+        chunks = parallel.split(rows, ceil(threads / len(units)))
+        return [
+            _Task(c, list(self._blocks(*unit, chunk)))
+            for unit in units
+            for c, chunk in enumerate(chunks)
+        ]
+
+    def _blocks(self, batch: slice, heads: slice, chunk: slice) -> Iterator[_Block]:
+        _, _, group, _, columns = self.size
+        count = (batch.stop - batch.start) * (heads.stop - heads.start)
+        rows = chunk.stop - chunk.start
+        whole = count * group * rows * columns <= _BLOCK
+        groups = [slice(0, group)] if whole else [slice(g, g + 1) for g in range(group)]
+        height = max(16, _BLOCK // max(count * columns, 1))
+        pieces = parallel.split(rows, 1 if whole else ceil(rows / height))
+        for g in groups:
+            for piece in pieces:
+                span = slice(chunk.start + piece.start, chunk.start + piece.stop)
+                seen = min(span.stop, columns) if self.operation.causal else columns
+                yield _Block(batch, heads, g, span, slice(0, seen))
+
+    def scores(self, block: _Block, buffer: _Buffer) -> tuple[Array, Any]:
+        """The block's scores with all biases and masks, and its phi."""
+        q = block.of(self.q, columns=False)
+        k = block.of(self.k, rows=False, columns=False)[..., block.columns, :]
+        scores = buffer((*q.shape[:-1], k.shape[-2]))
+        phi, unreachable = self._phi(block)
+        beta = 0.0
+        if self.slopes is not None:
+            np.multiply(phi, -self._slopes(block), out=scores)
+            beta = 1.0
+        if self.additive is not None:
+            additive = block.of(self.additive)
+            if beta:
+                np.add(scores, additive, out=scores)
+            else:
+                np.copyto(scores, additive)
+            beta = 1.0
+        gemm_batch(q, k.swapaxes(-1, -2), scores, alpha=self.scale, beta=beta)
+        for hidden in (unreachable, None if self.blocked is None else block.of(self.blocked)):
+            if hidden is not None:
+                np.copyto(scores, -np.inf, where=hidden)
+        if self.operation.causal:
+            row = np.arange(block.rows.start, block.rows.stop)[:, None]
+            np.copyto(scores, -np.inf, where=np.arange(block.columns.stop) > row)
+        return scores, phi
+
+    def _slopes(self, block: _Block) -> Array:
+        assert self.slopes is not None
+        return self.slopes[block.heads, block.group]
+
+    def _phi(self, block: _Block) -> tuple[Any, Array | None]:
+        """phi of the block's distances, and where the distance is infinite."""
+        if self.distance is None:
+            return None, None
+        if self.phi is not None:
+            hidden = self.unreachable
+            return block.of(self.phi), None if hidden is None else block.of(hidden)
+        finite, hidden = self.finite(block)
+        return self.function.phi(finite), hidden
+
+    def finite(self, block: _Block) -> tuple[Array, Array | None]:
+        """The block's distances with 0 for infinite ones, and where those are."""
+        assert self.distance is not None
+        distance = block.of(self.distance)
+        if self.phi is not None:
+            return distance, None
+        hidden = np.isinf(distance)
+        if not hidden.any():
+            return distance, None
+        return np.where(hidden, distance.dtype.type(0), distance), hidden
+
+    def keep(self, block: _Block, out: Array) -> Array:
+        """Dropout's factors of a block: the same in forward and backward, on any thread."""
+        ranges = (block.batch, block.heads, block.group, block.rows)
+        key = (*self.operation.key, *(r.start for r in ranges))
+        return keep_factors(key, self.operation.dropout, out)
+
+    def values(self, block: _Block) -> Array:
+        """The block's v with a column of ones beside it: a product then brings the row sums."""
+        v = block.of(self.v, rows=False, columns=False)
+        if self.operation.dropout:  # the sums are of what dropout hasn't touched
+            return v
+        values = np.ones((*v.shape[:-1], v.shape[-1] + 1), v.dtype)
+        values[..., :-1] = v
+        return values
+
+    def forward(
+        self, block: _Block, buffer: _Buffer, values: Array, out: Array, log_sums: Array
+    ) -> None:
+        """One block of the output."""
+        scores, _ = self.scores(block, buffer)
+        top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+        np.copyto(top, 0, where=top == -np.inf)  # a row that may attend to nothing
+        np.subtract(scores, top, out=scores)
+        np.exp(scores, out=scores)
+        product = np.empty((*scores.shape[:-1], values.shape[-1]), scores.dtype)
+        if self.operation.dropout:
+            sums = scores.sum(axis=-1, keepdims=True)
+            np.multiply(scores, self.keep(block, np.empty_like(scores)), out=scores)
+        else:
+            sums = product[..., -1:]
+        gemm_batch(scores, values[..., block.columns, :], product)
+        np.copyto(sums, 1, where=sums == 0)
+        width = out.shape[-1]
+        np.divide(product[..., :width], sums, out=block.of(out, columns=False))
+        np.add(top, np.log(sums), out=block.of(log_sums, columns=False))
+
+
+class _Grads:
+    """The gradients of one problem, as the blocks add to them."""
+
+    def __init__(
+        self,
+        work: _Work,
+        needs: dict[str, bool],
+        q: Array,
+        k: Array,
+        v: Array,
+        extra: dict[str, Array],
+    ) -> None:
+        self.work = work
+        self.needs = needs
+        self.q_shape = q.shape
+        self.shapes = {name: array.shape for name, array in extra.items()}
+        # Sums over rows have a place per chunk of rows, added up at the end.
+        chunks = 1 + max((task.chunk for task in work.tasks), default=0)
+        self.q = work.group(np.empty_like(q))
+        self.k, self.v = ([np.zeros_like(like) for _ in range(chunks)] for like in (k, v))
+        self.slopes = np.zeros((chunks, *work.q.shape[:3]))
+        self.mask = self._zeros("mask", work.additive)
+        self.distance = self._zeros("distance", work.distance)
+
+    def _zeros(self, name: str, like: Array | None) -> Array | None:
+        if like is None or not self.needs.get(name):
+            return None
+        return np.zeros(like.shape, like.dtype)
+
+    def add(
+        self, task: _Task, block: _Block, buffers: list[Any], grad: Array, out: Array, sums: Array
+    ) -> None:
+        """One block's part of every gradient."""
+        work = self.work
+        scores, phi = work.scores(block, buffers[0])
+        np.subtract(scores, block.of(sums, columns=False), out=scores)
+        weights = np.exp(scores, out=scores)
+        grad = block.of(grad, columns=False)
+        # Σ_j weights·(grad·v) of a row is grad·out: no pass over the block is needed for it.
+        out = block.of(out, columns=False)
+        delta = np.einsum("...e,...e->...", grad, out)[..., None]
+        v = block.of(work.v, rows=False, columns=False)[..., block.columns, :].swapaxes(-1, -2)
+        slope = buffers[1](weights.shape)
+        grad_k, grad_v = (
+            _of_keys(sum_[task.chunk], block) for sum_ in (self.k, self.v)
+        )
+        if work.operation.dropout:
+            keep = work.keep(block, buffers[2](weights.shape))
+            gemm_batch(grad, v, slope)
+            np.multiply(slope, keep, out=slope)
+            np.subtract(slope, delta, out=slope)
+            np.multiply(keep, weights, out=keep)
+            _add_over_group(keep, grad, grad_v, 1.0)
+        else:
+            _add_over_group(weights, grad, grad_v, 1.0)
+            np.copyto(slope, -delta)
+            gemm_batch(grad, v, slope, beta=1.0)
+        np.multiply(slope, weights, out=slope)  # the gradient of the scores
+        q = block.of(work.q, columns=False)
+        k = block.of(work.k, rows=False, columns=False)[..., block.columns, :]
+        gemm_batch(slope, k, block.of(self.q, columns=False), alpha=work.scale)
+        _add_over_group(slope, q, grad_k, work.scale)
+        if self.mask is not None:
+            target = block.of(self.mask)
+            target += sum_to_shape(slope, target.shape)
+        if work.slopes is not None and self.needs["slopes"]:
+            by_row = np.einsum("...t,...t->...", slope, np.broadcast_to(phi, slope.shape))
+            place = self.slopes[task.chunk, block.batch, block.heads, block.group]
+            place -= by_row.sum(axis=-1, dtype=np.float64)
+        if self.distance is not None:
+            target = block.of(self.distance)
+            np.multiply(slope, -work._slopes(block), out=slope)
+            derivative = work.function.derivative(work.finite(block)[0])
+            target += sum_to_shape(slope, target.shape) * derivative
+
+    def finish(self) -> dict[str, Array]:
+        """All gradients, in the inputs' shapes."""
+        for partial in (self.k, self.v):
+            for other in partial[1:]:
+                partial[0] += other
+        results = {"q": self.q.reshape(self.q_shape), "k": self.k[0], "v": self.v[0]}
+        if "slopes" in self.shapes:
+            total = self.slopes.sum(axis=(0, 1)).astype(self.q.dtype)
+            results["slopes"] = total.reshape(self.shapes["slopes"])
+        for name, grad in (("mask", self.mask), ("distance", self.distance)):
+            if grad is not None:
+                results[name] = grad.reshape(self.shapes[name])
+        return results
+
+
+def _of_keys(array: Array, block: _Block) -> Array:
+    """The part of a gradient of k or v, (B, K, T, d), that a block adds to."""
+    return array[block.batch, block.heads, block.columns]
+
+
+def _add_over_group(scores: Array, rows: Array, out: Array, factor: float) -> None:
+    """out += factor·scoresᵀ·rows, summed over the query heads that share a key head."""
+    for g in range(scores.shape[2]):
+        gemm_batch(scores[:, :, g].swapaxes(-1, -2), rows[:, :, g], out, alpha=factor, beta=1.0)
+
+
+def _check(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    distance: Array | None,
+    slopes: Array | None,
+) -> None:
+    """Hold the shapes and dtypes that `Attention` documents."""
+    same_width("attention", q=q, k=k, v=v)
+    fits = (
+        q.ndim == k.ndim == v.ndim == 4
+        and q.shape[0] == k.shape[0] == v.shape[0]
+        and q.shape[3] == k.shape[3]
+        and k.shape[1:3] == v.shape[1:3]
+        and (k.shape[1] and q.shape[1] % k.shape[1] == 0)
+    )
+    if not fits:
+        raise ValueError(
+            f"attention got q {q.shape}, k {k.shape}, v {v.shape}: expected q (B, H, S, d), "
+            "k (B, K, T, d), v (B, K, T, e), where K divides H"
+        )
+    batch, heads, rows, columns = *q.shape[:3], k.shape[2]
+    full = (batch, heads, rows, columns)
+    if mask is not None:
+        broadcasts = mask.ndim in (2, 4) and all(
+            n in (1, f) for n, f in zip(mask.shape[::-1], full[::-1], strict=False)
+        )
+        if not broadcasts:
+            raise ValueError(
+                f"attention mask has shape {mask.shape}: expected ({rows}, {columns}), or four "
+                f"axes that broadcast to {full}"
+            )
+    if distance is None or slopes is None:
+        return
+    lead = distance.shape[:-2]
+    fits = distance.shape[-2:] == (rows, columns) and (
+        not lead
+        or (len(lead) == 1 and lead[0] in (1, batch))
+        or (len(lead) == 2 and lead[0] in (1, batch) and lead[1] in (1, heads))
+    )
+    if not fits:
+        raise ValueError(
+            f"distance has shape {distance.shape}: expected ({rows}, {columns}), "
+            f"({batch}, {rows}, {columns}) or {full}"
+        )
+    if slopes.shape not in ((1, heads, 1, 1), (heads,)):
+        raise ValueError(f"slopes have shape {slopes.shape}: expected (1, {heads}, 1, 1)")

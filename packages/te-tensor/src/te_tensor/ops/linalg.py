@@ -1,0 +1,146 @@
+"""Matrix products: MatMul and Linear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import parallel
+from ..autograd import sum_to_shape
+from ..blas import gemm, matmul, rows_of
+from ..dtypes import Array
+from ..operation import Gradients, Operation, Sample
+from ._kernels import as_rows, same_width, sum_rows
+
+
+class MatMul(Operation):
+    """a @ b with NumPy's rules: 1-D operands are vectors, leading axes broadcast."""
+
+    samples = (
+        Sample((3, 4), (4, 2)),
+        Sample((4,), (4,)),
+        Sample((4,), (2, 4, 3)),
+        Sample((2, 3, 4), (4,)),
+        Sample((2, 1, 3, 4), (5, 4, 2)),
+        Sample((5, 3, 4), (4, 2)),
+    )
+
+    def forward(self, a: Array, b: Array) -> Array:
+        """The product."""
+        if not a.ndim or not b.ndim:
+            raise ValueError(f"matmul of shapes {a.shape} and {b.shape}: expected at least one axis")
+        same_width("matmul", a=a, b=b)
+        matrix_a, matrix_b = _matrices(a, b)
+        fits = matrix_a.shape[-1] == matrix_b.shape[-2]
+        try:
+            np.broadcast_shapes(matrix_a.shape[:-2], matrix_b.shape[:-2])
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"matmul of shapes {a.shape} and {b.shape}: expected (…, m, k) and (…, k, n) "
+                "whose leading axes broadcast"
+            )
+        self.save(a, b)
+        return _without_vectors(matmul(matrix_a, matrix_b), a, b)
+
+    def backward(self, grad: Array) -> Gradients:
+        """G·bᵀ and aᵀ·g, summed over axes that were broadcast."""
+        a, b = self.saved
+        matrix_a, matrix_b = _matrices(a, b)
+        if a.ndim == 1:
+            grad = grad[..., None, :] if b.ndim > 1 else grad[..., None]
+        if b.ndim == 1:
+            grad = grad[..., None]
+        grad_a = grad_b = None
+        if self.needs_grad[0]:
+            full = matmul(grad, matrix_b.swapaxes(-1, -2))
+            grad_a = sum_to_shape(full, matrix_a.shape).reshape(a.shape)
+        if self.needs_grad[1]:
+            if b.ndim == 2 and a.ndim > 1:  # the sum over the batch is part of one product
+                grad_b = gemm(as_rows(a).T, as_rows(grad), np.empty(b.shape, b.dtype))
+            else:
+                full = matmul(matrix_a.swapaxes(-1, -2), grad)
+                grad_b = sum_to_shape(full, matrix_b.shape).reshape(b.shape)
+        return grad_a, grad_b
+
+
+def _matrices(a: Array, b: Array) -> tuple[Array, Array]:
+    return (a[None, :] if a.ndim == 1 else a), (b[:, None] if b.ndim == 1 else b)
+
+
+def _without_vectors(product: Array, a: Array, b: Array) -> Array:
+    """Drop the axes that stood in for 1-D operands."""
+    if b.ndim == 1:
+        product = product[..., 0]
+    if a.ndim == 1:
+        product = product[..., 0, :] if b.ndim > 1 else product[..., 0]
+    return product
+
+
+class Linear(Operation):
+    """x @ weightᵀ + bias, over the last axis of x.
+
+    Inputs: x (…, in), weight (out, in), and optionally bias (out,).
+    """
+
+    samples = (
+        Sample((5, 3), (2, 3), (2,)),
+        Sample((2, 4, 3), (2, 3)),
+        Sample((3,), (2, 3), (2,)),
+    )
+
+    def forward(self, x: Array, weight: Array, *bias: Array) -> Array:
+        """The affine map, shape (…, out)."""
+        _check_linear(x, weight, *bias)
+        rows = rows_of(x) if x.ndim > 1 else x[None, :]
+        rows = as_rows(x) if rows is None else rows
+        self.save(rows, weight, x.shape)
+        outputs = weight.shape[0]
+        out = np.empty((len(rows), outputs), x.dtype)
+        if bias:
+            _affine(rows, weight, bias[0], out)
+        else:
+            gemm(rows, weight.T, out)
+        return out.reshape(*x.shape[:-1], outputs)
+
+    def backward(self, grad: Array) -> Gradients:
+        """G·weight, gᵀ·x, and g summed over rows."""
+        rows, weight, shape = self.saved
+        grad = as_rows(grad) if grad.ndim > 1 else grad[None, :]
+        grads: list[Any] = [None] * len(self.needs_grad)
+        if self.needs_grad[0]:
+            grads[0] = gemm(grad, weight, np.empty(rows.shape, rows.dtype)).reshape(shape)
+        if self.needs_grad[1]:
+            grads[1] = gemm(grad.T, rows, np.empty(weight.shape, weight.dtype))
+        if len(grads) == 3 and self.needs_grad[2]:
+            grads[2] = sum_rows(grad)
+        return grads
+
+
+def _check_linear(x: Array, weight: Array, *bias: Array) -> None:
+    named = {"x": x, "weight": weight} | ({"bias": bias[0]} if bias else {})
+    same_width("linear", **named)
+    fits = (
+        weight.ndim == 2
+        and x.ndim > 0
+        and x.shape[-1] == weight.shape[1]
+        and all(b.shape == weight.shape[:1] for b in bias)
+    )
+    if not fits:
+        given = ", ".join(f"{name} {a.shape}" for name, a in named.items())
+        raise ValueError(f"linear got {given}: expected x (…, in), weight (out, in), bias (out,)")
+
+
+def _affine(rows: Array, weight: Array, bias: Array, out: Array) -> None:
+    """Each thread fills its rows with the bias and adds the product while they are in cache."""
+    work = out.size * weight.shape[1]
+    pieces = parallel.split(len(out), parallel.get_num_threads() if work >= 1 << 20 else 1)
+
+    def run(index: int) -> None:
+        piece = pieces[index]
+        out[piece] = bias
+        gemm(rows[piece], weight.T, out[piece], beta=1.0)
+
+    parallel.parallel_for(run, len(pieces))

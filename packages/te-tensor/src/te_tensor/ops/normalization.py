@@ -1,0 +1,102 @@
+"""Normalization: LayerNorm."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from .. import parallel
+from ..blas import gemm
+from ..dtypes import Array
+from ..operation import Gradients, Operation, Sample
+from ._kernels import as_rows, same_width, sum_rows
+
+
+class LayerNorm(Operation):
+    """(x - mean) / √(var + eps), over the last axes (Ba, Kiros and Hinton, arXiv:1607.06450).
+
+    Inputs: x, and optionally weight, or weight and bias, in the shape of the last axes.
+
+    Args:
+        axes: how many last axes are normalized together.
+        eps: added to the variance.
+    """
+
+    samples = (
+        Sample((3, 4), (4,), (4,)),
+        Sample((2, 3, 4), (3, 4), kwargs={"axes": 2, "eps": 0.1}),
+        Sample((5, 3)),
+    )
+
+    def __init__(self, axes: int = 1, eps: float = 1e-5) -> None:
+        self.axes = axes
+        self.eps = eps
+
+    def forward(self, x: Array, *affine: Array) -> Array:
+        """The normalized x, times weight, plus bias."""
+        names = ("weight", "bias")[: len(affine)]
+        same_width("layer_norm", x=x, **dict(zip(names, affine, strict=True)))
+        shape = x.shape[x.ndim - self.axes :]
+        if self.axes < 1 or x.ndim < self.axes or any(a.shape != shape for a in affine):
+            given = ", ".join(str(a.shape) for a in affine) or "none"
+            raise ValueError(
+                f"layer_norm over the last {self.axes} axes of {x.shape} got weights of shape "
+                f"{given}: expected {shape}"
+            )
+        rows = as_rows(x, self.axes)
+        scale_and_shift = [a.reshape(-1) for a in affine]
+        out = np.empty(rows.shape, x.dtype)
+        keep = True in self.needs_grad
+        normal = np.empty(rows.shape, x.dtype) if keep else out
+        inverse = np.empty((len(rows), 1), x.dtype)
+        share = np.full((prod(shape), 1), 1 / max(prod(shape), 1), x.dtype)
+
+        def block(out: Array, normal: Array, rows: Array, inverse: Array) -> None:
+            # A product with a column of shares is the fastest mean of rows.
+            np.subtract(rows, gemm(rows, share, np.empty_like(inverse)), out=normal)
+            variance = np.einsum("ij,ij->i", normal, normal) * share[0]
+            np.divide(1, np.sqrt(variance + self.eps), out=inverse[:, 0])
+            np.multiply(normal, inverse, out=normal)
+            for source, value, step in zip(
+                (normal, out), scale_and_shift, (np.multiply, np.add), strict=False
+            ):
+                step(source, value, out=out)
+            if not scale_and_shift and out is not normal:
+                out[...] = normal
+
+        if rows.size:
+            parallel.rowwise(block, out, normal, rows, inverse)
+        self.save(normal, inverse, *scale_and_shift[:1])
+        return out.reshape(x.shape)
+
+    def backward(self, grad: Array) -> Gradients:
+        """Of the normalized values n: (g' - mean g' - n·mean(g'·n)) / std, with g' = g·weight."""
+        normal, inverse, *weight = self.saved
+        shape = grad.shape
+        grad = as_rows(grad, self.axes)
+        share = normal.dtype.type(1 / max(normal.shape[1], 1))
+        out = np.empty(normal.shape, normal.dtype)
+        needs_weight = len(self.needs_grad) > 1 and self.needs_grad[1]
+        products = np.empty(normal.shape, normal.dtype) if needs_weight else None
+
+        def block(out: Array, grad: Array, normal: Array, inverse: Array) -> None:
+            scaled = np.multiply(grad, weight[0]) if weight else grad
+            mean = scaled.sum(axis=1, keepdims=True) * share
+            correlation = np.einsum("ij,ij->i", scaled, normal)[:, None] * share
+            np.multiply(normal, correlation, out=out)
+            np.subtract(scaled, out, out=out)
+            np.subtract(out, mean, out=out)
+            np.multiply(out, inverse, out=out)
+
+        if out.size:
+            parallel.rowwise(block, out, grad, normal, inverse)
+        grads = [out.reshape(shape)]
+        if products is not None:
+            np.multiply(grad, normal, out=products)
+            grads.append(sum_rows(products).reshape(shape[len(shape) - self.axes :]))
+        elif len(self.needs_grad) > 1:
+            grads.append(None)
+        if len(self.needs_grad) > 2:
+            grads.append(sum_rows(grad).reshape(shape[len(shape) - self.axes :]))
+        return grads

@@ -1,0 +1,150 @@
+"""Operations that move elements or make views: Reshape Permute Expand Concat Stack."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from ..dtypes import Array
+from ..operation import Gradients, Operation, Sample
+from ._kernels import normalize_axis
+
+
+class Reshape(Operation):
+    """The same elements in C order under another shape; a view where memory allows.
+
+    Args:
+        shape: the new shape; one length may be -1 and follows from the others.
+    """
+
+    samples = (Sample((2, 6), args=((3, -1),)), Sample((), args=((1, 1),)))
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self.before: tuple[int, ...] = ()
+
+    def forward(self, x: Array) -> Array:
+        """The reshaped array."""
+        self.before = x.shape
+        known = prod(n for n in self.shape if n != -1)
+        unknown = self.shape.count(-1)
+        fits = known == x.size if not unknown else known > 0 and x.size % known == 0
+        if unknown > 1 or any(n < -1 for n in self.shape) or not fits:
+            raise ValueError(f"can't reshape {x.shape} ({x.size} elements) to {self.shape}")
+        return x.reshape(self.shape)
+
+    def backward(self, grad: Array) -> Gradients:
+        """The gradient under the old shape."""
+        return (grad.reshape(self.before),)
+
+
+class Permute(Operation):
+    """The axes in another order; a view.
+
+    Args:
+        axes: for each axis of the result, which axis of the input it is.
+    """
+
+    samples = (Sample((2, 3, 4), args=((2, 0, 1),)),)
+
+    def __init__(self, axes: tuple[int, ...]) -> None:
+        self.axes = axes
+        self.order: tuple[int, ...] = ()
+
+    def forward(self, x: Array) -> Array:
+        """The permuted view."""
+        self.order = tuple(normalize_axis(a, x.ndim) for a in self.axes)
+        if sorted(self.order) != list(range(x.ndim)):
+            raise ValueError(f"axes are {self.axes}: expected each of {x.ndim} axes once")
+        return x.transpose(self.order)
+
+    def backward(self, grad: Array) -> Gradients:
+        """The gradient, permuted back."""
+        return (grad.transpose(np.argsort(self.order)),)
+
+
+class Expand(Operation):
+    """Axes of length 1 repeated to a larger shape, without copying; a read-only view.
+
+    Args:
+        shape: the shape to broadcast to; -1 keeps an axis as it is.
+    """
+
+    broadcasts = True
+    samples = (Sample((3, 1), args=((2, 3, 4),)), Sample((2, 1), args=((-1, 3),)))
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def forward(self, x: Array) -> Array:
+        """The broadcast view."""
+        added = len(self.shape) - x.ndim
+        target = tuple(
+            x.shape[a - added] if n == -1 and a >= added else n for a, n in enumerate(self.shape)
+        )
+        try:
+            return np.broadcast_to(x, target)
+        except ValueError:
+            raise ValueError(f"can't expand {x.shape} to {self.shape}") from None
+
+    def backward(self, grad: Array) -> Gradients:
+        """The gradient; the walk sums it back."""
+        return (grad,)
+
+
+class Concat(Operation):
+    """Arrays joined along an axis they have.
+
+    Args:
+        axis: the axis that grows.
+    """
+
+    samples = (
+        Sample((2, 3), (1, 3)),
+        Sample((2, 3), (2, 1), (2, 0), kwargs={"axis": -1}),
+    )
+
+    def __init__(self, axis: int = 0) -> None:
+        self.axis = axis
+        self.edges: Array = np.empty(0, np.intp)
+
+    def forward(self, *arrays: Array) -> Array:
+        """The joined array."""
+        self.axis = normalize_axis(self.axis, arrays[0].ndim)
+        shapes = [a.shape for a in arrays]
+        rest = {(len(s), *s[: self.axis], None, *s[self.axis + 1 :]) for s in shapes}
+        if len(rest) > 1:
+            listed = ", ".join(map(str, shapes))
+            raise ValueError(f"can't concat shapes {listed} along axis {self.axis}")
+        self.edges = np.cumsum([s[self.axis] for s in shapes])[:-1]
+        return np.concatenate(arrays, axis=self.axis)
+
+    def backward(self, grad: Array) -> Gradients:
+        """A view of the gradient for each part."""
+        return np.split(grad, self.edges, axis=self.axis)
+
+
+class Stack(Operation):
+    """Arrays of one shape joined along a new axis.
+
+    Args:
+        axis: where the new axis stands in the result.
+    """
+
+    samples = (Sample((2, 3), (2, 3)), Sample((2,), (2,), (2,), kwargs={"axis": -1}))
+
+    def __init__(self, axis: int = 0) -> None:
+        self.axis = axis
+
+    def forward(self, *arrays: Array) -> Array:
+        """The joined array."""
+        self.axis = normalize_axis(self.axis, arrays[0].ndim + 1)
+        if len({a.shape for a in arrays}) > 1:
+            listed = ", ".join(str(a.shape) for a in arrays)
+            raise ValueError(f"can't stack shapes {listed}: expected equal ones")
+        return np.stack(arrays, axis=self.axis)
+
+    def backward(self, grad: Array) -> Gradients:
+        """A view of the gradient for each part."""
+        return tuple(np.moveaxis(grad, self.axis, 0))

@@ -1,0 +1,242 @@
+"""The worker threads, and how work is cut for them.
+
+NumPy's loops and OpenBLAS release the GIL, so threads that each do a chain of such calls on a
+block of their own run side by side. The calling thread always works too; the workers wait in
+a queue. Inside a parallel region further calls run directly, so nothing nests.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import os
+import queue
+import threading
+from collections.abc import Callable
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+
+from .dtypes import Array
+
+#: Elements of a block on which a chain of NumPy calls stays in a core's cache, and below
+#: which the calls' own cost and waiting for the GIL begin to show.
+BLOCK = 1 << 15
+
+_region = threading.local()
+
+
+def available_cpus() -> int:
+    """How many CPUs this process may use: its affinity, cut by the cgroup's quota."""
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, count if quota is None else min(count, ceil(quota)))
+
+
+def _cgroup_quota() -> float | None:
+    """CPUs' worth of time that the cgroup grants (v2, then v1), or None for no limit."""
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            folder = Path("/sys/fs/cgroup/cpu")
+            limit = (folder / "cpu.cfs_quota_us").read_text().strip()
+            period = (folder / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if limit in ("max", "-1"):
+        return None
+    return int(limit) / int(period)
+
+
+def _initial_threads() -> int:
+    given = os.environ.get("TE_NUM_THREADS")
+    if given is None:
+        return available_cpus()
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"TE_NUM_THREADS is {given!r}: expected a whole number of at least 1")
+    return int(given)
+
+
+_threads = _initial_threads()
+
+
+def get_num_threads() -> int:
+    """The number of threads that the engine works with, the caller's included."""
+    return _threads
+
+
+def set_num_threads(count: int) -> None:
+    """Set the number of threads that the engine works with.
+
+    The same number gives the same bits; another number may differ by rounding.
+
+    Args:
+        count: at least 1; 1 keeps all work in the calling thread.
+
+    Raises:
+        ValueError: count is not a whole number of at least 1.
+    """
+    global _threads
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"number of threads is {count!r}: expected a whole number of at least 1")
+    _threads = count
+
+
+def in_parallel() -> bool:
+    """Whether the calling thread is inside a parallel region."""
+    return getattr(_region, "active", False)
+
+
+class _Job:
+    """The indices 0 … count-1, taken one by one by whichever threads come."""
+
+    def __init__(self, function: Callable[[int], None], count: int) -> None:
+        self.function = function
+        self.count = count
+        self.indices = itertools.count()
+        self.finished = 0
+        self.failures: list[tuple[int, BaseException]] = []
+        self.guard = threading.Lock()
+        self.done = threading.Event()
+
+    def work(self) -> None:
+        """Take indices until none is left."""
+        before, _region.active = in_parallel(), True
+        try:
+            while (index := next(self.indices)) < self.count:
+                self._run(index)
+        finally:
+            _region.active = before
+
+    def _run(self, index: int) -> None:
+        failure = None
+        try:
+            self.function(index)
+        except BaseException as error:  # raised again by the caller, in order
+            failure = error
+        with self.guard:
+            if failure is not None:
+                self.failures.append((index, failure))
+            self.finished += 1
+            if self.finished == self.count:
+                self.done.set()
+
+    def wait(self) -> None:
+        """Until every index is done; then raise the lowest index's failure, if any."""
+        self.done.wait()
+        if self.failures:
+            raise min(self.failures, key=lambda pair: pair[0])[1]
+
+
+class _Pool:
+    """Threads that wait for jobs; started when first needed, and anew after a fork."""
+
+    def __init__(self) -> None:
+        self.jobs: queue.SimpleQueue[tuple[contextvars.Context, _Job]] = queue.SimpleQueue()
+        self.size = 0
+        self.guard = threading.Lock()
+
+    def help(self, job: _Job, helpers: int) -> None:
+        """Offer the job to `helpers` workers; those that come too late find nothing left."""
+        if self.size < helpers:
+            with self.guard:
+                for number in range(self.size, helpers):
+                    name = f"te-worker-{number + 1}"
+                    threading.Thread(target=self._serve, name=name, daemon=True).start()
+                    self.size += 1
+        for _ in range(helpers):
+            self.jobs.put((contextvars.copy_context(), job))
+
+    def _serve(self) -> None:
+        while True:
+            context, job = self.jobs.get()
+            context.run(job.work)
+            del context, job  # a waiting worker keeps nobody's arrays alive
+
+
+_pool = _Pool()
+
+
+def _renew_pool() -> None:
+    global _pool
+    _pool = _Pool()
+    _region.active = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_pool)
+
+
+def parallel_for(function: Callable[[int], None], count: int) -> None:
+    """Call function(0) … function(count-1), spread over the engine's threads.
+
+    Calls run in any order and must write to places of their own; each runs in a copy of the
+    caller's context. When calls fail, those already begun finish, and the failure with the
+    lowest index is raised.
+    """
+    helpers = min(_threads, count) - 1
+    if helpers < 1 or in_parallel():
+        for index in range(count):
+            function(index)
+        return
+    job = _Job(function, count)
+    _pool.help(job, helpers)
+    job.work()
+    job.wait()
+
+
+def split(total: int, parts: int) -> list[slice]:
+    """Contiguous slices of range(total) whose sizes differ by at most one, none empty."""
+    parts = max(1, min(parts, total))
+    small, larger = divmod(total, parts)
+    edges = [0, *itertools.accumulate([small + 1] * larger + [small] * (parts - larger))]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+
+def row_blocks(rows: int, row_size: int, block: int = BLOCK) -> list[slice]:
+    """Slices of range(rows), each of about `block` elements where a row has `row_size`."""
+    return split(rows, ceil(rows * row_size / block)) if rows else []
+
+
+def rowwise(function: Callable[..., None], *arrays: Array) -> None:
+    """Call `function` on matching blocks of the arrays' first axes, in the engine's threads.
+
+    Blocks are small enough for a chain of passes to stay in cache. The first array sets the
+    rows (it is usually written to); an array of as many axes and rows is cut with it, others
+    are passed whole and broadcast. Small work is one call in the calling thread.
+    """
+    first = arrays[0]
+    if first.size < 2 * BLOCK:
+        function(*arrays)
+        return
+    rows = len(first)
+    cut = [a.ndim == first.ndim and len(a) == rows for a in arrays]
+    blocks = row_blocks(rows, first.size // rows)
+
+    def run(index: int) -> None:
+        block = blocks[index]
+        function(*(a[block] if c else a for a, c in zip(arrays, cut, strict=True)))
+
+    parallel_for(run, len(blocks))
+
+
+def elementwise(function: Callable[..., None], *arrays: Array) -> None:
+    """As `rowwise`, for a function to which each element is a row of its own."""
+    if all(a.shape == arrays[0].shape and a.flags.c_contiguous for a in arrays):
+        arrays = tuple(a.reshape(-1) for a in arrays)
+    rowwise(function, *arrays)
+
+
+def ufunc(function: np.ufunc, *arrays: Array, dtype: np.dtype | None = None) -> Array:  # type: ignore[type-arg]
+    """A NumPy ufunc of arrays of one dtype, in the engine's threads where it is worth it."""
+    if max(a.size for a in arrays) < 4 * BLOCK:
+        return np.asarray(function(*arrays))
+    shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    out = np.empty(shape, dtype or arrays[0].dtype)
+    elementwise(lambda o, *inputs: function(*inputs, out=o), out, *arrays)
+    return out

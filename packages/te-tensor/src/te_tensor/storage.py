@@ -1,0 +1,77 @@
+"""Who may write to memory, and when it was last written to.
+
+Tensors share memory: a reshape, a slice and a detached tensor are views of one array. Locks and
+change marks therefore belong to the array that owns the memory, and are made on first use.
+An operation notes the time at which it saved its arrays; backward asks whether one of them has
+changed since. Where nothing has changed since then at all, that question costs one comparison.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+import numpy as np
+
+from .dtypes import Array
+
+
+class _Record:
+    """What is known of one piece of memory."""
+
+    __slots__ = ("changed_at", "lock", "reference")
+
+    def __init__(self, array: Array, key: int) -> None:
+        # The record goes when the memory goes, before its id can be used again.
+        self.reference = weakref.ref(array, lambda _: _records.pop(key, None))
+        self.lock = threading.RLock()
+        self.changed_at = 0
+
+
+_records: dict[int, _Record] = {}
+_guard = threading.Lock()
+_clock = 0
+
+
+def owner(array: Array) -> Array:
+    """The array at the end of the chain of views."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+def _record(array: Array) -> _Record:
+    array = owner(array)
+    key = id(array)
+    record = _records.get(key)
+    if record is None:
+        with _guard:
+            record = _records.setdefault(key, _Record(array, key))
+    return record
+
+
+def lock_of(array: Array) -> threading.RLock:  # type: ignore[valid-type]
+    """The re-entrant lock of the memory under `array`."""
+    return _record(array).lock
+
+
+def now() -> int:
+    """The number of changes made so far, in the whole process."""
+    return _clock
+
+
+def mark_changed(array: Array) -> None:
+    """Note that the memory under `array` has been written to."""
+    global _clock
+    record = _record(array)
+    with _guard:
+        _clock += 1
+        record.changed_at = _clock
+
+
+def changed_since(array: Array, time: int) -> bool:
+    """Whether the memory under `array` was written to after `time`, as `now` gave it."""
+    if time == _clock:
+        return False
+    record = _records.get(id(owner(array)))
+    return record is not None and record.changed_at > time

@@ -1,0 +1,834 @@
+"""Tensor: an array with a gradient and a lineage."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Never, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from . import autograd, modes, storage
+from .dtypes import (
+    FLOATS,
+    SMALL_FLOATS,
+    Array,
+    DType,
+    as_dtype,
+    bool_,
+    float32,
+    float64,
+    int64,
+    promote,
+)
+from .operation import Operation
+from .ops.activation import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
+from .ops.arithmetic import Abs, Add, Div, Exp, Log, Mul, Neg, Pow, Sqrt, Sub
+from .ops.cast import Cast
+from .ops.indexing import Gather, Slice
+from .ops.linalg import MatMul
+from .ops.reduction import Max, Mean, Sum
+from .ops.shape import Expand, Permute, Reshape
+
+#: What stands on the other side of an operator.
+Operand: TypeAlias = "Tensor | Array | np.generic | float"
+_Axis: TypeAlias = int | tuple[int, ...] | None
+
+
+class Tensor:
+    """An n-dimensional array that knows how it was made.
+
+    Args:
+        data: a nested list, a scalar, an ndarray, or anything with `__array__` or `__dlpack__`;
+            copied. Python numbers become float32 or int64; arrays keep their dtype.
+        shape: the shape to give the elements, in C order.
+        dtype: the dtype to store; by default that of the data.
+        requires_grad: whether backward leaves a gradient here; floats only.
+
+    Raises:
+        TypeError: the data is no array of a known dtype, or integers should have gradients.
+        ValueError: lists of uneven lengths, or a shape that doesn't fit.
+
+    Example:
+        >>> import te_tensor as te
+        >>> x = te.Tensor([1, 2, 3, 4], [2, 2], dtype="float32", requires_grad=True)
+        >>> (x * x).sum().backward()
+        >>> x.grad.tolist()
+        [[2.0, 4.0], [6.0, 8.0]]
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_array",
+        "_creator",
+        "_grad",
+        "_output_index",
+        "_requires_grad",
+    )
+    #: NumPy leaves `ndarray * Tensor` to the Tensor, instead of detaching it silently.
+    __array_ufunc__ = None
+
+    _array: Array
+    _grad: Tensor | None
+    _creator: Operation | None
+    _output_index: int
+    _requires_grad: bool
+
+    def __init__(
+        self,
+        data: Any,
+        shape: Sequence[int] | None = None,
+        *,
+        dtype: npt.DTypeLike | None = None,
+        requires_grad: bool = False,
+    ) -> None:
+        array = _to_array(data, None if dtype is None else as_dtype(dtype))
+        if shape is not None:
+            array = Reshape(tuple(shape)).forward(array)
+        self._fill(array)
+        self.requires_grad = requires_grad
+
+    def _fill(self, array: Array) -> None:
+        self._array = array
+        self._grad = None
+        self._creator = None
+        self._output_index = 0
+        self._requires_grad = False
+
+    @classmethod
+    def _wrap(cls, array: Array) -> Self:
+        """A tensor on this very array."""
+        tensor = cls.__new__(cls)
+        tensor._fill(array)
+        return tensor
+
+    # -- the graph ------------------------------------------------------------------------
+
+    @staticmethod
+    def apply(operation: Operation, *inputs: Tensor) -> Any:
+        """Run an operation, and record it where a gradient will be needed.
+
+        Args:
+            operation: a new instance.
+            *inputs: the tensors to run it on.
+
+        Returns:
+            A Tensor, or a tuple of Tensors where forward returned several arrays.
+
+        Raises:
+            TypeError: an input is no Tensor.
+            RuntimeError: the operation was applied before.
+        """
+        state = modes.current()
+        try:
+            arrays = [tensor._array for tensor in inputs]
+        except AttributeError:
+            kinds = ", ".join(type(x).__name__ for x in inputs)
+            raise TypeError(f"apply got inputs of types ({kinds}): expected Tensors") from None
+        operation.begin()
+        needs = tuple([t._requires_grad for t in inputs]) if state.grad else (False,) * len(inputs)
+        operation.needs_grad = needs
+        rounding = None
+        if not operation.keeps_small and any([a.dtype in SMALL_FLOATS for a in arrays]):
+            arrays, rounding = _widen(arrays)
+        if state.anomaly:
+            operation.origin = _origin()
+        result = operation.forward(*arrays)
+        several = isinstance(result, tuple)
+        results = result if several else (result,)
+        if True in needs or state.trace:
+            operation.inputs = inputs
+            operation.output_count = len(results)
+            creator = operation
+        else:
+            creator = None
+        outputs = []
+        for index, array in enumerate(results):
+            if not isinstance(array, np.ndarray):
+                array = np.asarray(array)
+            if rounding is not None and array.dtype == float32:
+                array = array.astype(rounding)
+            if state.anomaly:
+                _check_nan(operation, array)
+            output = Tensor._wrap(array)
+            if creator is not None:
+                output._creator = creator
+                output._output_index = index
+                output._requires_grad = True in needs and array.dtype in FLOATS
+            outputs.append(output)
+        return tuple(outputs) if several else outputs[0]
+
+    def backward(
+        self,
+        grad: Tensor | npt.ArrayLike | None = None,
+        retain_graph: bool = False,
+        create_graph: bool = False,
+    ) -> None:
+        """Add the gradient of this tensor with respect to every leaf to the leaf's `grad`.
+
+        The graph is freed on the way: operations drop what they saved, and their inputs.
+
+        Args:
+            grad: what to start from, in this tensor's shape; may be left out for one element.
+            retain_graph: keep the graph for another backward.
+            create_graph: not supported: gradients are first order.
+
+        Raises:
+            RuntimeError: no gradient is needed here; grad is missing; the graph was freed;
+                something that backward needs was changed.
+            ValueError: grad has another shape.
+            NotImplementedError: create_graph is set.
+        """
+        if create_graph:
+            raise NotImplementedError(
+                "create_graph=True: backward works on plain arrays, so gradients are first order only"
+            )
+        if not self._requires_grad:
+            raise RuntimeError(
+                "backward on a tensor that needs no gradient: expected requires_grad=True on it, or "
+                "on something it was computed from outside no_grad()"
+            )
+        autograd.backward(
+            [(self, self._first_grad(grad))], _accumulate, retain_graph=retain_graph
+        )
+
+    def _first_grad(self, grad: Tensor | npt.ArrayLike | None) -> Array:
+        if grad is None:
+            if self.size != 1:
+                raise RuntimeError(
+                    f"backward on shape {self.shape} without a gradient: expected one element, or "
+                    "backward(grad) with a gradient of that shape"
+                )
+            return np.ones(self.shape, self.dtype)
+        array = np.asarray(grad)
+        if array.shape != self.shape:
+            raise ValueError(f"gradient has shape {array.shape}: expected {self.shape}")
+        return array.astype(self.dtype, copy=False)
+
+    @property
+    def creator(self) -> Operation | None:
+        """The operation that made this tensor, None for leaves."""
+        return self._creator
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the creator was applied to; () for leaves and once backward has freed the graph."""
+        return () if self._creator is None else self._creator.inputs
+
+    @property
+    def output_index(self) -> int:
+        """Which of the creator's outputs this is."""
+        return self._output_index
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no operation that backward goes through made this tensor."""
+        return self._creator is None or not self._requires_grad
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether backward reaches this tensor; settable on leaves."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value and self.dtype not in FLOATS:
+            raise TypeError(f"requires_grad on {self.dtype}: only floats can have gradients")
+        if not value and not self.is_leaf:
+            raise RuntimeError("requires_grad=False on the result of an operation: use detach()")
+        self._requires_grad = bool(value)
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient that backward left, summed over calls; settable."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | npt.ArrayLike | None) -> None:
+        if value is None:
+            self._grad = None
+            return
+        array = np.array(value, self.dtype)  # a copy: backward adds in place
+        if array.shape != self.shape:
+            raise ValueError(f"gradient has shape {array.shape}: expected {self.shape}")
+        self._grad = Tensor._wrap(array)
+
+    def zero_grad(self) -> None:
+        """Drop the gradient: `grad` becomes None."""
+        self._grad = None
+
+    def detach(self) -> Tensor:
+        """A tensor on the same memory that needs no gradient and has no lineage."""
+        return Tensor._wrap(self._array)
+
+    def clone(self) -> Tensor:
+        """A copy; gradients flow through it."""
+        return self._unary(Cast(self.dtype))
+
+    # -- memory ---------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, write: bool = True) -> Iterator[Array]:
+        """Exclusive access to the memory, for this thread.
+
+        Tensors that share memory share its lock. Leaving a writing lock counts as a change: a
+        backward that needs the former values then raises instead of using the new ones.
+
+        Args:
+            write: give a writable array; False gives a read-only one and changes nothing.
+
+        Returns:
+            A context manager that gives the array.
+
+        Raises:
+            ValueError: the memory can't be written to.
+
+        Example:
+            >>> import te_tensor as te
+            >>> t = te.Tensor([1.0, 2.0])
+            >>> with t.lock() as array:
+            ...     array *= 2
+            >>> t.tolist()
+            [2.0, 4.0]
+        """
+        if write and not self._array.flags.writeable:
+            raise ValueError("lock() for writing: this tensor's memory is read-only; clone() it")
+        with storage.lock_of(self._array):  # type: ignore[attr-defined]
+            try:
+                yield self._array.view() if write else self.data
+            finally:
+                if write:
+                    storage.mark_changed(self._array)
+
+    @property
+    def data(self) -> Array:
+        """The array, as a read-only view; `lock` gives writable access."""
+        view = self._array.view()
+        view.flags.writeable = False
+        return view
+
+    def numpy(self) -> Array:
+        """The array, as a read-only view of the same memory."""
+        return self.data
+
+    get_data = numpy
+
+    def item(self) -> Any:
+        """The only element, as a Python number.
+
+        Raises:
+            ValueError: there are several, or none.
+        """
+        if self.size != 1:
+            raise ValueError(f"item() on shape {self.shape}: expected one element")
+        return self._array.item()
+
+    def tolist(self) -> Any:
+        """The elements as nested lists of Python numbers; a number for no axes."""
+        return self._array.tolist()
+
+    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> Array:
+        """For NumPy: a read-only view, or a copy where one is asked for or needed."""
+        if copy or (dtype is not None and dtype != self.dtype):
+            if copy is False:
+                raise ValueError(f"can't give {self.dtype} as {dtype} without a copy")
+            return self._array.astype(dtype or self.dtype)
+        return self.data
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """For other array libraries: the same memory."""
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[Any, Any]:
+        """The CPU."""
+        return self._array.__dlpack_device__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle a leaf: its values and whether it needs a gradient, not the gradient."""
+        self._refuse_lineage("pickled")
+        return _rebuild, (type(self), self._array, self._requires_grad)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy of a leaf, gradient included."""
+        self._refuse_lineage("deep-copied")
+        copied = type(self)._wrap(self._array.copy())
+        copied._requires_grad = self._requires_grad
+        memo[id(self)] = copied
+        if self._grad is not None:
+            copied._grad = Tensor._wrap(self._grad._array.copy())
+        return copied
+
+    def _refuse_lineage(self, action: str) -> None:
+        if not self.is_leaf:
+            raise RuntimeError(f"only leaves can be {action}: this tensor has a graph; detach() it")
+
+    # -- what it is -----------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each axis."""
+        return self._array.shape
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        return self._array.ndim
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return self._array.size
+
+    @property
+    def dtype(self) -> DType:
+        """The dtype, a NumPy dtype."""
+        return self._array.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return self._array.nbytes
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("len() of a tensor without axes")
+        return len(self._array)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[index] for index in range(len(self)))
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(f"truth of a tensor of shape {self.shape}: expected one element")
+        return bool(self._array)
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
+
+    def __repr__(self) -> str:
+        values = np.array2string(self._array, separator=", ", prefix="Tensor(")
+        parts = [values, f"dtype={self.dtype}"]
+        if not self.size:
+            parts.append(f"shape={self.shape}")
+        if self._creator is not None:
+            parts.append(f"creator={type(self._creator).__name__}")
+        elif self._requires_grad:
+            parts.append("requires_grad=True")
+        return f"Tensor({', '.join(parts)})"
+
+    # -- operators ------------------------------------------------------------------------
+
+    def _unary(self, operation: Operation) -> Tensor:
+        result: Tensor = Tensor.apply(operation, self)
+        return result
+
+    def _float(self, operation: Operation) -> Tensor:
+        """Apply to floats; integers and bool become float32 first."""
+        return (self if self.dtype in FLOATS else self.astype(float32))._unary(operation)
+
+    def __add__(self, other: Operand) -> Tensor:
+        return _binary(Add, self, other)
+
+    def __radd__(self, other: Operand) -> Tensor:
+        return _binary(Add, other, self)
+
+    def __sub__(self, other: Operand) -> Tensor:
+        return _binary(Sub, self, other)
+
+    def __rsub__(self, other: Operand) -> Tensor:
+        return _binary(Sub, other, self)
+
+    def __mul__(self, other: Operand) -> Tensor:
+        return _binary(Mul, self, other)
+
+    def __rmul__(self, other: Operand) -> Tensor:
+        return _binary(Mul, other, self)
+
+    def __truediv__(self, other: Operand) -> Tensor:
+        return _binary(Div, self, other, floats=True)
+
+    def __rtruediv__(self, other: Operand) -> Tensor:
+        return _binary(Div, other, self, floats=True)
+
+    def __pow__(self, other: Operand) -> Tensor:
+        return _binary(Pow, self, other)
+
+    def __rpow__(self, other: Operand) -> Tensor:
+        return _binary(Pow, other, self)
+
+    def __matmul__(self, other: Tensor | Array) -> Tensor:
+        return _matmul(self, other)
+
+    def __rmatmul__(self, other: Tensor | Array) -> Tensor:
+        return _matmul(other, self)
+
+    def __neg__(self) -> Tensor:
+        return self._unary(Neg())
+
+    def __abs__(self) -> Tensor:
+        return self._unary(Abs())
+
+    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
+        return _compare(np.equal, self, other)
+
+    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
+        return _compare(np.not_equal, self, other)
+
+    def __lt__(self, other: Operand) -> Tensor:
+        return _compare(np.less, self, other)
+
+    def __le__(self, other: Operand) -> Tensor:
+        return _compare(np.less_equal, self, other)
+
+    def __gt__(self, other: Operand) -> Tensor:
+        return _compare(np.greater, self, other)
+
+    def __ge__(self, other: Operand) -> Tensor:
+        return _compare(np.greater_equal, self, other)
+
+    __hash__ = object.__hash__
+
+    def add(self, other: Operand) -> Tensor:
+        """`self + other`, broadcast."""
+        return self + other
+
+    def sub(self, other: Operand) -> Tensor:
+        """`self - other`, broadcast."""
+        return self - other
+
+    def mul(self, other: Operand) -> Tensor:
+        """`self * other`, broadcast."""
+        return self * other
+
+    def div(self, other: Operand) -> Tensor:
+        """`self / other`, broadcast; integers are divided in float32."""
+        return self / other
+
+    def pow(self, other: Operand) -> Tensor:
+        """`self ** other`, broadcast."""
+        return self**other
+
+    def neg(self) -> Tensor:
+        """`-self`."""
+        return -self
+
+    def matmul(self, other: Tensor | Array) -> Tensor:
+        """`self @ other`: 1-D operands are vectors, leading axes broadcast."""
+        return self @ other
+
+    # -- mathematics ----------------------------------------------------------------------
+
+    def abs(self) -> Tensor:
+        """The absolute value, elementwise; gradient 0 at 0."""
+        return abs(self)
+
+    def exp(self) -> Tensor:
+        """e to the power of each element."""
+        return self._float(Exp())
+
+    def log(self) -> Tensor:
+        """The natural logarithm of each element; -inf at 0, NaN below."""
+        return self._float(Log())
+
+    def sqrt(self) -> Tensor:
+        """The square root of each element; NaN below 0."""
+        return self._float(Sqrt())
+
+    def sum(self, axis: _Axis = None, keepdims: bool = False) -> Tensor:
+        """The sum over an axis, several, or all; of integers and bool, in int64."""
+        return self._unary(Sum(axis, keepdims))
+
+    def mean(self, axis: _Axis = None, keepdims: bool = False) -> Tensor:
+        """The mean over an axis, several, or all; of integers, in float32."""
+        return self._unary(Mean(axis, keepdims))
+
+    def max(self, axis: _Axis = None, keepdims: bool = False) -> Tensor:
+        """The maximum over an axis, several, or all; equal ones share the gradient."""
+        return self._unary(Max(axis, keepdims))
+
+    def relu(self) -> Tensor:
+        """max(x, 0), elementwise."""
+        return self._unary(ReLU())
+
+    def sigmoid(self) -> Tensor:
+        """1 / (1 + e^-x), elementwise."""
+        return self._float(Sigmoid())
+
+    def tanh(self) -> Tensor:
+        """The hyperbolic tangent, elementwise."""
+        return self._float(Tanh())
+
+    def gelu(self, approximate: str = "none") -> Tensor:
+        """x·Φ(x), elementwise; approximate="tanh" for the form with tanh instead of erf."""
+        return self._float(GELU(approximate))
+
+    def softmax(self, axis: int = -1) -> Tensor:
+        """e^x / Σ e^x along an axis."""
+        return self._float(Softmax(axis))
+
+    def log_softmax(self, axis: int = -1) -> Tensor:
+        """x - ln Σ e^x along an axis."""
+        return self._float(LogSoftmax(axis))
+
+    # -- shapes and dtypes ----------------------------------------------------------------
+
+    def reshape(self, *shape: int | Sequence[int]) -> Tensor:
+        """The same elements under another shape: `reshape(2, 3)` or `reshape([2, 3])`, with -1."""
+        return self._unary(Reshape(_lengths(shape)))
+
+    def transpose(self, *axes: int) -> Tensor:
+        """All axes reversed, or two axes exchanged: `transpose()`, `transpose(0, 1)`."""
+        order = list(range(self.ndim))
+        if not axes:
+            return self._unary(Permute(tuple(reversed(order))))
+        if len(axes) != 2:
+            raise ValueError(f"transpose{axes}: expected no axes, or two; permute takes them all")
+        first, second = (_axis(a, self.ndim) for a in axes)
+        order[first], order[second] = order[second], order[first]
+        return self._unary(Permute(tuple(order)))
+
+    def permute(self, *axes: int | Sequence[int]) -> Tensor:
+        """The axes in another order: `permute(2, 0, 1)` or `permute((2, 0, 1))`."""
+        return self._unary(Permute(_lengths(axes)))
+
+    @property
+    def T(self) -> Tensor:  # noqa: N802 - NumPy's name
+        """All axes reversed."""
+        return self.transpose()
+
+    def flatten(self, start: int = 0, end: int = -1) -> Tensor:
+        """The axes from `start` to `end` (included) as one."""
+        if not self.ndim:
+            return self.reshape(1)
+        first, last = _axis(start, self.ndim), _axis(end, self.ndim)
+        if first > last:
+            raise ValueError(f"flatten from axis {start} to {end} of {self.ndim}: expected an order")
+        return self.reshape(*self.shape[:first], -1, *self.shape[last + 1 :]) if self.size else (
+            self.reshape(
+                *self.shape[:first],
+                int(np.prod(self.shape[first : last + 1])),
+                *self.shape[last + 1 :],
+            )
+        )
+
+    def squeeze(self, axis: int | None = None) -> Tensor:
+        """Without axes of length 1: all of them, or the one named."""
+        if axis is None:
+            return self.reshape([n for n in self.shape if n != 1])
+        place = _axis(axis, self.ndim)
+        if self.shape[place] != 1:
+            raise ValueError(f"squeeze of axis {axis} of {self.shape}: expected length 1")
+        return self.reshape([*self.shape[:place], *self.shape[place + 1 :]])
+
+    def unsqueeze(self, axis: int) -> Tensor:
+        """With an axis of length 1 at `axis` of the result."""
+        place = _axis(axis, self.ndim + 1)
+        return self.reshape([*self.shape[:place], 1, *self.shape[place:]])
+
+    def expand(self, *shape: int | Sequence[int]) -> Tensor:
+        """Axes of length 1 repeated without copying; -1 keeps an axis."""
+        return self._unary(Expand(_lengths(shape)))
+
+    def astype(self, dtype: npt.DTypeLike) -> Tensor:
+        """The same values in another dtype; the gradient is cast back."""
+        return self._unary(Cast(as_dtype(dtype)))
+
+    to = astype
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Basic slicing is a view; integer and boolean arrays select copies."""
+        index, advanced = _index(index)
+        return self._unary(Gather(index) if advanced else Slice(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Write into the memory; not recorded, and a change to what backward may need."""
+        if not self.is_leaf and modes.is_grad_enabled():
+            raise RuntimeError(
+                "item assignment to the result of an operation would not be recorded: "
+                "detach() or clone().detach() it first"
+            )
+        with self.lock() as array:
+            array[_index(index)[0]] = value
+
+
+def _accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
+    """Add to a leaf's gradient, which owns its memory."""
+    with storage.lock_of(tensor._array):  # type: ignore[attr-defined]
+        if tensor._grad is None:
+            tensor._grad = Tensor._wrap(grad if owned else np.array(grad))
+        else:
+            np.add(tensor._grad._array, grad, out=tensor._grad._array)
+
+
+def _rebuild(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
+    tensor = kind._wrap(array)
+    tensor._requires_grad = requires_grad
+    return tensor
+
+
+def _to_array(data: Any, dtype: DType | None) -> Array:
+    """A C-contiguous copy of anything array-like."""
+    if isinstance(data, (np.ndarray, np.generic, Tensor)) or hasattr(data, "__array__"):
+        array = np.asarray(data)
+    elif hasattr(data, "__dlpack__"):
+        array = np.from_dlpack(data)
+    else:
+        try:
+            array = np.array(data)
+        except ValueError as error:
+            raise ValueError(f"data is no array: {error}") from None
+        if array.dtype == float64:
+            # from lists straight to the dtype wanted, not through float64
+            array = np.array(data, dtype or float32)
+        elif array.dtype.kind == "c":
+            array = array.astype(np.complex64)
+    if array.dtype.kind in "OSUMm":
+        raise TypeError(f"data of type {type(data).__name__} holds no numbers ({array.dtype})")
+    return np.array(array, dtype or as_dtype(array.dtype), order="C", ndmin=0)
+
+
+def as_tensor(value: Any) -> Tensor:
+    """The tensor itself, or a new one of anything that `Tensor` takes; arrays are not copied."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        as_dtype(value.dtype)
+        return Tensor._wrap(value)
+    return Tensor(value)
+
+
+def _operand(value: Any, like: Tensor) -> Tensor:
+    """The other side of an operator: scalars take the tensor's dtype where it can hold them."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (bool, int, float)):
+        dtype = like.dtype
+        if dtype not in FLOATS:
+            if isinstance(value, float):
+                dtype = float32
+            elif dtype == bool_ and not isinstance(value, bool):
+                dtype = int64
+        return Tensor._wrap(np.asarray(value, dtype))
+    if isinstance(value, np.ndarray):
+        return as_tensor(value)
+    return NotImplemented
+
+
+def _pair(first: Any, second: Any, floats: bool = False) -> tuple[Tensor, Tensor]:
+    """Both sides of an operator as tensors of one dtype."""
+    tensor = first if isinstance(first, Tensor) else second
+    first, second = _operand(first, tensor), _operand(second, tensor)
+    if first is NotImplemented or second is NotImplemented:
+        return NotImplemented, NotImplemented
+    a, b = first._array.dtype, second._array.dtype
+    if a != b or (floats and a not in FLOATS):
+        common = promote(a, b)
+        if floats and common not in FLOATS:
+            common = float32
+        first = first if a == common else first.astype(common)
+        second = second if b == common else second.astype(common)
+    else:
+        promote(a, b)
+    return first, second
+
+
+def _broadcast_error(name: str, first: Tensor, second: Tensor, error: Exception) -> Never:
+    try:
+        np.broadcast_shapes(first.shape, second.shape)
+    except ValueError:
+        raise ValueError(
+            f"{name} of shapes {first.shape} and {second.shape}: expected lengths that are equal "
+            "or 1, counted from the last axis"
+        ) from None
+    raise error
+
+
+def _binary(kind: Callable[[], Operation], a: Any, b: Any, floats: bool = False) -> Tensor:
+    first, second = _pair(a, b, floats)
+    if first is NotImplemented:
+        return NotImplemented
+    try:
+        result: Tensor = Tensor.apply(kind(), first, second)
+    except ValueError as error:
+        _broadcast_error(type(kind()).__name__, first, second, error)
+    return result
+
+
+def _compare(function: np.ufunc, a: Tensor, b: object) -> Tensor:
+    first, second = _pair(a, b)
+    if first is NotImplemented:
+        return NotImplemented
+    try:
+        return Tensor._wrap(np.asarray(function(first._array, second._array)))
+    except ValueError as error:
+        _broadcast_error(function.__name__, first, second, error)
+
+
+def _matmul(a: Any, b: Any) -> Tensor:
+    tensor = a if isinstance(a, Tensor) else b
+    first, second = _operand(a, tensor), _operand(b, tensor)
+    if first is NotImplemented or second is NotImplemented:
+        return NotImplemented
+    result: Tensor = Tensor.apply(MatMul(), first, second)
+    return result
+
+
+def _lengths(given: Sequence[int | Sequence[int]]) -> tuple[int, ...]:
+    """`f(2, 3)` and `f([2, 3])` alike."""
+    if len(given) == 1 and isinstance(given[0], Sequence):
+        given = given[0]
+    return tuple(int(n) for n in given)  # type: ignore[arg-type]
+
+
+def _axis(axis: int, ndim: int) -> int:
+    if not -ndim <= axis < ndim:
+        raise IndexError(f"axis is {axis}: expected -{ndim} … {ndim - 1} for {ndim} axes")
+    return axis % ndim
+
+
+def _index(index: Any) -> tuple[Any, bool]:
+    """What NumPy takes for what stands between brackets, and whether it selects copies."""
+    parts = index if isinstance(index, tuple) else (index,)
+    converted = tuple(
+        p._array if isinstance(p, Tensor) else np.asarray(p) if isinstance(p, list) else p
+        for p in parts
+    )
+    advanced = any(isinstance(p, (np.ndarray, bool, np.bool_)) for p in converted)
+    return (converted if isinstance(index, tuple) else converted[0]), advanced
+
+
+def _widen(arrays: list[Array]) -> tuple[list[Array], DType | None]:
+    """Small floats as float32, and the dtype to round results to (None for float32 or wider)."""
+    common: DType = bool_
+    for array in arrays:
+        if array.dtype in FLOATS:
+            common = promote(common, array.dtype)
+    widened = [a.astype(float32) if a.dtype in SMALL_FLOATS else a for a in arrays]
+    return widened, common if common in SMALL_FLOATS else None
+
+
+def _origin() -> str:
+    """The line outside this package that applied an operation."""
+    package = str(Path(__file__).parent)
+    for frame in reversed(traceback.extract_stack()):
+        if not frame.filename.startswith(package):
+            return f", applied at {frame.filename}:{frame.lineno} ({frame.line})"
+    return ""
+
+
+def _check_nan(operation: Operation, array: Array) -> None:
+    if array.dtype in FLOATS and np.isnan(array).any():
+        raise FloatingPointError(
+            f"forward of {type(operation).__name__} made a NaN{operation.origin or ''}"
+        )
