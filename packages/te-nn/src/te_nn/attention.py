@@ -1,0 +1,138 @@
+"""Multi-head attention: projections around te_tensor's one attention core."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import te_tensor as te
+from te_tensor import Tensor
+
+from .checks import positive, probability
+from .linear import Linear
+from .module import Module
+from .nl_oob import NLOOB, BiasFunction
+
+
+class MultiHeadAttention(Module):
+    """Attention of several heads, each on d_model/num_heads features (arXiv:1706.03762).
+
+    Args:
+        d_model: features of query and result.
+        num_heads: the number of heads H; divides d_model.
+        kv_heads: heads of keys and values, each serving H/kv_heads query heads
+            (arXiv:2305.13245); divides H, by default H.
+        bias: whether the projections have one.
+        dropout: probability with which an attention weight is zero in training.
+        distance_bias: an NLOOB for H heads, or the function of one.
+
+    Attributes:
+        q_proj: Linear to the queries.
+        k_proj: Linear to the keys.
+        v_proj: Linear to the values.
+        o_proj: Linear from all heads to the result.
+        nl_oob: the distance bias, or None.
+
+    Raises:
+        ValueError: sizes that don't divide, or an unknown bias function.
+
+    Example:
+        >>> from te_nn import distances
+        >>> attend = MultiHeadAttention(8, 2, distance_bias="gaussian")
+        >>> attend(te.randn(1, 5, 8), distance=distances.sequence(5)).shape
+        (1, 5, 8)
+    """
+
+    _shown = ("d_model", "num_heads", "kv_heads")
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        kv_heads: int | None = None,
+        bias: bool = True,
+        dropout: float = 0.0,
+        distance_bias: NLOOB | BiasFunction | int | str | None = None,
+    ) -> None:
+        self.d_model = positive("d_model", d_model)
+        self.num_heads = positive("num_heads", num_heads)
+        self.kv_heads = positive("kv_heads", num_heads if kv_heads is None else kv_heads)
+        if d_model % num_heads:
+            raise ValueError(f"num_heads is {num_heads}: expected a divisor of d_model {d_model}")
+        if num_heads % self.kv_heads:
+            raise ValueError(f"kv_heads is {kv_heads}: expected a divisor of num_heads {num_heads}")
+        self.head_dim = d_model // num_heads
+        self.dropout = probability("dropout", dropout)
+        self.q_proj = Linear(d_model, d_model, bias)
+        self.k_proj = Linear(d_model, self.kv_heads * self.head_dim, bias)
+        self.v_proj = Linear(d_model, self.kv_heads * self.head_dim, bias)
+        self.o_proj = Linear(d_model, d_model, bias)
+        if distance_bias is not None and not isinstance(distance_bias, NLOOB):
+            distance_bias = NLOOB(num_heads, distance_bias)
+        if distance_bias is not None and distance_bias.slopes.shape[1] != num_heads:
+            raise ValueError(
+                f"distance_bias is for {distance_bias.slopes.shape[1]} heads: expected {num_heads}"
+            )
+        self.nl_oob = distance_bias
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
+        *,
+        mask: Any = None,
+        causal: bool = False,
+        distance: Any = None,
+    ) -> Tensor:
+        """Attend from `query` to `key`, and mix `value`.
+
+        Args:
+            query: shape (B, S, d_model).
+            key: shape (B, T, d_model); by default the query.
+            value: shape (B, T, d_model); by default the key.
+            mask: (S, T), or four axes that broadcast to (B, H, S, T): boolean (True: may
+                attend), or added to the scores. Key padding is (B, 1, 1, T).
+            causal: row i attends to columns up to i only.
+            distance: (S, T), (B, S, T) or (B, H, S, T); needs a distance bias.
+
+        Returns:
+            Shape (B, S, d_model).
+
+        Raises:
+            ValueError: shapes that don't fit, or a distance without a distance bias.
+        """
+        key = query if key is None else key
+        value = key if value is None else value
+        for name, x in (("query", query), ("key", key), ("value", value)):
+            if x.ndim != 3 or x.shape[-1] != self.d_model:
+                raise ValueError(f"{name} has shape {x.shape}: expected (B, S, {self.d_model})")
+        if distance is not None and self.nl_oob is None:
+            raise ValueError(
+                "got a distance, but this attention has no distance bias: make it with "
+                "distance_bias=… (nl_oob_config=… in a TransformerBlock)"
+            )
+        bias: dict[str, Any] = {}
+        if distance is not None and self.nl_oob is not None:
+            bias = {
+                "distance": distance,
+                "slopes": self.nl_oob.slopes,
+                "bias_function": self.nl_oob.function.name.lower(),
+            }
+        mixed = te.attention(
+            self._heads(self.q_proj(query), self.num_heads),
+            self._heads(self.k_proj(key), self.kv_heads),
+            self._heads(self.v_proj(value), self.kv_heads),
+            mask=mask,
+            causal=causal,
+            dropout=self.dropout if self.training else 0.0,
+            **bias,
+        )
+        # (B, H, S, d) lies in memory as (B, S, H, d), so this is a view
+        joined = mixed.transpose(1, 2).reshape(*query.shape[:2], self.d_model)
+        result: Tensor = self.o_proj(joined)
+        return result
+
+    def _heads(self, x: Tensor, heads: int) -> Tensor:
+        """(B, S, heads·d) as (B, heads, S, d), a view."""
+        return x.reshape(*x.shape[:2], heads, self.head_dim).transpose(1, 2)

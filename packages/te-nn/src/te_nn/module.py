@@ -1,0 +1,301 @@
+"""Module: what has parameters, buffers and children, found among its attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+from te_tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that a module learns: it needs a gradient unless told otherwise.
+
+    Args:
+        data: what `te_tensor.Tensor` takes.
+        dtype: the dtype to store.
+        requires_grad: whether backward reaches it.
+
+    Example:
+        >>> Parameter([1.0, 2.0]).requires_grad
+        True
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self, data: Any, *, dtype: npt.DTypeLike | None = None, requires_grad: bool = True
+    ) -> None:
+        super().__init__(data, dtype=dtype, requires_grad=requires_grad)
+
+
+class StateDictError(ValueError):
+    """A state dict that doesn't fit a module; nothing was changed."""
+
+
+class IncompatibleKeys(NamedTuple):
+    """The keys in which a state dict and a module differ."""
+
+    missing: list[str]
+    unexpected: list[str]
+
+
+class Module:
+    """The base of layers and models.
+
+    Attributes that are a Parameter or a Module are found by themselves; tensors that belong to
+    the state but aren't learnt are named with `register_buffer`. A subclass defines `forward`,
+    and calling the module calls it.
+
+    Example:
+        >>> import te_tensor as te
+        >>> class Scale(Module):
+        ...     def __init__(self):
+        ...         self.factor = Parameter([2.0])
+        ...     def forward(self, x):
+        ...         return x * self.factor
+        >>> scale = Scale()
+        >>> scale(te.ones(2)).tolist(), list(scale.state_dict())
+        ([2.0, 2.0], ['factor'])
+    """
+
+    #: Whether the module is in training mode (`train`, `eval`).
+    training: bool = True
+    #: Names of the attributes that are buffers.
+    _buffer_names: tuple[str, ...] = ()
+    #: Names of constructor settings that `repr` shows.
+    _shown: ClassVar[tuple[str, ...]] = ()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the module's result; subclasses define it."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        before = self.__dict__.get(name)
+        learnt = isinstance(before, Parameter) and not isinstance(value, (Parameter, type(None)))
+        stored = name in self._buffer_names and not isinstance(value, Tensor)
+        if learnt or stored:
+            kind, wanted = ("parameter", "a Parameter") if learnt else ("buffer", "a Tensor")
+            raise TypeError(
+                f"{kind} {name} of {type(self).__name__} assigned a {type(value).__name__}: "
+                f"expected {wanted}"
+            )
+        object.__setattr__(self, name, value)
+
+    def register_buffer(self, name: str, tensor: Tensor) -> None:
+        """Make `tensor` an attribute that is part of the state but not learnt.
+
+        Args:
+            name: the attribute's name, without dots.
+            tensor: its value.
+
+        Raises:
+            ValueError: the name has a dot, or is taken.
+            TypeError: it's no Tensor.
+        """
+        if "." in name or not name:
+            raise ValueError(f"buffer name is {name!r}: expected a name without dots")
+        if hasattr(self, name) and name not in self._buffer_names:
+            raise ValueError(f"{type(self).__name__} has an attribute {name!r} already")
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"buffer {name} is a {type(tensor).__name__}: expected a Tensor")
+        object.__setattr__(self, name, tensor)
+        if name not in self._buffer_names:
+            self._buffer_names = (*self._buffer_names, name)
+
+    # -- what it holds --------------------------------------------------------------------
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules that are attributes of this one, with their names."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+
+    def children(self) -> Iterator[Module]:
+        """The modules that are attributes of this one."""
+        return (child for _, child in self.named_children())
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all below it, each once, with their paths ("" for this one)."""
+        seen: set[int] = set()
+        for path, module in self._walk(prefix):
+            if id(module) not in seen:
+                seen.add(id(module))
+                yield path, module
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it, each once."""
+        return (module for _, module in self.named_modules())
+
+    def _walk(self, path: str) -> Iterator[tuple[str, Module]]:
+        """Every path to a module, those to a shared one included."""
+        yield path, self
+        for name, child in self.named_children():
+            yield from child._walk(_join(path, name))
+
+    def _own(self) -> Iterator[tuple[str, Tensor]]:
+        """This module's own parameters, then its buffers."""
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield name, value
+        for name in self._buffer_names:
+            yield name, getattr(self, name)
+
+    def _entries(self, prefix: str) -> Iterator[tuple[str, Module, str, Tensor]]:
+        """Every entry of the state dict: its key, its module, its name there, the tensor."""
+        for path, module in self._walk(prefix):
+            for name, tensor in module._own():
+                yield _join(path, name), module, name, tensor
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """The parameters of this module and all below it, each once, with their paths."""
+        seen: set[int] = set()
+        for key, _, _, tensor in self._entries(prefix):
+            if isinstance(tensor, Parameter) and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield key, tensor
+
+    def parameters(self) -> Iterator[Parameter]:
+        """The parameters of this module and all below it, each once."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def named_buffers(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """The buffers of this module and all below it, each once, with their paths."""
+        seen: set[int] = set()
+        for key, _, _, tensor in self._entries(prefix):
+            if not isinstance(tensor, Parameter) and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield key, tensor
+
+    def buffers(self) -> Iterator[Tensor]:
+        """The buffers of this module and all below it, each once."""
+        return (buffer for _, buffer in self.named_buffers())
+
+    # -- state ----------------------------------------------------------------------------
+
+    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
+        """All parameters and buffers by path, as tensors on the same memory.
+
+        Tied tensors are listed under every path.
+
+        Args:
+            prefix: a path to put before every name.
+
+        Returns:
+            A dict in the order of definition: a module's parameters, its buffers, its children.
+        """
+        return {key: tensor.detach() for key, _, _, tensor in self._entries(prefix.rstrip("."))}
+
+    def load_state_dict(
+        self, state: Mapping[str, Tensor | npt.ArrayLike], strict: bool = True
+    ) -> IncompatibleKeys:
+        """Copy values into the parameters and buffers, cast to their dtypes.
+
+        Args:
+            state: values by path, as `state_dict` gives them.
+            strict: hold that the keys are exactly those of this module.
+
+        Returns:
+            The missing and the unexpected keys.
+
+        Raises:
+            StateDictError: keys or shapes don't fit; all of them are listed, and nothing was
+                changed.
+        """
+        entries = list(self._entries(""))
+        keys = {key for key, *_ in entries}
+        missing = [key for key, *_ in entries if key not in state]
+        unexpected = [key for key in state if key not in keys]
+        problems = []
+        if strict:
+            problems += [f"missing: {key}" for key in missing]
+            problems += [f"unexpected: {key}" for key in unexpected]
+        accepted: list[tuple[Tensor, npt.NDArray[Any]]] = []
+        for key, module, name, tensor in entries:
+            if key not in state:
+                continue
+            try:
+                accepted.append((tensor, module._accept(name, tensor, np.asarray(state[key]))))
+            except ValueError as error:
+                problems.append(f"{key}: {error}")
+        if problems:
+            listed = "\n  ".join(problems)
+            raise StateDictError(f"the state dict doesn't fit {type(self).__name__}:\n  {listed}")
+        for tensor, value in accepted:
+            with tensor.lock() as array:
+                array[...] = value
+        return IncompatibleKeys(missing, unexpected)
+
+    def _accept(
+        self, name: str, tensor: Tensor, value: npt.NDArray[Any]
+    ) -> npt.NDArray[Any]:
+        """What of `value` goes into the own tensor `name`; a ValueError says why nothing does."""
+        if value.shape != tensor.shape:
+            raise ValueError(f"shape {value.shape}, expected {tensor.shape}")
+        return value
+
+    # -- modes ----------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Self:
+        """Put this module and all below it in training mode; returns it."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Put this module and all below it in evaluation mode; returns it."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Set whether backward reaches the parameters; returns the module."""
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for parameter in self.parameters():
+            parameter.zero_grad()
+
+    def apply(self, function: Callable[[Module], None]) -> Self:
+        """Call `function` on all modules below this one, then on itself; returns the module."""
+        for module in reversed(list(self.modules())):
+            function(module)
+        return self
+
+    # -- how it looks ---------------------------------------------------------------------
+
+    def extra_repr(self) -> str:
+        """What `repr` shows between the brackets of this module itself."""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._shown)
+
+    def __repr__(self) -> str:
+        children = [
+            f"  ({name}): " + repr(child).replace("\n", "\n  ")
+            for name, child in self.named_children()
+        ]
+        head = f"{type(self).__name__}({self.extra_repr()}"
+        return "\n".join([head, *children, ")"]) if children else f"{head})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{type(self).__name__} can't be pickled: save its state_dict() (te_io.save_safetensors) "
+            "and load that into a module made anew"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        for name, value in vars(self).items():
+            object.__setattr__(copied, name, deepcopy(value, memo))
+        return copied
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,10 @@
+"""te-optim: optimizers and learning rate schedules."""
+
+from .__about__ import __version__ as __version__
+from .adam import Adam as Adam
+from .adam import AdamW as AdamW
+from .clip import clip_gradients as clip_gradients
+from .optimizer import Optimizer as Optimizer
+from .schedule import OneCycleLR as OneCycleLR
+from .schedule import Schedule as Schedule
+from .sgd import SGD as SGD
