@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 import te_tensor as te
 from te_tensor import Tensor
 

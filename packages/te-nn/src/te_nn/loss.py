@@ -39,8 +39,8 @@ class CrossEntropyLoss(Module):
         label_smoothing: share of the target spread evenly over the classes.
 
     Example:
-        >>> CrossEntropyLoss()(te.zeros(2, 4), te.Tensor([0, 3])).item() == te.Tensor(4.0).log().item()
-        True
+        >>> round(CrossEntropyLoss()(te.zeros(2, 4), te.Tensor([0, 3])).item(), 4)  # ln 4
+        1.3863
     """
 
     _shown = ("ignore_index", "reduction", "label_smoothing")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+
 from te_tensor import Tensor
 
 
@@ -74,6 +75,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the module's result: the same as `forward`."""
         return self.forward(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -232,9 +234,7 @@ class Module:
                 array[...] = value
         return IncompatibleKeys(missing, unexpected)
 
-    def _accept(
-        self, name: str, tensor: Tensor, value: npt.NDArray[Any]
-    ) -> npt.NDArray[Any]:
+    def _accept(self, name: str, tensor: Tensor, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What of `value` goes into the own tensor `name`; a ValueError says why nothing does."""
         if value.shape != tensor.shape:
             raise ValueError(f"shape {value.shape}, expected {tensor.shape}")
@@ -285,8 +285,8 @@ class Module:
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            f"{type(self).__name__} can't be pickled: save its state_dict() (te_io.save_safetensors) "
-            "and load that into a module made anew"
+            f"{type(self).__name__} can't be pickled: save its state_dict(), for example with "
+            "te_io.save_safetensors, and load that into a module made anew"
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

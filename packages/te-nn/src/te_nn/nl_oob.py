@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+
 from te_tensor import Tensor
 
 from .checks import positive
@@ -73,6 +74,7 @@ class NLOOB(Module):
             raise ValueError(f"nl_oob_max_scale is {max_scale}: expected a number above 0")
         slopes = max_scale * 2.0 ** (-8.0 * np.arange(num_heads) / num_heads)
         self.slopes = Parameter(slopes.reshape(1, num_heads, 1, 1), dtype="float32")
+        self.config: Tensor
         self.register_buffer("config", Tensor(int(chosen)))
 
     @property

@@ -6,6 +6,7 @@ from math import sqrt
 from typing import Any, ClassVar
 
 import numpy as np
+
 from te_tensor.parallel import elementwise
 
 from .optimizer import Array, Optimizer, Parameters

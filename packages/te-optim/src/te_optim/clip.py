@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from math import inf, isfinite, sqrt
 
 import numpy as np
+
 from te_tensor import Tensor
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from te_tensor import Tensor
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -72,11 +73,9 @@ class Optimizer:
 
     def _adopt(self, parameters: Parameters) -> None:
         """Take the parameters over, with fresh state."""
-        given = list(parameters)
-        if given and all(isinstance(group, Mapping) for group in given):
-            groups = [dict(group) for group in given]
-        else:
-            groups = [{_KEY: given}]
+        given: list[Any] = list(parameters)
+        grouped = bool(given) and all(isinstance(group, Mapping) for group in given)
+        groups = [dict(group) for group in given] if grouped else [{_KEY: given}]
         for group in groups:
             self._check_group(group)
         tensors = [tensor for group in groups for tensor in group[_KEY]]
@@ -120,8 +119,8 @@ class Optimizer:
         own = self._tensors()
         if len(own) != len(given) or any(a is not b for a, b in zip(own, given, strict=True)):
             raise ValueError(
-                f"the parameters changed: got {len(given)} tensors, expected the same {len(own)} as "
-                "before, in the same order; make a new optimizer for others"
+                f"the parameters changed: got {len(given)} tensors, expected the same {len(own)} "
+                "as before, in the same order; make a new optimizer for others"
             )
         return given
 
@@ -203,10 +202,14 @@ class Optimizer:
         wanted = {*self._settings, _KEY}
         for group in state["groups"]:
             if set(group) != wanted:
-                raise ValueError(f"the state's settings are {sorted(group)}: expected {sorted(wanted)}")
+                raise ValueError(
+                    f"the state's settings are {sorted(group)}: expected {sorted(wanted)}"
+                )
             self._check({name: value for name, value in group.items() if name != _KEY})
         if len(state["state"]) != len(tensors):
-            raise ValueError(f"the state is of {len(state['state'])} parameters: expected {len(tensors)}")
+            raise ValueError(
+                f"the state is of {len(state['state'])} parameters: expected {len(tensors)}"
+            )
         entries = [
             self._checked_entry(position, entry, tensor)
             for position, (entry, tensor) in enumerate(zip(state["state"], tensors, strict=True))
@@ -234,5 +237,3 @@ class Optimizer:
             else:
                 raise ValueError(f"parameter {position} has unknown state {name!r}")
         return copied
-
-

@@ -77,10 +77,11 @@ def backward(
             sink(tensor, grad, False)
         else:
             _pending_of(pending, tensor.creator).add(tensor.output_index, grad)
-    for operation in _newest_first(list(pending)):
-        _step(operation, pending.pop(operation), pending, sink)
-        if not retain_graph:
-            operation.release()
+    with np.errstate(all="ignore"):  # as in forward: inf and NaN without warnings
+        for operation in _newest_first(list(pending)):
+            _step(operation, pending.pop(operation), pending, sink)
+            if not retain_graph:
+                operation.release()
 
 
 def _pending_of(pending: dict[Operation, _Pending], operation: Operation) -> _Pending:

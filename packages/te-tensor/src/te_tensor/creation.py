@@ -76,7 +76,7 @@ def arange(
 
 def linspace(start: float, stop: float, num: int, *, dtype: npt.DTypeLike = float32) -> Tensor:
     """`num` evenly spaced values from `start` to `stop`, both included."""
-    return Tensor._wrap(np.linspace(start, stop, *_shape((num,))).astype(as_dtype(dtype)))
+    return Tensor._wrap(np.linspace(start, stop, _shape((num,))[0]).astype(as_dtype(dtype)))
 
 
 def rand(

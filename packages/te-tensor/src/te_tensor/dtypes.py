@@ -41,7 +41,7 @@ FLOATS = SMALL_FLOATS | WIDE_FLOATS
 INTEGERS = frozenset({int8, int16, int32, int64, uint8})
 #: Loaded, saved and cast, but never computed with.
 STORAGE_ONLY = frozenset({uint16, uint32, uint64, complex64, float8_e8m0fnu})
-ALL = FLOATS | INTEGERS | STORAGE_ONLY | {bool_}
+ALL: frozenset[DType] = FLOATS | INTEGERS | STORAGE_ONLY | {bool_}
 
 _BY_NAME = {dtype.name: dtype for dtype in ALL}
 

@@ -8,7 +8,7 @@ from .tensor import Tensor
 
 
 def to_dot(tensor: Tensor) -> str:
-    """The graph that a tensor came from, in Graphviz's language.
+    r"""The graph that a tensor came from, in Graphviz's language.
 
     Boxes are operations, ellipses leaves; edges carry the shapes that pass along them.
 
@@ -23,11 +23,11 @@ def to_dot(tensor: Tensor) -> str:
         >>> x = te.ones(2, requires_grad=True)
         >>> print(te.to_dot(x * x))
         digraph {
-          n0 [label="Tensor\\n(2,) float32" shape=ellipse];
+          n0 [label="Tensor\n(2,) float32" shape=ellipse];
           n1 [label="Mul" shape=box];
           n0 -> n1 [label="(2,)"];
           n0 -> n1 [label="(2,)"];
-          n2 [label="result\\n(2,) float32" shape=ellipse];
+          n2 [label="result\n(2,) float32" shape=ellipse];
           n1 -> n2 [label="(2,)"];
         }
     """

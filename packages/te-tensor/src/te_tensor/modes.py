@@ -27,7 +27,8 @@ class Modes(NamedTuple):
     generator: Any = None
 
 
-_modes: ContextVar[Modes] = ContextVar("te_tensor.modes", default=Modes())
+_defaults = Modes()
+_modes: ContextVar[Modes] = ContextVar("te_tensor.modes", default=_defaults)
 
 #: The modes in force.
 current = _modes.get
@@ -63,7 +64,7 @@ class _Setting:
         return wrapper  # type: ignore[return-value]
 
 
-class no_grad(_Setting):  # noqa: N801 - the field's name, in the field's spelling
+class no_grad(_Setting):
     """Nothing records its lineage: results need no gradient. Context manager and decorator.
 
     Example:
@@ -78,13 +79,13 @@ class no_grad(_Setting):  # noqa: N801 - the field's name, in the field's spelli
     _values = {"grad": False}  # noqa: RUF012
 
 
-class enable_grad(_Setting):  # noqa: N801
+class enable_grad(_Setting):
     """Operations record their lineage again, inside `no_grad`. Context manager and decorator."""
 
     _values = {"grad": True}  # noqa: RUF012
 
 
-class detect_anomaly(_Setting):  # noqa: N801
+class detect_anomaly(_Setting):
     """Raise at the first operation, forward or backward, whose result has a NaN, naming it.
 
     Costs a pass over every result: for finding a fault, not for training.
@@ -107,7 +108,7 @@ class trace(_Setting):
     _values = {"trace": True}  # noqa: RUF012
 
 
-class use_generator(_Setting):  # noqa: N801
+class use_generator(_Setting):
     """Random operations draw from `generator` instead of the process-wide one.
 
     Args:

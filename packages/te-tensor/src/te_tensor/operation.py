@@ -130,11 +130,11 @@ class Operation:
             raise TypeError(f"an operation named {cls.__name__} is registered already")
         REGISTRY[cls.__name__] = cls
 
-    def forward(self, *arrays: Array) -> Outputs:
+    def forward(self, *arrays: Any, **unused: Any) -> Outputs:
         """Compute the result, or a tuple of results, from the inputs' arrays."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def backward(self, *grads: Any) -> Gradients:
+    def backward(self, *grads: Any, **unused: Any) -> Gradients:
         """Compute one gradient per input from one gradient (or None) per output."""
         raise NotImplementedError(f"{type(self).__name__} has no backward")
 
@@ -155,9 +155,9 @@ class Operation:
         for value in self.saved:
             if isinstance(value, np.ndarray) and storage.changed_since(value, self._saved_at):
                 raise RuntimeError(
-                    f"an array of shape {value.shape} that {type(self).__name__} saved for backward "
-                    "was changed after it was used: make the change before the forward pass, "
-                    "or work on a clone()"
+                    f"an array of shape {value.shape} that {type(self).__name__} saved for "
+                    "backward was changed after it was used: make the change before the forward "
+                    "pass, or work on a clone()"
                 )
 
     def begin(self) -> None:

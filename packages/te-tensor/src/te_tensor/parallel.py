@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .dtypes import Array
+from .dtypes import Array, DType
 
 #: Elements of a block on which a chain of NumPy calls stays in a core's cache, and below
 #: which the calls' own cost and waiting for the GIL begin to show.
@@ -232,7 +232,7 @@ def elementwise(function: Callable[..., None], *arrays: Array) -> None:
     rowwise(function, *arrays)
 
 
-def ufunc(function: np.ufunc, *arrays: Array, dtype: np.dtype | None = None) -> Array:  # type: ignore[type-arg]
+def ufunc(function: np.ufunc, *arrays: Array, dtype: DType | None = None) -> Array:
     """A NumPy ufunc of arrays of one dtype, in the engine's threads where it is worth it."""
     if max(a.size for a in arrays) < 4 * BLOCK:
         return np.asarray(function(*arrays))

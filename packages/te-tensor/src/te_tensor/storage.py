@@ -50,7 +50,7 @@ def _record(array: Array) -> _Record:
     return record
 
 
-def lock_of(array: Array) -> threading.RLock:  # type: ignore[valid-type]
+def lock_of(array: Array) -> threading.RLock:
     """The re-entrant lock of the memory under `array`."""
     return _record(array).lock
 

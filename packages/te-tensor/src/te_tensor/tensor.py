@@ -136,7 +136,8 @@ class Tensor:
             arrays, rounding = _widen(arrays)
         if state.anomaly:
             operation.origin = _origin()
-        result = operation.forward(*arrays)
+        with np.errstate(all="ignore"):  # inf and NaN follow IEEE 754, without warnings
+            result = operation.forward(*arrays)
         several = isinstance(result, tuple)
         results = result if several else (result,)
         if True in needs or state.trace:
@@ -184,16 +185,15 @@ class Tensor:
         """
         if create_graph:
             raise NotImplementedError(
-                "create_graph=True: backward works on plain arrays, so gradients are first order only"
+                "create_graph=True: backward works on plain arrays, gradients are first order only"
             )
         if not self._requires_grad:
             raise RuntimeError(
-                "backward on a tensor that needs no gradient: expected requires_grad=True on it, or "
-                "on something it was computed from outside no_grad()"
+                "backward on a tensor that needs no gradient: expected requires_grad=True on it, "
+                "or on something it was computed from outside no_grad()"
             )
-        autograd.backward(
-            [(self, self._first_grad(grad))], _accumulate, retain_graph=retain_graph
-        )
+        first = self._first_grad(grad)
+        autograd.backward([(self, first)], _accumulate, retain_graph=retain_graph)
 
     def _first_grad(self, grad: Tensor | npt.ArrayLike | None) -> Array:
         if grad is None:
@@ -296,7 +296,7 @@ class Tensor:
         """
         if write and not self._array.flags.writeable:
             raise ValueError("lock() for writing: this tensor's memory is read-only; clone() it")
-        with storage.lock_of(self._array):  # type: ignore[attr-defined]
+        with storage.lock_of(self._array):
             try:
                 yield self._array.view() if write else self.data
             finally:
@@ -601,7 +601,7 @@ class Tensor:
         return self._unary(Permute(_lengths(axes)))
 
     @property
-    def T(self) -> Tensor:  # noqa: N802 - NumPy's name
+    def T(self) -> Tensor:
         """All axes reversed."""
         return self.transpose()
 
@@ -611,12 +611,18 @@ class Tensor:
             return self.reshape(1)
         first, last = _axis(start, self.ndim), _axis(end, self.ndim)
         if first > last:
-            raise ValueError(f"flatten from axis {start} to {end} of {self.ndim}: expected an order")
-        return self.reshape(*self.shape[:first], -1, *self.shape[last + 1 :]) if self.size else (
-            self.reshape(
-                *self.shape[:first],
-                int(np.prod(self.shape[first : last + 1])),
-                *self.shape[last + 1 :],
+            raise ValueError(
+                f"flatten from axis {start} to {end} of {self.ndim}: expected an order"
+            )
+        return (
+            self.reshape(*self.shape[:first], -1, *self.shape[last + 1 :])
+            if self.size
+            else (
+                self.reshape(
+                    *self.shape[:first],
+                    int(np.prod(self.shape[first : last + 1])),
+                    *self.shape[last + 1 :],
+                )
             )
         )
 
@@ -662,7 +668,7 @@ class Tensor:
 
 def _accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
     """Add to a leaf's gradient, which owns its memory."""
-    with storage.lock_of(tensor._array):  # type: ignore[attr-defined]
+    with storage.lock_of(tensor._array):
         if tensor._grad is None:
             tensor._grad = Tensor._wrap(grad if owned else np.array(grad))
         else:

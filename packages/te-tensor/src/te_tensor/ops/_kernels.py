@@ -59,7 +59,8 @@ def sum_rows(matrix: Array) -> Array:
     if matrix.dtype not in WIDE_FLOATS:
         return np.asarray(matrix.sum(axis=0))
     ones = np.ones((1, matrix.shape[0]), matrix.dtype)
-    return gemm(ones, matrix, np.empty((1, matrix.shape[1]), matrix.dtype))[0]
+    total = gemm(ones, matrix, np.empty((1, matrix.shape[1]), matrix.dtype))
+    return total.reshape(-1)
 
 
 def as_rows(array: Array, axes: int = 1) -> Array:
@@ -76,4 +77,5 @@ def random_stream(key: tuple[int, ...]) -> np.random.Generator:
 def keep_factors(key: tuple[int, ...], p: float, out: Array) -> Array:
     """Fill `out` with dropout's factors: 0 with probability p, else 1/(1-p)."""
     draws = random_stream(key).random(out.shape, np.float32)
-    return np.multiply(draws >= p, out.dtype.type(1 / (1 - p) if p < 1 else 0), out=out)
+    np.multiply(draws >= p, out.dtype.type(1 / (1 - p) if p < 1 else 0), out=out)
+    return out

@@ -179,7 +179,7 @@ class GELU(Operation):
         Sample((3, 4), low=-3, high=3),
         Sample((3, 4), low=-3, high=3, kwargs={"approximate": "tanh"}),
     )
-    _kernels: dict[str, Callable[[Array, Array | None, Array], None]] = {  # noqa: RUF012
+    _kernels: dict[str, Callable[[Array, Array | None, Array], None]] = {
         "none": _gelu_erf,
         "tanh": _gelu_tanh,
     }
@@ -193,13 +193,12 @@ class GELU(Operation):
         """The activation; the derivative is made on the way, while everything is in cache."""
         kernel = self._kernels[self.approximate]
         out = np.empty(x.shape, x.dtype)
-        with np.errstate(under="ignore", over="ignore", invalid="ignore"):
-            if self.needs_grad[0]:
-                slope = np.empty(x.shape, x.dtype)
-                parallel.elementwise(kernel, out, slope, x)
-                self.save(slope)
-            else:
-                parallel.elementwise(lambda o, x: kernel(o, None, x), out, x)
+        if self.needs_grad[0]:
+            slope = np.empty(x.shape, x.dtype)
+            parallel.elementwise(kernel, out, slope, x)
+            self.save(slope)
+        else:
+            parallel.elementwise(lambda o, x: kernel(o, None, x), out, x)
         return out
 
     def backward(self, grad: Array) -> Gradients:
@@ -254,8 +253,7 @@ class Softmax(_AlongAxis):
             np.exp(out, out=out)
             np.divide(out, out.sum(axis=1, keepdims=True), out=out)
 
-        with np.errstate(under="ignore", invalid="ignore", divide="ignore"):
-            result = self._by_rows(block, x)
+        result = self._by_rows(block, x)
         self.save(result)
         return result
 
@@ -282,8 +280,7 @@ class LogSoftmax(_AlongAxis):
             _shifted(out, x)
             np.subtract(out, np.log(np.exp(out).sum(axis=1, keepdims=True)), out=out)
 
-        with np.errstate(under="ignore", invalid="ignore", divide="ignore"):
-            result = self._by_rows(block, x)
+        result = self._by_rows(block, x)
         self.save(result)
         return result
 

@@ -78,17 +78,15 @@ class Div(Operation):
 
     def forward(self, a: Array, b: Array) -> Array:
         """The quotient; x/0 is ±inf or NaN, as IEEE 754 has it."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            result = ufunc(np.divide, a, b)
+        result = ufunc(np.divide, a, b)
         self.save(b, result if self.needs_grad[1] else None)
         return result
 
     def backward(self, grad: Array) -> Gradients:
         """g/b, and -g·(a/b)/b."""
         b, result = self.saved
-        with np.errstate(divide="ignore", invalid="ignore"):
-            grad_a = ufunc(np.divide, grad, b)
-            grad_b = None if result is None else ufunc(np.negative, grad_a * result)
+        grad_a = ufunc(np.divide, grad, b)
+        grad_b = None if result is None else ufunc(np.negative, grad_a * result)
         return grad_a, grad_b
 
 
@@ -100,9 +98,8 @@ class Pow(Operation):
 
     def forward(self, a: Array, b: Array) -> Array:
         """The power; a negative base with a fractional exponent is NaN."""
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            # NumPy has short ways for scalar exponents such as 2 and 0.5.
-            result = np.asarray(a ** b.item()) if not b.ndim else np.power(a, b)
+        # NumPy has short ways for scalar exponents such as 2 and 0.5.
+        result = np.asarray(a ** b.item()) if not b.ndim else np.power(a, b)
         self.save(a, b, result if self.needs_grad[1] else None)
         return result
 
@@ -110,15 +107,14 @@ class Pow(Operation):
         """g·b·a^(b-1), and g·a^b·ln a."""
         a, b, result = self.saved
         grad_a = grad_b = None
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            if self.needs_grad[0]:
-                # 0·a^-1 is 0 also at a = 0
-                exponent = b - np.ones((), b.dtype)
-                slope = b * (a ** exponent.item() if not b.ndim else np.power(a, exponent))
-                grad_a = grad * np.where(b == 0, np.zeros((), b.dtype), slope)
-            if result is not None:
-                logarithm = np.where((a == 0) & (b >= 0), np.zeros((), a.dtype), np.log(a))
-                grad_b = grad * result * logarithm
+        if self.needs_grad[0]:
+            # 0·a^-1 is 0 also at a = 0
+            exponent = b - np.ones((), b.dtype)
+            slope = b * (a ** exponent.item() if not b.ndim else np.power(a, exponent))
+            grad_a = grad * np.where(b == 0, np.zeros((), b.dtype), slope)
+        if result is not None:
+            logarithm = np.where((a == 0) & (b >= 0), np.zeros((), a.dtype), np.log(a))
+            grad_b = grad * result * logarithm
         return grad_a, grad_b
 
 
@@ -170,8 +166,7 @@ class Exp(_Unary):
 
     def forward(self, x: Array) -> Array:
         """The exponential; inf where it overflows."""
-        with np.errstate(over="ignore", under="ignore"):
-            result = ufunc(np.exp, x)
+        result = ufunc(np.exp, x)
         self.save(result)
         return result
 
@@ -188,13 +183,11 @@ class Log(_Unary):
     def forward(self, x: Array) -> Array:
         """The logarithm; -inf at 0 and NaN below."""
         self.save(x)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return ufunc(np.log, x)
+        return ufunc(np.log, x)
 
     def slope(self, grad: Array, x: Array) -> Array:
         """g/x."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return ufunc(np.divide, grad, x)
+        return ufunc(np.divide, grad, x)
 
 
 class Sqrt(_Unary):
@@ -204,12 +197,10 @@ class Sqrt(_Unary):
 
     def forward(self, x: Array) -> Array:
         """The root; NaN below 0."""
-        with np.errstate(invalid="ignore"):
-            result = ufunc(np.sqrt, x)
+        result = ufunc(np.sqrt, x)
         self.save(result)
         return result
 
     def slope(self, grad: Array, result: Array) -> Array:
         """g / (2·√x)."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return grad / (result + result)
+        return grad / (result + result)

@@ -65,7 +65,9 @@ class _Block:
             self.rows if rows else slice(None),
             self.columns if columns else slice(None),
         )
-        return array[tuple(w if n > 1 else slice(None) for w, n in zip(wanted, array.shape, strict=True))]
+        return array[
+            tuple(w if n > 1 else slice(None) for w, n in zip(wanted, array.shape, strict=True))
+        ]
 
 
 class Attention(Operation):
@@ -144,8 +146,7 @@ class Attention(Operation):
                     values = work.values(block)
                 work.forward(block, scores, values, grouped, log_sums)
 
-        with np.errstate(all="ignore"):
-            parallel.parallel_for(run, len(work.tasks))
+        parallel.parallel_for(run, len(work.tasks))
         self.save(work, out, log_sums, q, k, v, *extra)
         return out
 
@@ -162,8 +163,7 @@ class Attention(Operation):
             for block in task.blocks:
                 grads.add(task, block, buffers, grouped_grad, grouped_out, log_sums)
 
-        with np.errstate(all="ignore"):
-            parallel.parallel_for(run, len(work.tasks))
+        parallel.parallel_for(run, len(work.tasks))
         results = grads.finish()
         return [results.get(name) if needed else None for name, needed in needs.items()]
 
@@ -268,7 +268,9 @@ class _Work:
         threads = parallel.get_num_threads() if work >= _PARALLEL_FROM else 1
         per_unit = max(1, _BLOCK // max(head_size, 1))
         if per_unit >= heads:
-            batches = parallel.split(batch, max(ceil(batch * heads / per_unit), min(threads, batch)))
+            batches = parallel.split(
+                batch, max(ceil(batch * heads / per_unit), min(threads, batch))
+            )
             units = [(b, slice(0, heads)) for b in batches]
         else:
             pieces = parallel.split(heads, ceil(heads / per_unit))
@@ -431,9 +433,7 @@ class _Grads:
         delta = np.einsum("...e,...e->...", grad, out)[..., None]
         v = block.of(work.v, rows=False, columns=False)[..., block.columns, :].swapaxes(-1, -2)
         slope = buffers[1](weights.shape)
-        grad_k, grad_v = (
-            _of_keys(sum_[task.chunk], block) for sum_ in (self.k, self.v)
-        )
+        grad_k, grad_v = (_of_keys(sum_[task.chunk], block) for sum_ in (self.k, self.v))
         if work.operation.dropout:
             keep = work.keep(block, buffers[2](weights.shape))
             gemm_batch(grad, v, slope)
@@ -511,7 +511,7 @@ def _check(
             f"attention got q {q.shape}, k {k.shape}, v {v.shape}: expected q (B, H, S, d), "
             "k (B, K, T, d), v (B, K, T, e), where K divides H"
         )
-    batch, heads, rows, columns = *q.shape[:3], k.shape[2]
+    (batch, heads, rows), columns = q.shape[:3], k.shape[2]
     full = (batch, heads, rows, columns)
     if mask is not None:
         broadcasts = mask.ndim in (2, 4) and all(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..dtypes import Array, DType, float64
 from ..operation import Gradients, Operation, Sample
 
@@ -23,8 +21,7 @@ class Cast(Operation):
 
     def forward(self, x: Array) -> Array:
         """A copy in the new dtype."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return x.astype(self.dtype)
+        return x.astype(self.dtype)
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient; the walk casts it to the input's dtype."""

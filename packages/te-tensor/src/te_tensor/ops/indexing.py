@@ -91,7 +91,7 @@ class Embedding(Operation):
         if indices.dtype not in INTEGERS:
             raise TypeError(f"embedding indices are {indices.dtype}: expected integers")
         count = len(weight)
-        if indices.size and not (0 <= indices.min() and indices.max() < count):
+        if indices.size and not (indices.min() >= 0 and indices.max() < count):
             wrong = indices[(indices < 0) | (indices >= count)].flat[0]
             raise IndexError(f"embedding index {wrong}: expected 0 … {count - 1}")
         self.save(indices, weight.shape)

@@ -29,7 +29,9 @@ class MatMul(Operation):
     def forward(self, a: Array, b: Array) -> Array:
         """The product."""
         if not a.ndim or not b.ndim:
-            raise ValueError(f"matmul of shapes {a.shape} and {b.shape}: expected at least one axis")
+            raise ValueError(
+                f"matmul of shapes {a.shape} and {b.shape}: expected at least one axis"
+            )
         same_width("matmul", a=a, b=b)
         matrix_a, matrix_b = _matrices(a, b)
         fits = matrix_a.shape[-1] == matrix_b.shape[-2]

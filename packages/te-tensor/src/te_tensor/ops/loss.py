@@ -48,8 +48,7 @@ class MSELoss(Operation):
         flat = difference.reshape(-1)
         total = np.einsum("i,i->", flat, flat) if flat.size < 1024 else _square_sum(flat)
         if self.reduction == "mean":
-            with np.errstate(invalid="ignore"):  # the mean of nothing is NaN, as in PyTorch
-                total = np.divide(total, difference.dtype.type(difference.size))
+            total = np.divide(total, difference.dtype.type(difference.size))
         return np.asarray(total, difference.dtype)
 
     def backward(self, grad: Array) -> Gradients:
@@ -124,22 +123,20 @@ class CrossEntropy(Operation):
         if weight and weight[0].shape != (classes,):
             raise ValueError(f"weight has shape {weight[0].shape}: expected ({classes},)")
         coefficients, weights = self._coefficients(target, last, *weight)
-        with np.errstate(all="ignore"):
-            shifted = last - last.max(axis=-1, keepdims=True) if last.size else last.copy()
-            exponential = np.exp(shifted)
-            total = exponential.sum(axis=-1, keepdims=True)
-            log_p = shifted - np.log(total)
-            np.divide(exponential, total, out=exponential)
-            losses = -np.einsum("...c,...c->...", coefficients, log_p)
-            # 0·(-inf) is NaN where a class of probability 0 doesn't count
-            if np.isnan(losses).any():
-                losses = -np.where(coefficients == 0, 0, coefficients * log_p).sum(axis=-1)
+        shifted = last - last.max(axis=-1, keepdims=True) if last.size else last.copy()
+        exponential = np.exp(shifted)
+        total = exponential.sum(axis=-1, keepdims=True)
+        log_p = shifted - np.log(total)
+        np.divide(exponential, total, out=exponential)
+        losses = -np.einsum("...c,...c->...", coefficients, log_p)
+        # 0·(-inf) is NaN where a class of probability 0 doesn't count
+        if np.isnan(losses).any():
+            losses = -np.where(coefficients == 0, 0, coefficients * log_p).sum(axis=-1)
         self.save(exponential, coefficients, log_p if self.needs_grad[1] else None)
         if self.reduction == "none":
             return np.asarray(losses, logits.dtype)
         self.divisor = float(weights.sum()) if self.reduction == "mean" else 1.0
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(losses.sum() / logits.dtype.type(self.divisor), logits.dtype)
+        return np.asarray(losses.sum() / logits.dtype.type(self.divisor), logits.dtype)
 
     def _coefficients(self, target: Array, last: Array, *weight: Array) -> tuple[Array, Array]:
         """What each log-probability is multiplied by, and each place's share in the mean."""
@@ -179,8 +176,7 @@ class CrossEntropy(Operation):
     def backward(self, grad: Array) -> Gradients:
         """(softmax·Σ coefficients - coefficients)·g; to probabilities, -log softmax·g."""
         p, coefficients, log_p = self.saved
-        with np.errstate(invalid="ignore", divide="ignore"):
-            scale = grad / grad.dtype.type(self.divisor)
+        scale = grad / grad.dtype.type(self.divisor)
         scale = np.broadcast_to(scale, p.shape[:-1])[..., None]
         result = p * coefficients.sum(axis=-1, keepdims=True)
         np.subtract(result, coefficients, out=result)

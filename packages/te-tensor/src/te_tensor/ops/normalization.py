@@ -91,7 +91,7 @@ class LayerNorm(Operation):
 
         if out.size:
             parallel.rowwise(block, out, grad, normal, inverse)
-        grads = [out.reshape(shape)]
+        grads: list[Array | None] = [out.reshape(shape)]
         if products is not None:
             np.multiply(grad, normal, out=products)
             grads.append(sum_rows(products).reshape(shape[len(shape) - self.axes :]))

@@ -1,0 +1,228 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import te_nn as nn
+import te_tensor as te
+
+
+class Inner(nn.Module):
+    def __init__(self):
+        self.weight = nn.Parameter([1.0, 2.0])
+        self.register_buffer("count", te.Tensor(3))
+
+
+class Outer(nn.Module):
+    def __init__(self):
+        self.first = Inner()
+        self.scale = nn.Parameter([[0.5]])
+        self.second = Inner()
+        self.plain = te.ones(2)
+        self.name = "outer"
+
+    def forward(self, x, *, shift=0.0):
+        return x * self.scale + shift
+
+
+def test_state_has_parameters_then_buffers_then_children():
+    assert list(Outer().state_dict()) == [
+        "scale",
+        "first.weight",
+        "first.count",
+        "second.weight",
+        "second.count",
+    ]
+
+
+def test_named_parameters_and_prefix():
+    outer = Outer()
+    names = dict(outer.named_parameters("model"))
+    assert list(names) == ["model.scale", "model.first.weight", "model.second.weight"]
+    assert names["model.scale"] is outer.scale
+    assert next(iter(outer.state_dict("model"))) == "model.scale"
+    assert [b.item() for b in outer.buffers()] == [3, 3]
+
+
+def test_calling_is_forward():
+    outer = Outer()
+    x = te.ones(1, 1)
+    assert outer(x, shift=1.0).tolist() == outer.forward(x, shift=1.0).tolist() == [[1.5]]
+
+
+def test_modules_and_children():
+    outer = Outer()
+    assert list(outer.children()) == [outer.first, outer.second]
+    assert list(outer.modules()) == [outer, outer.first, outer.second]
+    assert [name for name, _ in outer.named_modules()] == ["", "first", "second"]
+
+
+def test_tied_parameters_count_once_but_are_listed_under_each_name():
+    outer = Outer()
+    outer.second.weight = outer.first.weight
+    assert len(list(outer.parameters())) == 2
+    state = outer.state_dict()
+    assert np.shares_memory(state["first.weight"].data, state["second.weight"].data)
+
+
+def test_shared_module_counts_once():
+    shared = nn.Linear(2, 2)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    assert len(list(model.parameters())) == 2
+    assert list(model.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_round_trip():
+    source, target = Outer(), Outer()
+    with source.first.weight.lock() as array:
+        array[:] = [7, 8]
+    with source.second.count.lock() as array:
+        array[...] = 9
+    assert target.load_state_dict(source.state_dict()) == ([], [])
+    assert target.first.weight.tolist() == [7, 8]
+    assert target.second.count.item() == 9
+    assert target.first.weight.requires_grad
+
+
+def test_state_is_a_reference_and_loading_copies():
+    model = nn.Linear(2, 2)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(state)
+    assert not np.shares_memory(state["weight"].data, model.weight.data)
+    assert np.shares_memory(model.state_dict()["weight"].data, model.weight.data)
+
+
+def test_loading_lists_every_problem_and_changes_nothing():
+    model = Outer()
+    before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    state = {
+        "scale": np.full((1, 1), 9.0),
+        "first.weight": np.ones((2, 1)),
+        "second.weight": np.ones(3),
+        "first.count": np.array(5),
+        "third": np.ones(1),
+    }
+    with pytest.raises(nn.StateDictError) as caught:
+        model.load_state_dict(state)
+    message = str(caught.value)
+    for part in (
+        "missing: second.count",
+        "unexpected: third",
+        "first.weight: shape (2, 1), expected (2,)",
+        "second.weight: shape (3,), expected (2,)",
+    ):
+        assert part in message
+    for name, value in model.state_dict().items():
+        assert np.array_equal(value.numpy(), before[name])
+
+
+def test_loading_what_fits():
+    model = Outer()
+    keys = model.load_state_dict({"scale": [[4.0]], "other": [1.0]}, strict=False)
+    assert model.scale.item() == 4
+    assert keys.unexpected == ["other"]
+    assert "first.weight" in keys.missing
+    with pytest.raises(nn.StateDictError, match="expected"):
+        model.load_state_dict({"scale": [4.0, 5.0]}, strict=False)
+
+
+def test_loading_counts_as_a_change():
+    model = nn.Linear(2, 1)
+    x = te.ones(3, 2, requires_grad=True)
+    loss = model(x).sum()
+    model.load_state_dict(model.state_dict())
+    with pytest.raises(RuntimeError, match="Linear"):
+        loss.backward()
+
+
+def test_loading_casts_to_the_parameters_dtype():
+    model = nn.Linear(2, 1, bias=False)
+    model.load_state_dict({"weight": np.ones((1, 2), np.float64)})
+    assert model.weight.dtype == te.float32
+
+
+def test_train_and_eval_reach_all():
+    model = nn.Sequential(nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.5)))
+    assert all(module.training for module in model.modules())
+    assert model.eval() is model
+    assert not any(module.training for module in model.modules())
+    assert all(module.training for module in model.train().modules())
+
+
+def test_requires_grad_and_zero_grad():
+    model = nn.Linear(2, 1)
+    model(te.ones(1, 2)).sum().backward()
+    assert model.weight.grad is not None
+    model.zero_grad()
+    assert model.weight.grad is None
+    model.requires_grad_(False)
+    assert not model(te.ones(1, 2)).requires_grad
+
+
+def test_apply_goes_children_first():
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU())
+    seen = []
+    assert model.apply(lambda module: seen.append(type(module).__name__)) is model
+    assert seen[-1] == "Sequential" and set(seen) == {"Sequential", "Linear", "ReLU"}
+
+
+def test_a_parameter_is_not_replaced_by_something_else():
+    model = nn.Linear(2, 1)
+    with pytest.raises(TypeError, match="weight"):
+        model.weight = te.ones(1, 2)
+    model.weight = nn.Parameter([[1.0, 1.0]])
+    model.bias = None
+    assert list(model.state_dict()) == ["weight"]
+
+
+def test_buffers_keep_their_names_and_are_checked():
+    model = nn.Module()
+    with pytest.raises(ValueError, match=r"a\.b"):
+        model.register_buffer("a.b", te.ones(1))
+    with pytest.raises(TypeError, match="list"):
+        model.register_buffer("a", [1.0])
+    model.register_buffer("a", te.ones(1))
+    model.a = te.zeros(2)
+    assert model.state_dict()["a"].tolist() == [0, 0]
+    with pytest.raises(TypeError, match="buffer"):
+        model.a = None
+    with pytest.raises(ValueError, match="forward"):
+        model.register_buffer("forward", te.ones(1))
+
+
+def test_repr_shows_the_tree():
+    text = repr(nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.GELU("tanh"))))
+    assert "(0): Linear(in_features=4, out_features=8, bias=True)" in text
+    assert "    (0): GELU(approximate='tanh')" in text
+
+
+def test_deepcopy_is_apart_and_ties_stay():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    copied = copy.deepcopy(model)
+    assert copied[1].weight is copied[0].weight
+    assert not np.shares_memory(copied[0].weight.data, model[0].weight.data)
+    assert isinstance(copied[0].weight, nn.Parameter)
+
+
+def test_pickling_points_to_state_dicts():
+    with pytest.raises(TypeError, match="state_dict"):
+        pickle.dumps(nn.Linear(1, 1))
+
+
+def test_module_list():
+    modules = nn.ModuleList([nn.ReLU()])
+    modules.append(nn.Linear(2, 1))
+    assert len(modules) == 2 and isinstance(modules[-1], nn.Linear)
+    assert [type(m).__name__ for m in modules[0:2]] == ["ReLU", "Linear"]
+    assert list(modules.state_dict()) == ["1.weight", "1.bias"]
+    with pytest.raises(TypeError, match="str"):
+        modules.append("relu")
+    with pytest.raises(IndexError):
+        modules[2]
+
+
+def test_a_module_without_forward_says_so():
+    with pytest.raises(NotImplementedError, match="Inner"):
+        Inner()(1)
