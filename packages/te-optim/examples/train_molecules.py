@@ -20,9 +20,6 @@ from typing import Any
 
 try:
     import numpy as np
-    import te_io
-    import te_nn as nn
-    import te_tensor as te
     from matplotlib import pyplot
     from molecules import MoleculeModel, Molecules, fail, read_g2, read_qm9
     from numpy.typing import NDArray
@@ -35,6 +32,10 @@ try:
         TimeRemainingColumn,
     )
     from rich.table import Table
+
+    import te_io
+    import te_nn as nn
+    import te_tensor as te
     from te_optim import AdamW, OneCycleLR
 except ModuleNotFoundError as missing:
     name = (missing.name or "").replace("_", "-")

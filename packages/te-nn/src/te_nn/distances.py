@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+import numpy.typing as npt
 
 import te_tensor as te
 from te_tensor import Tensor
@@ -47,7 +46,7 @@ def grid(height: int, width: int) -> Tensor:
     return euclidean(np.indices(shape, np.float32).reshape(2, -1).T)
 
 
-def euclidean(points: Any) -> Tensor:
+def euclidean(points: Tensor | npt.ArrayLike) -> Tensor:
     """Distances between points; gradients reach the points (0 where two coincide).
 
     Args:
@@ -63,16 +62,16 @@ def euclidean(points: Any) -> Tensor:
         >>> euclidean([[0.0, 0.0], [3.0, 4.0]]).tolist()
         [[0.0, 5.0], [5.0, 0.0]]
     """
-    points = te.as_tensor(points)
-    if points.ndim not in (2, 3):
-        raise ValueError(f"points have shape {points.shape}: expected (S, n) or (B, S, n)")
-    squared = ((points.unsqueeze(-2) - points.unsqueeze(-3)) ** 2).sum(-1)
+    places = te.as_tensor(points)
+    if places.ndim not in (2, 3):
+        raise ValueError(f"points have shape {places.shape}: expected (S, n) or (B, S, n)")
+    squared = ((places.unsqueeze(-2) - places.unsqueeze(-3)) ** 2).sum(-1)
     # The root has no finite slope at 0: 1 is put in its place there, and taken out behind it.
     coincide = (squared == 0).astype(squared.dtype)
     return (squared + coincide).sqrt() * (1.0 - coincide)
 
 
-def graph_hops(adjacency: Any) -> Tensor:
+def graph_hops(adjacency: Tensor | npt.ArrayLike) -> Tensor:
     """The number of edges on the shortest path, +inf where there is none.
 
     Args:

@@ -157,10 +157,11 @@ class TransformerBlock(Module):
         """
         if self.norm == "pre":
             x = x + self.dropout(self._attend(self.norm1(x), mask, distance))
-            return x + self.dropout(self._feed_forward(self.norm2(x)))
-        x = self.norm1(x + self.dropout(self._attend(x, mask, distance)))
-        result: Tensor = self.norm2(x + self.dropout(self._feed_forward(x)))
-        return result
+            x = x + self.dropout(self._feed_forward(self.norm2(x)))
+        else:
+            x = self.norm1(x + self.dropout(self._attend(x, mask, distance)))
+            x = self.norm2(x + self.dropout(self._feed_forward(x)))
+        return x
 
     def forward_with_distance(self, x: Tensor, distance: Any, *, mask: Any = None) -> Tensor:
         """`forward(x, distance=distance, mask=mask)`, under the original's name."""

@@ -34,14 +34,14 @@ float8_e8m0fnu = np.dtype(ml_dtypes.float8_e8m0fnu)
 complex64 = np.dtype(np.complex64)
 
 #: Floats that are stored small: arithmetic widens them to float32 and rounds once.
-SMALL_FLOATS = frozenset({float16, bfloat16, float8_e4m3fn, float8_e5m2})
+SMALL_FLOATS: frozenset[DType] = frozenset({float16, bfloat16, float8_e4m3fn, float8_e5m2})
 #: Floats that the engine computes in.
-WIDE_FLOATS = frozenset({float32, float64})
-FLOATS = SMALL_FLOATS | WIDE_FLOATS
-INTEGERS = frozenset({int8, int16, int32, int64, uint8})
+WIDE_FLOATS: frozenset[DType] = frozenset({float32, float64})
+FLOATS: frozenset[DType] = SMALL_FLOATS | WIDE_FLOATS
+INTEGERS: frozenset[DType] = frozenset({int8, int16, int32, int64, uint8})
 #: Loaded, saved and cast, but never computed with.
-STORAGE_ONLY = frozenset({uint16, uint32, uint64, complex64, float8_e8m0fnu})
-ALL: frozenset[DType] = FLOATS | INTEGERS | STORAGE_ONLY | {bool_}
+STORAGE_ONLY: frozenset[DType] = frozenset({uint16, uint32, uint64, complex64, float8_e8m0fnu})
+ALL: frozenset[DType] = FLOATS | INTEGERS | STORAGE_ONLY | frozenset({bool_})
 
 _BY_NAME = {dtype.name: dtype for dtype in ALL}
 

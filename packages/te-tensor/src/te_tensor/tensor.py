@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Never, Self, TypeAlias
+from typing import Any, Never, Self, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -370,7 +370,8 @@ class Tensor:
     @property
     def shape(self) -> tuple[int, ...]:
         """The length of each axis."""
-        return self._array.shape
+        shape: tuple[int, ...] = self._array.shape
+        return shape
 
     @property
     def ndim(self) -> int:
@@ -726,17 +727,13 @@ def _operand(value: Any, like: Tensor) -> Tensor:
             elif dtype == bool_ and not isinstance(value, bool):
                 dtype = int64
         return Tensor._wrap(np.asarray(value, dtype))
-    if isinstance(value, np.ndarray):
-        return as_tensor(value)
-    return NotImplemented
+    return as_tensor(value)
 
 
 def _pair(first: Any, second: Any, floats: bool = False) -> tuple[Tensor, Tensor]:
     """Both sides of an operator as tensors of one dtype."""
     tensor = first if isinstance(first, Tensor) else second
     first, second = _operand(first, tensor), _operand(second, tensor)
-    if first is NotImplemented or second is NotImplemented:
-        return NotImplemented, NotImplemented
     a, b = first._array.dtype, second._array.dtype
     if a != b or (floats and a not in FLOATS):
         common = promote(a, b)
@@ -747,6 +744,11 @@ def _pair(first: Any, second: Any, floats: bool = False) -> tuple[Tensor, Tensor
     else:
         promote(a, b)
     return first, second
+
+
+#: What an operator takes; for anything else it lets Python ask the other side.
+_OPERANDS = (Tensor, np.ndarray, np.generic, bool, int, float)
+_UNSUPPORTED = cast(Tensor, NotImplemented)
 
 
 def _broadcast_error(name: str, first: Tensor, second: Tensor, error: Exception) -> Never:
@@ -761,9 +763,9 @@ def _broadcast_error(name: str, first: Tensor, second: Tensor, error: Exception)
 
 
 def _binary(kind: Callable[[], Operation], a: Any, b: Any, floats: bool = False) -> Tensor:
+    if not (isinstance(a, _OPERANDS) and isinstance(b, _OPERANDS)):
+        return _UNSUPPORTED
     first, second = _pair(a, b, floats)
-    if first is NotImplemented:
-        return NotImplemented
     try:
         result: Tensor = Tensor.apply(kind(), first, second)
     except ValueError as error:
@@ -772,9 +774,9 @@ def _binary(kind: Callable[[], Operation], a: Any, b: Any, floats: bool = False)
 
 
 def _compare(function: np.ufunc, a: Tensor, b: object) -> Tensor:
+    if not isinstance(b, _OPERANDS):
+        return _UNSUPPORTED
     first, second = _pair(a, b)
-    if first is NotImplemented:
-        return NotImplemented
     try:
         return Tensor._wrap(np.asarray(function(first._array, second._array)))
     except ValueError as error:
@@ -782,10 +784,10 @@ def _compare(function: np.ufunc, a: Tensor, b: object) -> Tensor:
 
 
 def _matmul(a: Any, b: Any) -> Tensor:
-    tensor = a if isinstance(a, Tensor) else b
+    if not (isinstance(a, _OPERANDS) and isinstance(b, _OPERANDS)):
+        return _UNSUPPORTED
+    tensor: Any = a if isinstance(a, Tensor) else b
     first, second = _operand(a, tensor), _operand(b, tensor)
-    if first is NotImplemented or second is NotImplemented:
-        return NotImplemented
     result: Tensor = Tensor.apply(MatMul(), first, second)
     return result
 

@@ -219,13 +219,13 @@ class _AlongAxis(Operation, abstract=True):
     def _by_rows(self, kernel: Callable[..., None], *inputs: Array) -> Array:
         """Run the kernel on blocks of rows, the axis being last, and put it back."""
         x = inputs[0]
-        if not x.ndim:  # a single element is a line of its own
+        if x.ndim == 0:  # a single element is a line of its own
             return self._by_rows(kernel, *(a.reshape(1) for a in inputs)).reshape(())
         axis = normalize_axis(self.axis, x.ndim)
         moved = [np.ascontiguousarray(np.moveaxis(a, axis, -1)) for a in inputs]
         out = np.empty(moved[0].shape, x.dtype)
         if out.size:
-            length = out.shape[-1]
+            length = x.shape[axis]
             parallel.rowwise(kernel, *(a.reshape(-1, length) for a in (out, *moved)))
         return np.moveaxis(out, -1, axis)
 

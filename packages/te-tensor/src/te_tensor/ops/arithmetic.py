@@ -203,4 +203,4 @@ class Sqrt(_Unary):
 
     def slope(self, grad: Array, result: Array) -> Array:
         """g / (2·√x)."""
-        return grad / (result + result)
+        return ufunc(np.divide, grad, ufunc(np.add, result, result))
