@@ -18,6 +18,7 @@ import te_tensor as te
 
 HARTREE = 27.211386245988  # eV, CODATA 2018
 KCAL_PER_MOL = 0.0433641153  # eV
+HEADS = 8
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class MoleculeModel(nn.Module):
     def __init__(self, elements: int, bias: str) -> None:
         config = None if bias == "none" else bias
         self.embedding = nn.Embedding(elements + 1, 64, padding_idx=0)
-        self.blocks = nn.ModuleList(nn.TransformerBlock(64, 128, 8, config) for _ in range(3))
+        self.blocks = nn.ModuleList(nn.TransformerBlock(64, 128, HEADS, config) for _ in range(3))
         self.norm = nn.LayerNorm(64)
         self.readout = nn.Linear(64, 1)
         self.uses_distance = config is not None
@@ -148,4 +149,4 @@ class MoleculeModel(nn.Module):
         """The slopes of the distance bias, shape (blocks, heads); no blocks without a bias."""
         found = [block.self_attn.nl_oob for block in self.blocks]
         rows = [np.array(nl_oob.slopes.numpy()).ravel() for nl_oob in found if nl_oob is not None]
-        return np.array(rows, np.float32).reshape(len(rows), -1)
+        return np.array(rows, np.float32).reshape(len(rows), HEADS)

@@ -51,7 +51,7 @@ def clip_gradients(
     factor = max_norm / (norm + 1e-6)
     if not factor >= 1:  # a NaN norm makes the gradients NaN, as PyTorch has it
         for grad in grads:
-            with grad.lock() as array:
+            with grad.lock() as array, np.errstate(invalid="ignore"):
                 np.multiply(array, array.dtype.type(factor), out=array)
     return norm
 
