@@ -41,11 +41,11 @@ FLOORS: dict[str, list[str]] = {
     ],
     "te_nn": [
         "__about__",
-        "module",
+        "checks module",
         "initialize",
         "linear convolution pooling normalization activation dropout embedding recurrent loss"
         " container",
-        "distance",
+        "distances nl_oob",
         "attention",
         "transformer",
         "summary",

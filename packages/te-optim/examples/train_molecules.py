@@ -38,7 +38,7 @@ try:
     import te_tensor as te
     from te_optim import AdamW, OneCycleLR
 except ModuleNotFoundError as missing:
-    name = (missing.name or "").replace("_", "-")
+    name = (missing.name or "").partition(".")[0].replace("_", "-")
     raise SystemExit(f"error: this needs {name}: python -m pip install {name}") from None
 
 BIASES = ("gaussian", "logarithmic", "none")
@@ -103,6 +103,8 @@ def parse_arguments() -> argparse.Namespace:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             parser.error(f"--{name} is {value}: expected at least 1")
+    if not 0 < arguments.lr < float("inf"):
+        parser.error(f"--lr is {arguments.lr}: expected a number above 0")
     if arguments.seed < 0:
         parser.error(f"--seed is {arguments.seed}: expected at least 0")
     return arguments

@@ -15,7 +15,7 @@ try:
     import te_tensor as te
     from te_optim import Adam
 except ModuleNotFoundError as missing:
-    name = (missing.name or "").replace("_", "-")
+    name = (missing.name or "").partition(".")[0].replace("_", "-")
     raise SystemExit(f"error: this needs {name}: python -m pip install {name}") from None
 
 BATCH, LENGTH, D_MODEL, D_FF, HEADS = 4, 8, 16, 32, 2

@@ -1,0 +1,138 @@
+"""Every example script runs as a stranger would run it, and so does every example in a docstring."""
+
+import doctest
+import importlib
+import os
+import pkgutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import te_io
+
+PACKAGES = Path(__file__).parent.parent / "packages"
+EXAMPLES = PACKAGES / "te-optim" / "examples"
+
+
+def run(script, *arguments, blocked=None):
+    """Run a script; with `blocked`, as if that package weren't installed."""
+    command = [sys.executable, "-W", "error", str(script)]
+    if blocked:
+        code = (
+            f"import runpy, sys; sys.modules[{blocked!r}] = None; "
+            f"sys.path.insert(0, {str(script.parent)!r}); "
+            f"sys.argv[:] = [{str(script)!r}, *sys.argv[1:]]; "
+            f"runpy.run_path({str(script)!r}, run_name='__main__')"
+        )
+        command = [sys.executable, "-c", code]
+    environment = {**os.environ, "COLUMNS": "120"}
+    return subprocess.run(
+        [*command, *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
+
+
+def module_names():
+    for package in ("te_tensor", "te_nn", "te_io", "te_optim"):
+        found = importlib.import_module(package)
+        yield package
+        for module in pkgutil.walk_packages(found.__path__, f"{package}."):
+            yield module.name
+
+
+@pytest.mark.parametrize("name", sorted(module_names()))
+def test_docstrings(name):
+    module = importlib.import_module(name)
+    flags = doctest.NORMALIZE_WHITESPACE
+    assert doctest.testmod(module, optionflags=flags).failed == 0
+
+
+def test_smoke():
+    done = run(Path(__file__).parent / "python_smoke_test.py")
+    assert done.returncode == 0, done.stderr
+    assert "to the bit: fine" in done.stdout
+
+
+def test_train_nl_oob_shows_slopes_that_learn():
+    done = run(EXAMPLES / "train_nl_oob.py")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 20
+    losses = [float(line.split()[3]) for line in lines]
+    assert losses[-1] < losses[0]
+    assert lines[0].split()[5:] != lines[-1].split()[5:]
+
+
+def test_attention_bias_needs_te_nn_alone():
+    done = run(PACKAGES / "te-nn" / "examples" / "attention_bias.py", "--steps", 3)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mean squared error") == 3
+
+
+def molecules(folder, *arguments, **options):
+    return run(EXAMPLES / "train_molecules.py", "--output", folder, *arguments, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("qm9pack"), reason="needs qm9pack")
+def test_train_molecules_on_qm9(tmp_path):
+    done = molecules(
+        tmp_path, "--train", 200, "--test", 40, "--epochs", 2, "--bias", "all", "--threads", 2
+    )
+    assert done.returncode == 0, done.stderr
+    for part in ("composition alone", "bias gaussian", "bias none", "Slopes", "block", "loss"):
+        assert part in done.stdout
+    assert done.stdout.count("equal to the bit") == 3
+    for bias in ("gaussian", "logarithmic", "none"):
+        picture = (tmp_path / f"molecules-{bias}.png").read_bytes()
+        assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+    state = te_io.load_safetensors(tmp_path / "molecules-gaussian.safetensors")
+    slopes = state["blocks.0.self_attn.nl_oob.slopes"].numpy().ravel()
+    assert not np.allclose(slopes, 2.0 ** -np.arange(8.0))
+
+
+@pytest.mark.skipif(not find_spec("ase"), reason="needs ase")
+def test_train_molecules_gives_the_same_bits_for_the_same_seed(tmp_path):
+    files = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        options = ("--data", "g2", "--epochs", 2, "--seed", seed, "--threads", 2)
+        done = molecules(tmp_path / name, *options)
+        assert done.returncode == 0, done.stderr
+        files.append((tmp_path / name / "molecules-gaussian.safetensors").read_bytes())
+    assert files[0] == files[1] != files[2]
+
+
+@pytest.mark.parametrize(
+    ("package", "line"),
+    [
+        ("te_nn", "pip install te-nn"),
+        ("te_io", "pip install te-io"),
+        ("rich", "pip install rich"),
+        ("matplotlib", "pip install matplotlib"),
+        ("qm9pack", "pip install --no-deps qm9pack"),
+    ],
+)
+def test_a_missing_package_gives_the_pip_line(tmp_path, package, line):
+    done = molecules(tmp_path, blocked=package)
+    assert done.returncode != 0
+    assert line in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        (("--bias", "gauss"), "gauss"),
+        (("--epochs", 0), "--epochs is 0"),
+        (("--seed", -1), "--seed is -1"),
+        (("--lr", "nan"), "lr is nan"),
+    ],
+)
+def test_bad_arguments_are_named(tmp_path, arguments, given):
+    done = molecules(tmp_path, "--data", "g2", *arguments)
+    assert done.returncode == 2
+    assert given in done.stderr
+    assert "Traceback" not in done.stderr
