@@ -1,4 +1,4 @@
-"""Every example script runs as a stranger would run it, and so does every example in a docstring."""
+"""Every example script runs as a stranger would run it, and every example in a docstring."""
 
 import doctest
 import importlib

@@ -18,6 +18,8 @@ import te_tensor as te
 
 HARTREE = 27.211386245988  # eV, CODATA 2018
 KCAL_PER_MOL = 0.0433641153  # eV
+#: Factor of the sum over atoms, so that an untrained model's sums spread about as targets do.
+OUTPUT_SCALE = 0.1
 HEADS = 8
 
 
@@ -143,7 +145,7 @@ class MoleculeModel(nn.Module):
         for block in self.blocks:
             x = block(x, mask=mask, distance=distance if self.uses_distance else None)
         per_atom = self.readout(self.norm(x)).squeeze(-1)
-        return (per_atom * atoms.astype("float32")).sum(axis=1)
+        return (per_atom * atoms.astype("float32")).sum(axis=1) * OUTPUT_SCALE
 
     def slopes(self) -> NDArray[np.float32]:
         """The slopes of the distance bias, shape (blocks, heads); no blocks without a bias."""

@@ -164,9 +164,7 @@ def progress() -> Progress:
 
 
 def error_table(task: Task, runs: list[Run]) -> Table:
-    table = Table(
-        title=f"Mean absolute error on {len(task.test)} molecules that weren't learnt from"
-    )
+    table = Table(title=f"Mean absolute error on {len(task.test)} new molecules")
     for heading in ("model", "error (eV)", "training (s)"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     table.add_row("composition alone", f"{task.mae(0.0):.3f}", "")
@@ -178,13 +176,13 @@ def error_table(task: Task, runs: list[Run]) -> Table:
 
 
 def slope_table(run: Run) -> Table:
-    table = Table(title=f"Slopes of the {run.bias} distance bias, before → after")
-    table.add_column("block", justify="right")
+    table = Table(title=f"Slopes of the {run.bias} distance bias, a head a column")
     after = run.model.slopes()
-    for head in range(after.shape[1]):
-        table.add_column(f"head {head}", justify="right")
-    for block, (first, last) in enumerate(zip(run.slopes_before, after, strict=True)):
-        table.add_row(str(block), *(f"{a:.3f} → {b:.3f}" for a, b in zip(first, last, strict=True)))
+    for heading in ("", *map(str, range(after.shape[1]))):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_row("before", *(f"{slope:.3f}" for slope in run.slopes_before[0]))
+    for block, row in enumerate(after):
+        table.add_row(f"block {block}", *(f"{slope:.3f}" for slope in row))
     return table
 
 

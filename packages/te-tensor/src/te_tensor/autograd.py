@@ -156,7 +156,7 @@ def _fit(operation: Operation, grad: Array, tensor: Variable) -> Array:
     if not isinstance(grad, np.ndarray):
         grad = np.asarray(grad)
     if grad.shape != tensor.shape:
-        if not operation.broadcasts:
+        if not operation.broadcasts or not _stretches(tensor.shape, grad.shape):
             raise ValueError(
                 f"backward of {type(operation).__name__} returned a gradient of shape {grad.shape} "
                 f"for an input of shape {tensor.shape}"
@@ -165,13 +165,25 @@ def _fit(operation: Operation, grad: Array, tensor: Variable) -> Array:
     return grad if grad.dtype == tensor.dtype else grad.astype(tensor.dtype)
 
 
+def _stretches(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
+    """Whether broadcasting takes the one shape to the other."""
+    return len(shape) <= len(larger) and all(
+        n in (1, m) for n, m in zip(reversed(shape), reversed(larger), strict=False)
+    )
+
+
 def _is_fresh(
     grad: Array, operation: Operation, incoming: Iterable[Any], outgoing: Iterable[Any]
 ) -> bool:
-    """Whether nobody else holds this array: a leaf may then keep it without a copy."""
-    others = (*incoming, *operation.saved, *vars(operation).values())
-    return not any(grad is other for other in others) and (
-        sum(grad is other for other in outgoing) == 1
+    """Whether nobody else holds this array: a leaf may then keep it without a copy.
+
+    The engine's own operations return arrays that they made, were given or saved; what others
+    return may be held anywhere.
+    """
+    return (
+        type(operation).__module__.startswith("te_tensor.ops.")
+        and not any(grad is other for other in (*incoming, *operation.saved))
+        and sum(grad is other for other in outgoing) == 1
     )
 
 

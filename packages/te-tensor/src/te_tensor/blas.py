@@ -40,7 +40,8 @@ class NumPyBlas:
 
     def gemm(self, a: Array, b: Array, out: Array, alpha: float, beta: float) -> None:
         """One product, or a whole batch of them."""
-        product = np.matmul(a, b)
+        with np.errstate(all="ignore"):
+            product = np.matmul(a, b)
         if alpha != 1.0:
             product *= out.dtype.type(alpha)
         if beta == 0.0:
@@ -158,16 +159,17 @@ class OpenBlas:
         """Many products, of N-D views with equal leading axes; a and b may repeat, out not."""
         rows, columns = out.shape[-2:]
         inner = a.shape[-1]
-        if self._batch is None or rows * columns * inner > _SMALL or not _uniform(out):
+        target = _layout_of_all(out)
+        if self._batch is None or rows * columns * inner > _SMALL or target is None:
             for index in np.ndindex(out.shape[:-2]):
                 self.gemm(a[index], b[index], out[index], alpha, beta)
             return
-        first = (0,) * (out.ndim - 2)
-        a = a if _uniform(a) else np.ascontiguousarray(a)
-        b = b if _uniform(b) else np.ascontiguousarray(b)
-        flag_a, lead_a = _layout(a[first]) or (0, 0)
-        flag_b, lead_b = _layout(b[first]) or (0, 0)
-        lead_out = (_layout(out[first]) or (0, 0))[1]
+        flag_out, lead_out = target
+        if flag_out == _TRANSPOSE:  # as in gemm
+            a, b, out = b.swapaxes(-1, -2), a.swapaxes(-1, -2), out.swapaxes(-1, -2)
+            rows, columns = columns, rows
+        a, (flag_a, lead_a) = _all_addressable(a)
+        b, (flag_b, lead_b) = _all_addressable(b)
         integer, scalar = self._integer, ctypes.c_float
         if out.dtype != float32:
             scalar = ctypes.c_double  # type: ignore[assignment]
@@ -196,9 +198,17 @@ def _addressable(matrix: Array) -> tuple[Array, tuple[int, int]]:
     return matrix, layout
 
 
-def _uniform(stack: Array) -> bool:
-    """Whether BLAS can address the matrices of a stack (they share strides, so one tells)."""
-    return _layout(stack[(0,) * (stack.ndim - 2)]) is not None
+def _layout_of_all(stack: Array) -> tuple[int, int] | None:
+    """The layout of each matrix of a stack: they share strides, so the first one tells."""
+    return _layout(stack[(0,) * (stack.ndim - 2)])
+
+
+def _all_addressable(stack: Array) -> tuple[Array, tuple[int, int]]:
+    layout = _layout_of_all(stack)
+    if layout is None:
+        stack = np.ascontiguousarray(stack)
+        layout = _NO_TRANSPOSE, stack.shape[-1]
+    return stack, layout
 
 
 def _pointers(stack: Array) -> Array:

@@ -808,9 +808,9 @@ def _axis(axis: int, ndim: int) -> int:
 def _index(index: Any) -> tuple[Any, bool]:
     """What NumPy takes for what stands between brackets, and whether it selects copies."""
     parts = index if isinstance(index, tuple) else (index,)
+    # Copies, since backward needs the index as it is now.
     converted = tuple(
-        p._array if isinstance(p, Tensor) else np.asarray(p) if isinstance(p, list) else p
-        for p in parts
+        np.array(p) if isinstance(p, (Tensor, np.ndarray, list)) else p for p in parts
     )
     advanced = any(isinstance(p, (np.ndarray, bool, np.bool_)) for p in converted)
     return (converted if isinstance(index, tuple) else converted[0]), advanced

@@ -240,13 +240,9 @@ class _Work:
             self.distance = self.group(distance)
             return
         held = distance[None, None, None] if distance.ndim == 2 else distance[:, None, None]
-        infinite = np.isinf(held)
-        if infinite.any():
-            self.unreachable = infinite
-            held = np.where(infinite, held.dtype.type(0), held)
-        self.distance = held
-        self.phi = np.empty(held.shape, held.dtype)
-        parallel.elementwise(lambda o, d: np.copyto(o, self.function.phi(d)), self.phi, held)
+        phi = np.empty(held.shape, held.dtype)
+        parallel.elementwise(lambda o, d: np.copyto(o, self.function.phi(d)), phi, held)
+        self.distance, self.phi, self.unreachable = _reachable(held, phi)
 
     def group(self, array: Array) -> Array:
         """(B, H, …) as (B, K, G, …), without copying; a single head that broadcasts gives 1, 1."""
@@ -302,12 +298,12 @@ class _Work:
                 seen = min(span.stop, columns) if self.operation.causal else columns
                 yield _Block(batch, heads, g, span, slice(0, seen))
 
-    def scores(self, block: _Block, buffer: _Buffer) -> tuple[Array, Any]:
-        """The block's scores with all biases and masks, and its phi."""
+    def scores(self, block: _Block, buffer: _Buffer) -> tuple[Array, Any, Any]:
+        """The block's scores with all biases and masks, its distances and their phi."""
         q = block.of(self.q, columns=False)
         k = block.of(self.k, rows=False, columns=False)[..., block.columns, :]
         scores = buffer((*q.shape[:-1], k.shape[-2]))
-        phi, unreachable = self._phi(block)
+        distance, phi, unreachable = self._distances(block)
         beta = 0.0
         if self.slopes is not None:
             np.multiply(phi, -self._slopes(block), out=scores)
@@ -326,32 +322,21 @@ class _Work:
         if self.operation.causal:
             row = np.arange(block.rows.start, block.rows.stop)[:, None]
             np.copyto(scores, -np.inf, where=np.arange(block.columns.stop) > row)
-        return scores, phi
+        return scores, distance, phi
 
     def _slopes(self, block: _Block) -> Array:
         assert self.slopes is not None
         return self.slopes[block.heads, block.group]
 
-    def _phi(self, block: _Block) -> tuple[Any, Array | None]:
-        """phi of the block's distances, and where the distance is infinite."""
+    def _distances(self, block: _Block) -> tuple[Any, Any, Array | None]:
+        """The block's distances and their phi, 0 where out of reach, and where that is."""
         if self.distance is None:
-            return None, None
-        if self.phi is not None:
-            hidden = self.unreachable
-            return block.of(self.phi), None if hidden is None else block.of(hidden)
-        finite, hidden = self.finite(block)
-        return self.function.phi(finite), hidden
-
-    def finite(self, block: _Block) -> tuple[Array, Array | None]:
-        """The block's distances with 0 for infinite ones, and where those are."""
-        assert self.distance is not None
+            return None, None, None
         distance = block.of(self.distance)
-        if self.phi is not None:
-            return distance, None
-        hidden = np.isinf(distance)
-        if not hidden.any():
-            return distance, None
-        return np.where(hidden, distance.dtype.type(0), distance), hidden
+        if self.phi is None:
+            return _reachable(distance, self.function.phi(distance))
+        hidden = self.unreachable
+        return distance, block.of(self.phi), None if hidden is None else block.of(hidden)
 
     def keep(self, block: _Block, out: Array) -> Array:
         """Dropout's factors of a block: the same in forward and backward, on any thread."""
@@ -372,7 +357,7 @@ class _Work:
         self, block: _Block, buffer: _Buffer, values: Array, out: Array, log_sums: Array
     ) -> None:
         """One block of the output."""
-        scores, _ = self.scores(block, buffer)
+        scores, _, _ = self.scores(block, buffer)
         top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
         np.copyto(top, 0, where=top == -np.inf)  # a row that may attend to nothing
         np.subtract(scores, top, out=scores)
@@ -388,6 +373,15 @@ class _Work:
         width = out.shape[-1]
         np.divide(product[..., :width], sums, out=block.of(out, columns=False))
         np.add(top, np.log(sums), out=block.of(log_sums, columns=False))
+
+
+def _reachable(distance: Array, phi: Array) -> tuple[Array, Array, Array | None]:
+    """Distances and phi with 0 where either is infinite, and where that is (None: nowhere)."""
+    hidden = np.isinf(phi) | np.isinf(distance)
+    if not hidden.any():
+        return distance, phi, None
+    zero = distance.dtype.type(0)
+    return np.where(hidden, zero, distance), np.where(hidden, zero, phi), hidden
 
 
 class _Grads:
@@ -411,20 +405,21 @@ class _Grads:
         self.q = work.group(np.empty_like(q))
         self.k, self.v = ([np.zeros_like(like) for _ in range(chunks)] for like in (k, v))
         self.slopes = np.zeros((chunks, *work.q.shape[:3]))
-        self.mask = self._zeros("mask", work.additive)
-        self.distance = self._zeros("distance", work.distance)
-
-    def _zeros(self, name: str, like: Array | None) -> Array | None:
-        if like is None or not self.needs.get(name):
-            return None
-        return np.zeros(like.shape, like.dtype)
+        self.mask: list[Array] | None = None
+        self.distance: Array | None = None
+        if work.additive is not None and needs["mask"]:
+            # With an axis of rows, every chunk adds to rows of its own.
+            places = chunks if work.additive.shape[3] == 1 else 1
+            self.mask = [np.zeros(work.additive.shape, q.dtype) for _ in range(places)]
+        if work.distance is not None and needs["distance"]:
+            self.distance = np.zeros(work.distance.shape, q.dtype)
 
     def add(
         self, task: _Task, block: _Block, buffers: list[Any], grad: Array, out: Array, sums: Array
     ) -> None:
         """One block's part of every gradient."""
         work = self.work
-        scores, phi = work.scores(block, buffers[0])
+        scores, distance, phi = work.scores(block, buffers[0])
         np.subtract(scores, block.of(sums, columns=False), out=scores)
         weights = np.exp(scores, out=scores)
         grad = block.of(grad, columns=False)
@@ -451,7 +446,7 @@ class _Grads:
         gemm_batch(slope, k, block.of(self.q, columns=False), alpha=work.scale)
         _add_over_group(slope, q, grad_k, work.scale)
         if self.mask is not None:
-            target = block.of(self.mask)
+            target = block.of(self.mask[task.chunk % len(self.mask)])
             target += sum_to_shape(slope, target.shape)
         if work.slopes is not None and self.needs["slopes"]:
             by_row = np.einsum("...t,...t->...", slope, np.broadcast_to(phi, slope.shape))
@@ -460,21 +455,21 @@ class _Grads:
         if self.distance is not None:
             target = block.of(self.distance)
             np.multiply(slope, -work._slopes(block), out=slope)
-            derivative = work.function.derivative(work.finite(block)[0])
-            target += sum_to_shape(slope, target.shape) * derivative
+            target += sum_to_shape(slope, target.shape) * work.function.derivative(distance)
 
     def finish(self) -> dict[str, Array]:
         """All gradients, in the inputs' shapes."""
-        for partial in (self.k, self.v):
+        for partial in (self.k, self.v, self.mask or []):
             for other in partial[1:]:
                 partial[0] += other
         results = {"q": self.q.reshape(self.q_shape), "k": self.k[0], "v": self.v[0]}
         if "slopes" in self.shapes:
             total = self.slopes.sum(axis=(0, 1)).astype(self.q.dtype)
             results["slopes"] = total.reshape(self.shapes["slopes"])
-        for name, grad in (("mask", self.mask), ("distance", self.distance)):
-            if grad is not None:
-                results[name] = grad.reshape(self.shapes[name])
+        if self.mask is not None:
+            results["mask"] = self.mask[0].reshape(self.shapes["mask"])
+        if self.distance is not None:
+            results["distance"] = self.distance.reshape(self.shapes["distance"])
         return results
 
 
