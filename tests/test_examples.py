@@ -4,6 +4,7 @@ import doctest
 import importlib
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -48,6 +49,17 @@ def test_docstrings(name):
     module = importlib.import_module(name)
     flags = doctest.NORMALIZE_WHITESPACE
     assert doctest.testmod(module, optionflags=flags).failed == 0
+
+
+@pytest.mark.parametrize(
+    "readme", sorted(PACKAGES.glob("*/README.md")), ids=lambda p: p.parent.name
+)
+def test_readme(readme, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, str(readme), "exec"), {"__name__": "readme"})
 
 
 def test_smoke():
