@@ -197,7 +197,7 @@ def test_the_example_makes_loads_and_runs_a_block(tmp_path, options):
 def test_the_example_loads_the_same_block_turned_or_not(tmp_path):
     plain = run_example(tmp_path / "plain", "--make-demo").stdout
     turned = run_example(tmp_path / "turned", "--make-demo", "--transpose").stdout
-    assert plain.splitlines()[1:] == turned.splitlines()[1:]  # the first line names the file
+    assert plain.splitlines()[1:] == turned.splitlines()[1:]  # the first names the file
 
 
 def test_the_errors_of_the_example_are_one_line(tmp_path):

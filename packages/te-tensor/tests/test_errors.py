@@ -1,0 +1,269 @@
+"""Bad input: the kind of error, and that its message holds what was given."""
+
+import re
+
+import numpy as np
+import pytest
+
+import te_tensor as te
+
+
+def t(*shape, dtype="float32"):
+    return te.ones(*shape, dtype=dtype)
+
+
+def attend(q=(2, 2, 3, 4), k=None, v=None, **options):
+    """Attention on ones, with a D and slopes where only one of them is given."""
+    k = k or (*q[:2], 5, q[3])
+    return te.attention(t(*q), t(*k), t(*(v or k)), **options)
+
+
+ERRORS = {
+    # arithmetic
+    "add": (lambda: t(2, 3) + t(4), ValueError, ["Add", "(2, 3)", "(4,)"]),
+    "sub": (lambda: t(2, 3) - t(2), ValueError, ["Sub", "(2, 3)", "(2,)"]),
+    "mul": (lambda: t(3) * np.ones(4), ValueError, ["Mul", "(3,)", "(4,)"]),
+    "div": (lambda: t(3) / t(4), ValueError, ["Div", "(3,)", "(4,)"]),
+    "pow": (lambda: t(3) ** t(4), ValueError, ["Pow", "(3,)", "(4,)"]),
+    "compare": (lambda: t(3) < t(4), ValueError, ["less", "(3,)", "(4,)"]),
+    "equal": (lambda: t(3) == t(4), ValueError, ["equal", "(3,)", "(4,)"]),
+    # products
+    "matmul": (lambda: t(2, 3) @ t(4, 5), ValueError, ["matmul", "(2, 3)", "(4, 5)"]),
+    "matmul vectors": (lambda: t(3) @ t(4), ValueError, ["matmul", "(3,)", "(4,)"]),
+    "matmul scalar": (lambda: te.matmul(t(), t(2)), ValueError, ["matmul", "()", "(2,)"]),
+    "matmul lead": (lambda: t(2, 3, 4) @ t(3, 4, 5), ValueError, ["(2, 3, 4)", "(3, 4, 5)"]),
+    "matmul widths": (
+        lambda: t(2, 2) @ t(2, 2, dtype="float64"), TypeError, ["matmul", "float32", "float64"]),
+    "matmul small widths": (
+        lambda: t(2, 2, dtype="bfloat16") @ t(2, 2), TypeError, ["matmul", "bfloat16", "float32"]),
+    "matmul two small": (
+        lambda: t(2, 2, dtype="bfloat16") @ t(2, 2, dtype="float16"),
+        TypeError, ["matmul", "bfloat16", "float16"]),
+    "linear": (lambda: te.linear(t(2, 3), t(4, 5)), ValueError, ["(2, 3)", "(4, 5)"]),
+    "linear bias": (
+        lambda: te.linear(t(2, 3), t(4, 3), t(3)), ValueError, ["bias (3,)", "(4, 3)"]),
+    "linear scalar": (lambda: te.linear(t(), t(4, 3)), ValueError, ["x ()"]),
+    "linear weight": (lambda: te.linear(t(3), t(3)), ValueError, ["weight (3,)"]),
+    "linear widths": (
+        lambda: te.linear(t(2, 3), t(4, 3, dtype="float64")),
+        TypeError, ["linear", "x float32", "weight float64"]),
+    "linear small widths": (
+        lambda: te.linear(t(2, 3, dtype="float16"), t(4, 3)),
+        TypeError, ["linear", "float16", "float32"]),
+    # axes
+    "sum": (lambda: t(2, 3).sum(2), IndexError, ["axis is 2", "2 axes"]),
+    "sum of a scalar": (lambda: t().sum(0), IndexError, ["axis is 0", "0 axes"]),
+    "mean": (lambda: t(2, 3).mean(-3), IndexError, ["axis is -3"]),
+    "max": (lambda: t(2, 3).max((0, 5)), IndexError, ["axis is 5"]),
+    "sum twice": (lambda: t(2, 3).sum((0, -2)), ValueError, ["(0, -2)", "twice"]),
+    "sum fraction": (lambda: t(2, 3).sum(0.5), TypeError, ["0.5"]),
+    "sum text": (lambda: t(2, 3).sum("0"), TypeError, ["'0'"]),
+    "sum bool": (lambda: t(2, 3).sum(True), TypeError, ["True"]),
+    "max of nothing": (lambda: t(0, 3).max(0), ValueError, ["(0,)", "(0, 3)"]),
+    "softmax": (lambda: t(2, 3).softmax(2), IndexError, ["axis is 2"]),
+    "softmax of a scalar": (lambda: t().softmax(3), IndexError, ["axis is 3"]),
+    "log_softmax": (lambda: t(2, 3).log_softmax(-3), IndexError, ["axis is -3"]),
+    "gelu": (lambda: t(2).gelu("erf"), ValueError, ["'erf'", "none", "tanh"]),
+    # shapes
+    "reshape": (lambda: t(2, 3).reshape(4, 2), ValueError, ["(2, 3)", "(4, 2)"]),
+    "reshape -1": (lambda: t(2, 3).reshape(4, -1), ValueError, ["(2, 3)", "(4, -1)"]),
+    "reshape -1 -1": (lambda: t(2, 3).reshape(-1, -1), ValueError, ["(-1, -1)"]),
+    "reshape -2": (lambda: t(2, 3).reshape(-2, -3), ValueError, ["(-2, -3)"]),
+    "reshape 0 -1": (lambda: t(0, 3).reshape(0, -1), ValueError, ["(0, -1)"]),
+    "reshape fraction": (
+        lambda: t(2, 3).reshape(2.5, 3), (TypeError, ValueError), ["2.5"]),
+    "reshape text": (lambda: t(2, 3).reshape("23"), (TypeError, ValueError), ["23"]),
+    "transpose": (lambda: t(2, 3).transpose(0, 2), IndexError, ["axis is 2"]),
+    "transpose one": (lambda: t(2, 3).transpose(1), ValueError, ["transpose(1,)"]),
+    "permute": (lambda: t(2, 3).permute(0, 2), IndexError, ["axis is 2"]),
+    "permute twice": (lambda: t(2, 3).permute(0, 0), ValueError, ["(0, 0)"]),
+    "permute few": (lambda: t(2, 3).permute(0), ValueError, ["(0,)", "2 axes"]),
+    "flatten": (lambda: t(2, 3).flatten(0, 2), IndexError, ["axis is 2"]),
+    "flatten order": (lambda: t(2, 3).flatten(1, 0), ValueError, ["1 to 0"]),
+    "squeeze": (lambda: t(2, 1).squeeze(0), ValueError, ["axis 0", "(2, 1)"]),
+    "squeeze axis": (lambda: t(2, 1).squeeze(2), IndexError, ["axis is 2"]),
+    "unsqueeze": (lambda: t(2, 1).unsqueeze(3), IndexError, ["axis is 3"]),
+    "expand": (lambda: t(2, 3).expand(4, 3), ValueError, ["(2, 3)", "(4, 3)"]),
+    "expand fewer": (lambda: t(2, 3).expand(3), ValueError, ["(2, 3)", "(3,)"]),
+    "expand -1 in front": (lambda: t(3).expand(-1, 3), ValueError, ["(3,)", "(-1, 3)"]),
+    "concat": (
+        lambda: te.concat([t(2, 3), t(2, 4)]), ValueError, ["(2, 3)", "(2, 4)", "axis 0"]),
+    "concat ndim": (lambda: te.concat([t(2), t(2, 4)]), ValueError, ["(2,)", "(2, 4)"]),
+    "concat axis": (lambda: te.concat([t(2), t(2)], 1), IndexError, ["axis is 1"]),
+    "concat scalars": (lambda: te.concat([t(), t()]), IndexError, ["axis is 0"]),
+    "concat none": (lambda: te.concat([]), ValueError, ["one or more"]),
+    "concat one": (lambda: te.concat(t(2)), ValueError, ["Tensor", "one or more"]),
+    "stack": (lambda: te.stack([t(2), t(3)]), ValueError, ["(2,)", "(3,)"]),
+    "stack axis": (lambda: te.stack([t(2)], 2), IndexError, ["axis is 2"]),
+    "stack none": (lambda: te.stack([]), ValueError, ["one or more"]),
+    "index": (lambda: t(2, 3)[2], IndexError, ["2"]),
+    "index axes": (lambda: t(2, 3)[0, 0, 0], IndexError, ["too many indices"]),
+    "index fraction": (lambda: t(2, 3)[0.5], (IndexError, TypeError), []),
+    "index floats": (lambda: t(2, 3)[te.Tensor([0.0])], (IndexError, TypeError), []),
+    "index mask": (lambda: t(2, 3)[np.ones(3, bool)], IndexError, ["3", "2"]),
+    "index array": (lambda: t(2, 3)[np.array([0, 7])], IndexError, ["7"]),
+    "assign": (lambda: t(2, 3).__setitem__(0, np.ones(4)), ValueError, ["4"]),
+    # embedding, dropout, losses, norms
+    "embedding": (
+        lambda: te.embedding([0, 5], t(5, 2)), IndexError, ["embedding index 5", "0 … 4"]),
+    "embedding negative": (lambda: te.embedding([-1], t(5, 2)), IndexError, ["index -1"]),
+    "embedding empty": (lambda: te.embedding([0], t(0, 2)), IndexError, ["index 0"]),
+    "embedding floats": (
+        lambda: te.embedding(te.Tensor([0.0]), t(5, 2)), TypeError, ["float32", "integers"]),
+    "embedding bool": (lambda: te.embedding([True], t(5, 2)), TypeError, ["bool"]),
+    "embedding scalar": (lambda: te.embedding([0], t()), (ValueError, TypeError), ["()"]),
+    "padding_idx": (
+        lambda: te.embedding([0], t(5, 2), padding_idx=5), IndexError, ["padding_idx is 5"]),
+    "dropout integers": (
+        lambda: te.dropout(te.Tensor([1, 2])), TypeError, ["int64"]),
+    "layer_norm": (lambda: te.layer_norm(t(2, 3), 4), ValueError, ["(2, 3)", "(4,)"]),
+    "layer_norm nothing": (lambda: te.layer_norm(t(2, 3), ()), ValueError, ["()"]),
+    "layer_norm weight": (
+        lambda: te.layer_norm(t(2, 3), 3, t(2)), ValueError, ["(2,)", "(3,)"]),
+    "layer_norm bias": (
+        lambda: te.layer_norm(t(2, 3), 3, t(3), t(2)), ValueError, ["(2,)", "(3,)"]),
+    "layer_norm bias alone": (
+        lambda: te.layer_norm(t(2, 3), 3, None, t(3)), ValueError, ["bias without a weight"]),
+    "layer_norm widths": (
+        lambda: te.layer_norm(t(2, 3), 3, t(3, dtype="float64")),
+        TypeError, ["x float32", "weight float64"]),
+    "layer_norm integers": (
+        lambda: te.layer_norm(t(2, 3, dtype="int64"), 3), TypeError, ["int64"]),
+    "mse_loss": (lambda: te.mse_loss(t(2), t(3)), ValueError, ["(2,)", "(3,)"]),
+    "mse_loss broadcast": (lambda: te.mse_loss(t(2, 1), t(2)), ValueError, ["(2, 1)", "(2,)"]),
+    "mse_loss reduction": (
+        lambda: te.mse_loss(t(2), t(2), "avg"), ValueError, ["'avg'", "mean, sum, none"]),
+    "cross_entropy label": (
+        lambda: te.cross_entropy(t(2, 3), [0, 3]), IndexError, ["label 3", "0 … 2"]),
+    "cross_entropy negative": (
+        lambda: te.cross_entropy(t(2, 3), [0, -1]), IndexError, ["label -1"]),
+    "cross_entropy shape": (
+        lambda: te.cross_entropy(t(2, 3), [0, 1, 2]), ValueError, ["(3,)", "(2,)"]),
+    "cross_entropy probabilities": (
+        lambda: te.cross_entropy(t(2, 3), t(2, 4)), ValueError, ["(2, 4)", "(2, 3)"]),
+    "cross_entropy weight": (
+        lambda: te.cross_entropy(t(2, 3), [0, 1], t(2)), ValueError, ["(2,)", "(3,)"]),
+    "cross_entropy smoothing": (
+        lambda: te.cross_entropy(t(2, 3), [0, 1], label_smoothing=1.5), ValueError, ["1.5"]),
+    "cross_entropy reduction": (
+        lambda: te.cross_entropy(t(2, 3), [0, 1], reduction="all"), ValueError, ["'all'"]),
+    "cross_entropy scalar": (
+        lambda: te.cross_entropy(t(), 0), ValueError, ["without axes"]),
+    "cross_entropy weight's gradient": (
+        lambda: te.cross_entropy(t(2, 3), [0, 1], te.ones(3, requires_grad=True)),
+        ValueError, ["weight requires a gradient"]),
+    "cross_entropy integers": (
+        lambda: te.cross_entropy(t(2, 3, dtype="int64"), [0, 1]), TypeError, ["int64"]),
+    # attention
+    "attention axes": (lambda: attend(q=(2, 3, 4), k=(2, 3, 4)), ValueError, ["q (2, 3, 4)"]),
+    "attention batch": (
+        lambda: attend(k=(3, 2, 5, 4)), ValueError, ["q (2, 2, 3, 4)", "k (3, 2, 5, 4)"]),
+    "attention heads": (
+        lambda: attend(q=(2, 3, 3, 4), k=(2, 2, 5, 4)), ValueError, ["k (2, 2, 5, 4)", "divides"]),
+    "attention more key heads": (
+        lambda: attend(q=(2, 2, 3, 4), k=(2, 4, 5, 4)), ValueError, ["k (2, 4, 5, 4)"]),
+    "attention width": (lambda: attend(k=(2, 2, 5, 3)), ValueError, ["k (2, 2, 5, 3)"]),
+    "attention length": (
+        lambda: attend(k=(2, 2, 5, 4), v=(2, 2, 6, 4)), ValueError, ["v (2, 2, 6, 4)"]),
+    "attention value heads": (
+        lambda: attend(q=(2, 4, 3, 4), k=(2, 2, 5, 4), v=(2, 4, 5, 4)),
+        ValueError, ["v (2, 4, 5, 4)"]),
+    "attention widths": (
+        lambda: te.attention(t(1, 1, 2, 2), t(1, 1, 2, 2, dtype="float64"), t(1, 1, 2, 2)),
+        TypeError, ["attention", "q float32", "k float64"]),
+    "attention small widths": (
+        lambda: te.attention(t(1, 1, 2, 2), t(1, 1, 2, 2, dtype="float16"), t(1, 1, 2, 2)),
+        TypeError, ["attention", "q float32", "k float16"]),
+    "attention integers": (
+        lambda: te.attention(*[t(1, 1, 2, 2, dtype="int64")] * 3), TypeError, ["int64"]),
+    "mask three axes": (
+        lambda: attend(mask=np.ones((2, 3, 5), bool)), ValueError, ["mask", "(2, 3, 5)"]),
+    "mask one axis": (lambda: attend(mask=np.ones(5, bool)), ValueError, ["mask", "(5,)"]),
+    "mask shape": (lambda: attend(mask=np.ones((2, 5), bool)), ValueError, ["(2, 5)", "(3, 5)"]),
+    "mask heads": (lambda: attend(mask=np.ones((2, 3, 3, 5))), ValueError, ["(2, 3, 3, 5)"]),
+    "mask integers": (
+        lambda: attend(mask=np.ones((3, 5), "int64")), TypeError, ["int64", "bool"]),
+    "distance alone": (
+        lambda: attend(distance=np.ones((3, 5))), ValueError, ["no slopes", "together"]),
+    "slopes alone": (lambda: attend(slopes=np.ones(2)), ValueError, ["no distance", "together"]),
+    "distance shape": (
+        lambda: attend(distance=np.ones((5, 3)), slopes=np.ones(2)),
+        ValueError, ["(5, 3)", "(3, 5)"]),
+    "distance batch": (
+        lambda: attend(distance=np.ones((3, 3, 5)), slopes=np.ones(2)),
+        ValueError, ["(3, 3, 5)", "(2, 3, 5)"]),
+    "distance one row": (
+        lambda: attend(distance=np.ones((1, 5)), slopes=np.ones(2)), ValueError, ["(1, 5)"]),
+    "distance five axes": (
+        lambda: attend(distance=np.ones((1, 2, 2, 3, 5)), slopes=np.ones(2)),
+        ValueError, ["(1, 2, 2, 3, 5)"]),
+    "distance one axis": (
+        lambda: attend(distance=np.ones(5), slopes=np.ones(2)), ValueError, ["(5,)"]),
+    "distance negative": (
+        lambda: attend(distance=np.full((3, 5), -0.5), slopes=np.ones(2)),
+        ValueError, ["negative or NaN"]),
+    "distance NaN": (
+        lambda: attend(distance=np.full((2, 3, 5), np.nan), slopes=np.ones(2)),
+        ValueError, ["negative or NaN"]),
+    "distance -inf": (
+        lambda: attend(distance=np.full((2, 2, 3, 5), -np.inf), slopes=np.ones(2)),
+        ValueError, ["negative or NaN"]),
+    "slopes shape": (
+        lambda: attend(distance=np.ones((3, 5)), slopes=np.ones(3)), ValueError, ["(3,)"]),
+    "slopes axes": (
+        lambda: attend(distance=np.ones((3, 5)), slopes=np.ones((1, 2))), ValueError, ["(1, 2)"]),
+    "bias function": (
+        lambda: attend(
+            distance=np.ones((3, 5)), slopes=np.ones(2), bias_function="linear"
+        ),
+        ValueError, ["'linear'", "logarithmic, gaussian"]),
+    "attention dropout": (lambda: attend(dropout=1.5), ValueError, ["1.5"]),
+    # making and reading
+    "uneven lists": (lambda: te.Tensor([[1, 2], [3]]), ValueError, ["no array"]),
+    "text": (lambda: te.Tensor("abc"), TypeError, ["str"]),
+    "texts": (lambda: te.Tensor(["a"]), TypeError, ["list"]),
+    "None": (lambda: te.Tensor(None), TypeError, ["NoneType"]),
+    "objects": (lambda: te.Tensor([1, None]), TypeError, ["list"]),
+    "dtype": (lambda: te.Tensor([1], dtype="float23"), TypeError, ["'float23'", "bfloat16"]),
+    "dtype None": (lambda: te.Tensor([1.0]).astype(None), TypeError, ["None"]),
+    "complex128": (lambda: te.Tensor(np.array([1j])), TypeError, ["complex128"]),
+    "longdouble": (
+        lambda: te.Tensor([1]).astype(np.dtype("m8[s]")), TypeError, ["expected one of"]),
+    "from_numpy": (lambda: te.from_numpy([1]), TypeError, ["list", "ndarray"]),
+    "from_numpy dtype": (lambda: te.from_numpy(np.array(["a"])), TypeError, ["<U1"]),
+    "from_dlpack": (lambda: te.from_dlpack([1]), TypeError, ["list", "__dlpack__"]),
+    "item": (lambda: t(2).item(), ValueError, ["(2,)"]),
+    "item of nothing": (lambda: t(0).item(), ValueError, ["(0,)"]),
+    "truth": (lambda: bool(t(2)), ValueError, ["(2,)"]),
+    "length": (lambda: len(t()), TypeError, ["without axes"]),
+    "zeros": (lambda: te.zeros(2, -1), ValueError, ["(2, -1)"]),
+    "zeros fraction": (lambda: te.zeros(2.5), ValueError, ["2.5"]),
+    "ones dtype": (lambda: te.ones(2, dtype="real"), TypeError, ["'real'"]),
+    "eye": (lambda: te.eye(-1), ValueError, ["-1"]),
+    "arange": (lambda: te.arange(0, 5, 0), ValueError, ["step 0"]),
+    "linspace": (lambda: te.linspace(0, 1, -1), ValueError, ["-1"]),
+    "randint": (lambda: te.randint(3, 3, (2,)), ValueError, ["3 to 3"]),
+    "rand dtype": (lambda: te.rand(2, dtype="int64"), TypeError, ["int64"]),
+    "randn dtype": (lambda: te.randn(2, dtype="bool"), TypeError, ["bool"]),
+    "randn_like": (lambda: te.randn_like(te.ones(2, dtype="int8")), TypeError, ["int8"]),
+    "zeros grad": (
+        lambda: te.zeros(2, dtype="int64", requires_grad=True), TypeError, ["int64"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(name):
+    call, kind, words = ERRORS[name]
+    with pytest.raises(kind) as caught:
+        call()
+    missing = [w for w in words if w not in str(caught.value)]
+    assert not missing, f"{caught.value!r} doesn't hold {missing}"
+    assert not re.search(r"\b0x[0-9a-f]{6}", str(caught.value))
+
+
+def test_an_error_in_forward_leaves_no_graph():
+    x = te.ones(2, 3, requires_grad=True)
+    with pytest.raises(ValueError, match="matmul"):
+        x @ x
+    (x * 2).sum().backward()
+    assert x.grad.numpy().sum() == 12

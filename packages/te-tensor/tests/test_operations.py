@@ -1,0 +1,224 @@
+"""What operations promise apart from their values: methods and functions agree, and silence."""
+
+import numpy as np
+import pytest
+
+import te_tensor as te
+
+X = np.random.default_rng(0).uniform(0.2, 2, (3, 4)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("add", (2.0,)),
+        ("sub", (2.0,)),
+        ("mul", (2.0,)),
+        ("div", (2.0,)),
+        ("pow", (2.0,)),
+        ("neg", ()),
+        ("abs", ()),
+        ("exp", ()),
+        ("log", ()),
+        ("sqrt", ()),
+        ("sum", (1, True)),
+        ("mean", (0,)),
+        ("max", ((0, 1),)),
+        ("relu", ()),
+        ("sigmoid", ()),
+        ("tanh", ()),
+        ("gelu", ("tanh",)),
+        ("softmax", (0,)),
+        ("log_softmax", (0,)),
+        ("reshape", ((2, 6),)),
+        ("transpose", (0, 1)),
+        ("permute", ((1, 0),)),
+        ("flatten", (0, 1)),
+        ("unsqueeze", (1,)),
+        ("expand", ((2, 3, 4),)),
+        ("matmul", (X.T,)),
+    ],
+)
+def test_functions_are_methods(name, arguments):
+    x = te.Tensor(X)
+    method = getattr(x, name)(*arguments)
+    for given in (x, X):  # a function takes arrays too
+        result = getattr(te, name)(given, *arguments)
+        assert isinstance(result, te.Tensor)
+        np.testing.assert_array_equal(result.numpy(), method.numpy())
+
+
+def test_operators_are_methods():
+    x, y = te.Tensor(X), te.Tensor(X + 1)
+    results = {
+        "add": x + y,
+        "sub": x - y,
+        "mul": x * y,
+        "div": x / y,
+        "pow": x**y,
+        "neg": -x,
+        "abs": abs(x),
+        "matmul": x @ y.T,
+    }
+    for name, result in results.items():
+        other = () if name in ("neg", "abs") else (y.T if name == "matmul" else y,)
+        np.testing.assert_array_equal(getattr(x, name)(*other).numpy(), result.numpy())
+
+
+def test_inputs_are_never_written_to():
+    values = np.array([[0.5, 1.5], [2.5, -3.5]], "float32")
+    values.flags.writeable = False
+    label = np.array([0, 1])
+    for f in (
+        lambda x: x.relu(),
+        lambda x: x.exp() + x.tanh() * x.sigmoid(),
+        lambda x: x.softmax(0) + x.log_softmax(1),
+        lambda x: x.gelu() + x.gelu("tanh"),
+        lambda x: te.layer_norm(x, 2, x[0], x[1]),
+        lambda x: te.dropout(x, 0.5),
+        lambda x: te.cross_entropy(x, label, label_smoothing=0.1),
+        lambda x: te.mse_loss(x, x * 2),
+        lambda x: te.linear(x, x, x[0]),
+        lambda x: te.attention(*(x.reshape(1, 1, 2, 2) for _ in range(3)), causal=True),
+        lambda x: te.embedding(label, x),
+    ):
+        x = te.from_numpy(values)
+        x.requires_grad = True
+        y = f(x)
+        grad = np.ones(y.shape, "float32")
+        grad.flags.writeable = False
+        y.backward(grad)
+        assert x.grad is not None
+
+
+INF, NAN = np.inf, np.nan
+#: Operations that say what they give at the edge of their domain give it without a warning.
+QUIET = {
+    "exp": (lambda x: x.exp(), [100.0, -200.0, INF, -INF, NAN]),
+    "log": (lambda x: x.log(), [0.0, -0.0, -1.0, INF, NAN, 1e-40]),
+    "sqrt": (lambda x: x.sqrt(), [0.0, -0.0, -1.0, INF, NAN, 1e-40]),
+    "div": (lambda x: 1 / x, [0.0, -0.0, INF, NAN, 1e-30, 1e-40, 1e30]),
+    "div by itself": (lambda x: x / x, [0.0, INF, NAN, 1e-30, 1e30]),
+    "pow": (lambda x: x**-2, [0.0, 1e-30, 1e30, INF, NAN]),
+    "root": (lambda x: x**0.5, [0.0, -1.0, INF, NAN]),
+    "pow of itself": (lambda x: x**x, [0.0, -0.5, 100.0, INF, NAN]),
+    "relu": (lambda x: x.relu(), [0.0, INF, -INF, NAN]),
+    "sigmoid": (lambda x: x.sigmoid(), [100.0, -100.0, -90.0, INF, -INF, NAN, 1e-40]),
+    "tanh": (lambda x: x.tanh(), [100.0, INF, -INF, NAN, 1e-40]),
+    "gelu": (lambda x: x.gelu(), [1e30, -1e30, 9.0, -9.0, INF, -INF, NAN, 1e-40]),
+    "gelu tanh": (lambda x: x.gelu("tanh"), [1e30, -1e30, 9.0, -9.0, INF, -INF, NAN]),
+    "softmax": (lambda x: x.softmax(), [1e30, -1e30, INF, -INF, NAN, 0.0]),
+    "softmax far apart": (lambda x: x.softmax(), [0.0, -90.0, -100.0, -1e30, -INF]),
+    "log_softmax": (lambda x: x.log_softmax(), [1e30, -1e30, INF, -INF, NAN, 0.0]),
+    "log_softmax far apart": (lambda x: x.log_softmax(), [0.0, -90.0, -1e30, -INF]),
+    "cross_entropy": (lambda x: te.cross_entropy(x, np.array(0)), [0.0, -90.0, -1e30, -INF]),
+    "cross_entropy inf": (lambda x: te.cross_entropy(x, np.array(0)), [-INF, -90.0, 0.0]),
+    "mean of nothing": (lambda x: x[:0].mean(), [0.0]),
+    "mse of nothing": (lambda x: te.mse_loss(x[:0], x[:0]), [0.0]),
+    "abs": (lambda x: x.abs(), [INF, NAN, -0.0]),
+    "max": (lambda x: x.max(), [INF, NAN, -INF]),
+    "cast": (lambda x: x.astype("float16"), [1e30, INF, NAN, 1e-30]),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", QUIET)
+def test_edges_give_no_warning(name, dtype):
+    f, values = QUIET[name]  # warnings are errors here
+    x = te.Tensor(values, dtype=dtype, requires_grad=True)
+    y = f(x)
+    y.backward(np.ones(y.shape))
+    assert x.grad.shape == x.shape
+
+
+def test_overflow_gives_infinity_without_a_warning():
+    x = te.Tensor([1e30, -1e30], requires_grad=True)
+    assert (x * x).tolist() == [INF, INF]
+    assert (x * 1e30 - x * 1e30).numpy().tolist() != [0, 0]  # inf - inf
+    assert (x + 1e39).tolist() == [INF, INF]
+    (x * x * x).sum().backward()
+    assert x.grad.tolist() == [INF, INF]
+
+
+def test_large_edges_give_no_warning_in_the_workers():
+    te.set_num_threads(2)
+    x = te.full((600, 700), -1.0, requires_grad=True)
+    assert np.isnan(x.log().numpy()).all()
+    assert np.isnan(x.sqrt().numpy()).all()
+    assert np.isinf((1 / (x * 0)).numpy()).all()
+
+
+@pytest.mark.parametrize("f", [te.exp, te.log, te.sqrt, te.sigmoid, te.tanh, te.gelu, te.softmax,
+                               te.log_softmax, te.mean])  # fmt: skip
+@pytest.mark.parametrize("dtype", ["int64", "int8", "uint8", "bool"])
+def test_integers_become_float32_where_results_are_fractions(f, dtype):
+    values = np.array([1, 0, 1], dtype)
+    result = f(te.Tensor(values))
+    assert result.dtype == te.float32
+    expected = f(te.Tensor(values.astype("float32")))
+    np.testing.assert_allclose(result.numpy(), expected.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("f", [te.relu, te.neg, te.abs, te.max, te.sum])
+@pytest.mark.parametrize("dtype", ["int64", "int32"])
+def test_integers_stay_integers_elsewhere(f, dtype):
+    result = f(te.Tensor([-3, 2], dtype=dtype))
+    assert result.dtype.kind == "i"
+
+
+SMALL_OPERATIONS = {
+    "sum": lambda x: x.sum(1),
+    "mean": lambda x: x.mean(0),
+    "softmax": lambda x: x.softmax(),
+    "gelu": lambda x: x.gelu(),
+    "layer_norm": lambda x: te.layer_norm(x, 300),
+    "linear": lambda x: te.linear(x, x),
+    "matmul": lambda x: x @ x.T,
+    "concat": lambda x: te.concat([x, x]),
+    "slice": lambda x: x[1:, ::2],
+    "embedding": lambda x: te.embedding(np.array([0, 3, 3]), x),
+    "mse": lambda x: te.mse_loss(x, x * 2),
+    "cross_entropy": lambda x: te.cross_entropy(x, np.array([0, 1, 2, 3])),
+    "attention": lambda x: te.attention(*(x.reshape(1, 4, 20, 15) for _ in range(3))),
+    "square": lambda x: x**2,
+}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e5m2"])
+@pytest.mark.parametrize("name", SMALL_OPERATIONS)
+def test_small_floats_round_once(name, dtype):
+    f = SMALL_OPERATIONS[name]
+    values = np.random.default_rng(0).uniform(-1, 1, (4, 300))
+    small = te.Tensor(values, dtype=dtype, requires_grad=True)
+    wide = te.Tensor(small.numpy().astype("float32"), requires_grad=True)
+    result, expected = f(small), f(wide)
+    assert result.dtype == small.dtype
+    if name != "mse":  # x * 2 is rounded on the way, exactly
+        np.testing.assert_array_equal(
+            result.numpy().astype("f4"), expected.numpy().astype(small.dtype).astype("f4")
+        )
+    result.sum().backward()
+    assert small.grad.dtype == small.dtype
+
+
+def test_a_scalar_beside_a_small_float_is_not_rounded_first():
+    # float32(0.1) times 1.25, rounded once, differs from bfloat16(0.1) times 1.25
+    x = te.Tensor([1.25, 1.0078125], dtype="bfloat16")
+    expected = (x.numpy().astype("f4") * np.float32(0.1)).astype(x.dtype)
+    assert (x * 0.1).tolist() == expected.tolist()
+
+
+def test_expand_is_a_view():
+    x = te.ones(3, 1)
+    y = x.expand(3, 10**9)
+    assert y.shape == (3, 10**9)
+    assert np.shares_memory(y[0, :1]._array, x._array)
+
+
+def test_max_of_integers_and_bool():
+    assert te.max(te.Tensor([1, 5, 2])).item() == 5
+    assert te.max(te.Tensor([False, True])).item() is True
+
+
+def test_embedding_keeps_integer_tables():
+    assert te.embedding([1, 0], te.Tensor([[1, 2], [3, 4]])).tolist() == [[3, 4], [1, 2]]
