@@ -61,11 +61,11 @@ FLOORS: dict[str, list[str]] = {
     ],
     "te_io": [
         "__about__",
-        "errors",
+        "errors atomic",
         "state_dict",
         "safetensors pickle_machine",
         "torch_archive",
-        "torchscript checkpointer",
+        "loading torchscript checkpointer",
         "convert",
         "cli",
         "__main__",

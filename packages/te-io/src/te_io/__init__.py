@@ -2,9 +2,9 @@
 
 from .__about__ import __version__ as __version__
 from .errors import FormatError as FormatError
-from .safetensors import load_into_module as load_into_module
+from .loading import load_into_module as load_into_module
+from .loading import py_load_safetensors as py_load_safetensors
+from .loading import py_load_safetensors_into_module as py_load_safetensors_into_module
 from .safetensors import load_metadata as load_metadata
 from .safetensors import load_safetensors as load_safetensors
-from .safetensors import py_load_safetensors as py_load_safetensors
-from .safetensors import py_load_safetensors_into_module as py_load_safetensors_into_module
 from .safetensors import save_safetensors as save_safetensors

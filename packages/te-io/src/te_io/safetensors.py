@@ -10,15 +10,13 @@ written here, because the library's NumPy side ignores strides, lacks dtypes and
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
-import secrets
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -30,14 +28,11 @@ from safetensors import SafetensorError, deserialize, safe_open
 from te_tensor import Tensor, dtypes, from_numpy
 from te_tensor.dtypes import Array, DType, as_dtype
 
+from .atomic import replacing
 from .errors import FormatError
 from .state_dict import (
     HasStateDict,
-    Loadable,
-    Rename,
     State,
-    fit_to_module,
-    load_state,
     tensors_of,
     turn_weights,
 )
@@ -200,64 +195,6 @@ def _little_endian_bytes(array: Array) -> memoryview:
     return array.reshape(-1).view(np.uint8).data  # as uint8: ml_dtypes have no buffer of their own
 
 
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` once it is on the disk, or never.
-
-    Args:
-        path: the file to replace or make. A link is followed.
-
-    Returns:
-        A context manager that gives the file. Leaving it with an exception removes the file.
-
-    Raises:
-        OSError: something can't be written, or something other than a file is there.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "data")
-        >>> with replacing(path) as file:
-        ...     file.write(b"whole")
-        5
-        >>> path.read_bytes()
-        b'whole'
-    """
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    if target.exists() and not target.is_file():
-        raise OSError(errno.EINVAL, "not a regular file, and nothing to replace", os.fspath(path))
-    temporary = target.with_name(f".te-io-{secrets.token_hex(8)}.tmp")
-    file = temporary.open("xb")
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileNotFoundError):
-            temporary.chmod(target.stat().st_mode)
-        temporary.replace(target)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk, where the system opens folders (not Windows)."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that can't
-            raise
-    finally:
-        os.close(descriptor)
-
-
 # -- reading --------------------------------------------------------------------------------
 
 
@@ -271,7 +208,7 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Archive:
+class Archive:
     """An open archive whose header has been checked."""
 
     file: BinaryIO
@@ -335,7 +272,7 @@ def load_safetensors(path_or_bytes: Source, *, transpose: bool = False) -> State
         >>> load_safetensors(path.read_bytes())["linear.weight"].shape
         (2, 3)
     """
-    with _opened(path_or_bytes) as archive:
+    with opened(path_or_bytes) as archive:
         state = archive.read_all()
         return turn_weights(state, file=archive.name) if transpose else state
 
@@ -353,12 +290,24 @@ def load_metadata(path_or_bytes: Source) -> dict[str, str]:
         FormatError: the file is damaged or of another format.
         OSError: it can't be read.
     """
-    with _opened(path_or_bytes) as archive:
+    with opened(path_or_bytes) as archive:
         return archive.metadata
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[_Archive]:
+def opened(source: Source) -> Iterator[Archive]:
+    """An archive, open for reading, whose header has been checked.
+
+    Args:
+        source: a path, bytes, or a file opened for reading bytes.
+
+    Returns:
+        A context manager that gives the archive.
+
+    Raises:
+        FormatError: it is damaged or of another format.
+        OSError: it can't be read.
+    """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if path.exists() and not path.is_file():  # reading a pipe or a device may never end
@@ -389,7 +338,7 @@ def _library_reads(content: bytes) -> None:
     deserialize(content)  # type: ignore[no-untyped-call]
 
 
-def _check(file: BinaryIO, name: str, library_check: Callable[[], object]) -> _Archive:
+def _check(file: BinaryIO, name: str, library_check: Callable[[], object]) -> Archive:
     """The archive in a file that is as it must be.
 
     Args:
@@ -436,7 +385,7 @@ def _name_culprit(file: BinaryIO, name: str, length: int, size: int) -> None:
             raise
 
 
-def _parse(file: BinaryIO, name: str, length: int, size: int) -> _Archive:
+def _parse(file: BinaryIO, name: str, length: int, size: int) -> Archive:
     """The archive with the header of this length.
 
     Repeated names, dtypes and tied names are checked here only. Places are checked once more: the
@@ -454,7 +403,7 @@ def _parse(file: BinaryIO, name: str, length: int, size: int) -> _Archive:
         raise FormatError(f"has a damaged header: {error}", file=name) from None
     entries = {key: _entry(key, value, 8 + length, size, name) for key, value in header.items()}
     tied = _tied_names(metadata.pop(TIED, "{}"), entries, name)
-    return _Archive(file, name, entries, metadata, tied)
+    return Archive(file, name, entries, metadata, tied)
 
 
 def _json_object(text: bytes | str, file_name: str) -> dict[str, Any]:
@@ -515,105 +464,3 @@ def _tied_names(text: str, entries: Mapping[str, _Entry], file_name: str) -> dic
                 tensor=name,
             )
     return tied
-
-
-# -- into modules ---------------------------------------------------------------------------
-
-
-def load_into_module(
-    module: Loadable,
-    source: Source | Mapping[str, Tensor | Array],
-    *,
-    transpose: bool = False,
-    prefix: str = "",
-    strict: bool = True,
-    rename: Rename | None = None,
-) -> None:
-    """Put the tensors of an archive into a module, all of them or none.
-
-    Parameters keep their identity, dtype and `requires_grad`: an optimizer that holds them goes on,
-    and `nl_oob.slopes` stays trainable.
-
-    Args:
-        module: anything with `state_dict` and `load_state_dict`.
-        source: a path, bytes, a file opened for reading bytes, or a dict of tensors.
-        transpose: the archive stores weights of Linear layers as `[in, out]`, as the Rust original
-            does: turn them. Turned are tensors with two axes whose name ends in "weight" and that
-            fit the module only when turned. Where a weight is square, so that its shape can't
-            tell, it is turned if it has a bias or its name isn't an embedding's (`turn_weights`).
-        prefix: what the module's names stand under in the archive ("encoder.layers.0"); tensors
-            elsewhere in the archive are left alone.
-        strict: raise on missing and unexpected names; False loads the names that both have.
-        rename: how the archive's names, after the prefix, become the module's: a function, a dict
-            from old to new, or a list of (regular expression, replacement).
-
-    Raises:
-        TypeError: something given is of a wrong kind.
-        ValueError: `rename` holds what is no regular expression.
-        FormatError: the archive is damaged or doesn't fit the module, which is unchanged. The
-            module's own error, which lists all names and shapes that don't fit, is its cause.
-        OSError: it can't be read.
-
-    Example:
-        >>> import te_tensor as te
-        >>> class Scale:
-        ...     def __init__(self):
-        ...         self.factor = te.zeros(2)
-        ...     def state_dict(self):
-        ...         return {"factor": self.factor}
-        ...     def load_state_dict(self, state, strict=True):
-        ...         self.factor[...] = state["factor"]
-        >>> scale = Scale()
-        >>> archive = {"old.gain": np.ones(2)}
-        >>> load_into_module(scale, archive, prefix="old", rename={"gain": "factor"})
-        >>> scale.factor.tolist()
-        [1.0, 1.0]
-    """
-    if isinstance(source, Mapping):
-        name, state = None, tensors_of(source)
-    else:
-        with _opened(source) as archive:
-            name, state = archive.name, archive.read_all()
-    fitted = fit_to_module(
-        module, state, transpose=transpose, prefix=prefix, rename=rename, file=name
-    )
-    load_state(module, fitted, strict, name)
-
-
-def py_load_safetensors(data: Source, transpose: bool = False) -> State:
-    """`load_safetensors` under the name that the Rust original gives it.
-
-    As there, distance-bias slopes (`nl_oob.slopes`) come marked as trainable.
-
-    Args:
-        data: the bytes of a file, or its path.
-        transpose: turn Linear weights that are stored `[in, out]`.
-
-    Raises:
-        FormatError: as `load_safetensors`.
-        OSError: as `load_safetensors`.
-    """
-    state = load_safetensors(data, transpose=transpose)
-    for name, tensor in state.items():
-        if f".{name}".endswith(".nl_oob.slopes") and tensor.dtype in dtypes.FLOATS:
-            tensor.requires_grad = True
-    return state
-
-
-def py_load_safetensors_into_module(
-    data: Source, transpose: bool, module: Loadable, root: str = ""
-) -> None:
-    """`load_into_module` under the name and with the order of arguments of the Rust original.
-
-    Args:
-        data: the bytes of a file, or its path.
-        transpose: turn Linear weights that are stored `[in, out]`.
-        module: the module to load into.
-        root: what the module's names stand under in the archive.
-
-    Raises:
-        TypeError: as `load_into_module`.
-        FormatError: as `load_into_module`.
-        OSError: as `load_into_module`.
-    """
-    load_into_module(module, data, transpose=transpose, prefix=root)

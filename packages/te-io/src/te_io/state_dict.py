@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from te_tensor import Tensor, from_numpy
+from te_tensor import Tensor, as_tensor, from_numpy
 from te_tensor.dtypes import Array
 
 from .errors import FormatError
@@ -76,7 +76,7 @@ def _tensor(name: object, value: object, file: str | None) -> Tensor:
             f"is {type(value).__name__}: expected a Tensor or an ndarray", file=file, tensor=name
         )
     try:
-        return from_numpy(value)
+        return as_tensor(value)
     except TypeError as error:
         raise FormatError(str(error), file=file, tensor=name) from None
 

@@ -119,10 +119,10 @@ def _step(
 ) -> None:
     """One operation's backward, its gradients handed on to where its inputs came from."""
     incoming = slot.grads
-    if not operation.keeps_small:
-        incoming = [
-            g.astype(float32) if g is not None and g.dtype in SMALL_FLOATS else g for g in incoming
-        ]
+    # As in forward: small floats are computed with in float32, and rounded once in _fit.
+    incoming = [
+        g.astype(float32) if g is not None and g.dtype in SMALL_FLOATS else g for g in incoming
+    ]
     operation.check_unchanged()
     try:
         outgoing = operation.backward(*incoming)

@@ -338,6 +338,8 @@ def gemm(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.
     """
     rows, columns = out.shape
     inner = a.shape[1]
+    if not a.dtype == b.dtype == out.dtype:  # BLAS would read one as the other
+        raise TypeError(f"gemm of {a.dtype} and {b.dtype} into {out.dtype}: expected one dtype")
     if out.size == 0:
         return out
     if inner == 0:
@@ -425,6 +427,6 @@ def matmul(a: Array, b: Array) -> Array:
     if b.ndim == 2 and a.size:  # one tall product instead of many
         rows = rows_of(a)
         rows = a.reshape(-1, a.shape[-1]) if rows is None else rows
-        gemm(rows, b, out.reshape(-1, b.shape[1]))
+        gemm(rows, b, out.reshape(len(rows), b.shape[1]))
         return out
     return gemm_batch(a, b, out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -88,9 +89,12 @@ def rand(
     """Values drawn evenly from [0, 1)."""
     wanted = _random_float(dtype)
     draws = (generator or default_generator()).stream()
-    width = wanted if wanted.itemsize >= 4 else float32
-    array = draws.random(_shape(shape), width)
-    return _tensor(array.astype(wanted, copy=False), requires_grad)
+    if wanted.itemsize >= 4:
+        return _tensor(draws.random(_shape(shape), wanted), requires_grad)
+    below_one = 1 - 0.5 * float(ml_dtypes.finfo(wanted).eps)  # type: ignore[no-untyped-call]
+    array = draws.random(_shape(shape), float32).astype(wanted)
+    array[array == 1] = below_one  # what rounding took out of the range
+    return _tensor(array, requires_grad)
 
 
 def randn(
@@ -166,6 +170,8 @@ def from_numpy(array: Array) -> Tensor:
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy got {type(array).__name__}: expected an ndarray")
     as_dtype(array.dtype)
+    if not array.dtype.isnative:
+        raise TypeError(f"from_numpy got {array.dtype.str}: expected this machine's byte order")
     return Tensor._wrap(array.view(np.ndarray))
 
 

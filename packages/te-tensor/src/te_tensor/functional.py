@@ -307,11 +307,18 @@ def dropout(
     Raises:
         ValueError: p is out of range.
     """
-    x = as_tensor(x)
+    x = _floats("dropout", x)
     _check_probability(p)
     if not training or p == 0:
         return x
     return _apply(Dropout(p, (generator or default_generator()).next_key()), x)
+
+
+def _floats(name: str, x: _Like) -> Tensor:
+    x = as_tensor(x)
+    if x.dtype not in FLOATS:
+        raise TypeError(f"{name} of {x.dtype}: expected a float dtype")
+    return x
 
 
 def _check_probability(p: float) -> None:
@@ -363,7 +370,7 @@ def cross_entropy(
         ValueError: shapes that don't fit, or an option that is out of range.
     """
     operation = CrossEntropy(reduction, ignore_index, label_smoothing)
-    logits, target = as_tensor(logits), as_tensor(target)
+    logits, target = _floats("cross_entropy", logits), as_tensor(target)
     if target.dtype in FLOATS and target.dtype != logits.dtype:
         target = target.astype(logits.dtype)
     factors = None if weight is None else as_tensor(weight).astype(logits.dtype)
@@ -426,7 +433,7 @@ def attention(
     if bias_function not in _attention.DISTANCE_FUNCTIONS:
         known = ", ".join(_attention.DISTANCE_FUNCTIONS)
         raise ValueError(f"bias_function is {bias_function!r}: expected one of {known}")
-    q = as_tensor(q)
+    q = _floats("attention", q)
     extra: dict[str, Tensor] = {}
     if mask is not None:
         extra["mask"] = _mask(as_tensor(mask), q)

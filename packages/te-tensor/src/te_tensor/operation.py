@@ -98,8 +98,11 @@ class Operation:
 
     #: The walk sums gradients back to the shapes of inputs that were broadcast.
     broadcasts: ClassVar[bool] = False
-    #: Small floats arrive as they are stored, and the result is rounded by the operation.
-    keeps_small: ClassVar[bool] = False
+    #: Elements are computed with. Operations that only move or cast them take every dtype as it
+    #: is stored; for the others small floats are widened, and storage-only dtypes raise.
+    computes: ClassVar[bool] = True
+    #: Names of the first inputs, which must have one dtype.
+    one_dtype: ClassVar[tuple[str, ...]] = ()
     #: Inputs of the gradient check.
     samples: ClassVar[Sequence[Sample]] = ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from . import autograd, modes, storage
 from .dtypes import (
     FLOATS,
     SMALL_FLOATS,
+    STORAGE_ONLY,
     Array,
     DType,
     as_dtype,
@@ -131,9 +133,11 @@ class Tensor:
         operation.begin()
         needs = tuple([t._requires_grad for t in inputs]) if state.grad else (False,) * len(inputs)
         operation.needs_grad = needs
+        if operation.one_dtype:
+            _check_one_dtype(operation, arrays)
         rounding = None
-        if not operation.keeps_small and any([a.dtype in SMALL_FLOATS for a in arrays]):
-            arrays, rounding = _widen(arrays)
+        if operation.computes and any([a.dtype in _UNUSUAL for a in arrays]):
+            arrays, rounding = _widen(operation, inputs)
         if state.anomaly:
             operation.origin = _origin()
         with np.errstate(all="ignore"):  # inf and NaN follow IEEE 754, without warnings
@@ -239,6 +243,8 @@ class Tensor:
             raise TypeError(f"requires_grad on {self.dtype}: only floats can have gradients")
         if not value and not self.is_leaf:
             raise RuntimeError("requires_grad=False on the result of an operation: use detach()")
+        if value and self.is_leaf:
+            self._creator = None  # a traced result becomes a leaf of its own
         self._requires_grad = bool(value)
 
     @property
@@ -434,7 +440,8 @@ class Tensor:
 
     def _float(self, operation: Operation) -> Tensor:
         """Apply to floats; integers and bool become float32 first."""
-        return (self if self.dtype in FLOATS else self.astype(float32))._unary(operation)
+        wide = self if self.dtype in FLOATS else self.astype(promote(self.dtype, float32))
+        return wide._unary(operation)
 
     def __add__(self, other: Operand) -> Tensor:
         return _binary(Add, self, other)
@@ -707,10 +714,19 @@ def as_tensor(value: Any) -> Tensor:
     """The tensor itself, or a new one of anything that `Tensor` takes; arrays are not copied."""
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.dtype.isnative:
         as_dtype(value.dtype)
         return Tensor._wrap(value)
     return Tensor(value)
+
+
+class _Scalar(Tensor):
+    """A Python number beside a small float: it takes no part in promotion."""
+
+    __slots__ = ()
+
+
+_GREATEST = float(np.finfo(np.float32).max)
 
 
 def _operand(value: Any, like: Tensor) -> Tensor:
@@ -721,11 +737,16 @@ def _operand(value: Any, like: Tensor) -> Tensor:
         value = value.item()
     if isinstance(value, (bool, int, float)):
         dtype = like.dtype
+        if dtype in SMALL_FLOATS:  # in float32, so that only the result is rounded
+            return _Scalar._wrap(np.asarray(value, float32))
         if dtype not in FLOATS:
             if isinstance(value, float):
                 dtype = float32
             elif dtype == bool_ and not isinstance(value, bool):
                 dtype = int64
+        if dtype == float32 and not -_GREATEST < value < _GREATEST:
+            with np.errstate(over="ignore"):  # becomes inf, as in the tensor's own arithmetic
+                return Tensor._wrap(np.asarray(value, dtype))
         return Tensor._wrap(np.asarray(value, dtype))
     return as_tensor(value)
 
@@ -735,6 +756,8 @@ def _pair(first: Any, second: Any, floats: bool = False) -> tuple[Tensor, Tensor
     tensor = first if isinstance(first, Tensor) else second
     first, second = _operand(first, tensor), _operand(second, tensor)
     a, b = first._array.dtype, second._array.dtype
+    if isinstance(first, _Scalar) or isinstance(second, _Scalar):
+        return first, second
     if a != b or (floats and a not in FLOATS):
         common = promote(a, b)
         if floats and common not in FLOATS:
@@ -794,9 +817,12 @@ def _matmul(a: Any, b: Any) -> Tensor:
 
 def _lengths(given: Sequence[int | Sequence[int]]) -> tuple[int, ...]:
     """`f(2, 3)` and `f([2, 3])` alike."""
-    if len(given) == 1 and isinstance(given[0], Sequence):
+    if len(given) == 1 and isinstance(given[0], Sequence) and not isinstance(given[0], str):
         given = given[0]
-    return tuple(int(n) for n in given)  # type: ignore[arg-type]
+    try:
+        return tuple(operator.index(n) for n in given)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"got {given}: expected whole numbers") from None
 
 
 def _axis(axis: int, ndim: int) -> int:
@@ -816,10 +842,30 @@ def _index(index: Any) -> tuple[Any, bool]:
     return (converted if isinstance(index, tuple) else converted[0]), advanced
 
 
-def _widen(arrays: list[Array]) -> tuple[list[Array], DType | None]:
+#: Dtypes that operations don't compute with as they are stored.
+_UNUSUAL = SMALL_FLOATS | STORAGE_ONLY
+
+
+def _check_one_dtype(operation: Operation, arrays: list[Array]) -> None:
+    named = list(zip(operation.one_dtype, arrays, strict=False))
+    if any(array.dtype != arrays[0].dtype for _, array in named):
+        given = ", ".join(f"{name} {array.dtype}" for name, array in named)
+        raise TypeError(
+            f"{type(operation).__name__.lower()} got different dtypes ({given}): "
+            "cast them to one with astype"
+        )
+
+
+def _widen(operation: Operation, inputs: Sequence[Tensor]) -> tuple[list[Array], DType | None]:
     """Small floats as float32, and the dtype to round results to (None for float32 or wider)."""
     common: DType = bool_
-    for array in arrays:
+    arrays = [tensor._array for tensor in inputs]
+    for array in [tensor._array for tensor in inputs if not isinstance(tensor, _Scalar)]:
+        if array.dtype in STORAGE_ONLY:
+            raise TypeError(
+                f"{array.dtype} is for storage only, but {type(operation).__name__} computes: "
+                "cast it with astype"
+            )
         if array.dtype in FLOATS:
             common = promote(common, array.dtype)
     widened = [a.astype(float32) if a.dtype in SMALL_FLOATS else a for a in arrays]

@@ -43,17 +43,6 @@ def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def same_width(name: str, **arrays: Array) -> None:
-    """Hold that the named arrays have one dtype.
-
-    Raises:
-        TypeError: they have several.
-    """
-    if len({a.dtype for a in arrays.values()}) > 1:
-        given = ", ".join(f"{key} {a.dtype}" for key, a in arrays.items())
-        raise TypeError(f"{name} got different dtypes ({given}): cast them to one with astype")
-
-
 def sum_rows(matrix: Array) -> Array:
     """Sum of a matrix over its rows, shape (columns,): a product with ones."""
     if matrix.dtype not in WIDE_FLOATS:

@@ -38,19 +38,21 @@ class ReLU(Operation):
 
 
 class Sigmoid(Operation):
-    """1 / (1 + e^-x), as (1 + tanh(x/2)) / 2, which never overflows."""
+    """1 / (1 + e^-x), as e^min(x,0) / (1 + e^-|x|), which neither overflows nor cancels."""
 
     samples = (Sample((3, 4), low=-3, high=3), Sample(()))
 
     def forward(self, x: Array) -> Array:
         """The logistic function."""
-        half = x.dtype.type(0.5)
+        one = x.dtype.type(1)
 
         def block(out: Array, x: Array) -> None:
-            np.multiply(x, half, out=out)
-            np.tanh(out, out=out)
-            np.multiply(out, half, out=out)
-            np.add(out, half, out=out)
+            np.abs(x, out=out)
+            np.negative(out, out=out)
+            np.exp(out, out=out)
+            denominator = np.add(out, one)
+            np.copyto(out, one, where=x >= 0)
+            np.divide(out, denominator, out=out)
 
         out = np.empty(x.shape, x.dtype)
         parallel.elementwise(block, out, x)
@@ -98,13 +100,16 @@ class Tanh(Operation):
         return (out,)
 
 
-_erf_exact = np.frompyfunc(math.erf, 1, 1)
 _erfc_exact = np.frompyfunc(math.erfc, 1, 1)
 
 # Abramowitz and Stegun, Handbook of Mathematical Functions (1964), formula 7.1.26:
 # erfc(z) ≈ (a1 t + … + a5 t⁵)·exp(-z²), t = 1/(1 + p z), for z ≥ 0, error below 1.5e-7.
 _ERFC_P = 0.3275911
 _ERFC_A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+
+
+#: From here on both forms are x or 0 to the last bit; limited to it, nothing turns to inf - inf.
+_FAR = 40.0
 
 
 def _gelu_erf(out: Array, slope: Array | None, x: Array) -> None:
@@ -114,8 +119,9 @@ def _gelu_erf(out: Array, slope: Array | None, x: Array) -> None:
     is near 0, and one formula on both sides.
     """
     scalar = x.dtype.type
-    distance = np.abs(x)
-    density = np.multiply(x, x)
+    limited = np.clip(x, scalar(-_FAR), scalar(_FAR))
+    distance = np.abs(limited)
+    density = np.multiply(limited, limited)
     np.multiply(density, scalar(-0.5), out=density)
     np.exp(density, out=density)  # e^(-x²/2), of the tail and of the derivative
     if x.dtype == float64:
@@ -134,7 +140,7 @@ def _gelu_erf(out: Array, slope: Array | None, x: Array) -> None:
         np.subtract(x > 0, tail, out=slope)
         np.abs(slope, out=slope)
         np.multiply(density, scalar(1 / math.sqrt(2 * math.pi)), out=density)
-        np.multiply(density, x, out=density)
+        np.multiply(density, limited, out=density)
         np.add(slope, density, out=slope)
     np.multiply(distance, tail, out=tail)
     np.maximum(x, scalar(0), out=out)
@@ -148,16 +154,17 @@ _TANH_B = 0.044715 * _TANH_A
 def _gelu_tanh(out: Array, slope: Array | None, x: Array) -> None:
     """x·(1 + tanh u)/2 with u = √(2/π)·(x + 0.044715 x³), and its derivative, for one block."""
     scalar = x.dtype.type
-    square = np.multiply(x, x)
+    limited = np.clip(x, scalar(-_FAR), scalar(_FAR))
+    square = np.multiply(limited, limited)
     t = np.multiply(square, scalar(_TANH_B))
     np.add(t, scalar(_TANH_A), out=t)
-    np.multiply(t, x, out=t)
+    np.multiply(t, limited, out=t)
     np.tanh(t, out=t)
     if slope is not None:
         # (1 + t)/2 + x·(1 - t²)·u'/2 with u' = a + 3b·x²
         np.multiply(square, scalar(1.5 * _TANH_B), out=square)
         np.add(square, scalar(0.5 * _TANH_A), out=square)
-        np.multiply(square, x, out=square)
+        np.multiply(square, limited, out=square)
         np.multiply(t, t, out=slope)
         np.subtract(scalar(1), slope, out=slope)
         np.multiply(slope, square, out=slope)

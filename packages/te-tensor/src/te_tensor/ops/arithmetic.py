@@ -86,7 +86,7 @@ class Div(Operation):
         """g/b, and -g·(a/b)/b."""
         b, result = self.saved
         grad_a = ufunc(np.divide, grad, b)
-        grad_b = None if result is None else ufunc(np.negative, grad_a * result)
+        grad_b = None if result is None else ufunc(np.negative, grad * (result / b))
         return grad_a, grad_b
 
 

@@ -18,7 +18,7 @@ from ..autograd import sum_to_shape
 from ..blas import gemm_batch
 from ..dtypes import Array, DType, bool_
 from ..operation import Gradients, Operation, Sample
-from ._kernels import keep_factors, same_width
+from ._kernels import keep_factors
 
 #: Elements of a block of scores: large enough to hide the calls' cost, small enough for L2.
 _BLOCK = 1 << 18
@@ -87,6 +87,7 @@ class Attention(Operation):
         key: what dropout's random numbers follow from.
     """
 
+    one_dtype = ("q", "k", "v")
     samples = (
         Sample((2, 2, 3, 4), (2, 2, 3, 4), (2, 2, 3, 4)),
         Sample(
@@ -493,7 +494,6 @@ def _check(
     slopes: Array | None,
 ) -> None:
     """Hold the shapes and dtypes that `Attention` documents."""
-    same_width("attention", q=q, k=k, v=v)
     fits = (
         q.ndim == k.ndim == v.ndim == 4
         and q.shape[0] == k.shape[0] == v.shape[0]

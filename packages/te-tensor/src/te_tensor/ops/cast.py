@@ -13,7 +13,7 @@ class Cast(Operation):
         dtype: the new dtype.
     """
 
-    keeps_small = True
+    computes = False
     samples = (Sample((2, 3), args=(float64,)),)
 
     def __init__(self, dtype: DType) -> None:

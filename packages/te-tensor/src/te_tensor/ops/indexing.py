@@ -17,6 +17,7 @@ class Slice(Operation):
         index: what stands between the brackets.
     """
 
+    computes = False
     samples = (
         Sample((4, 5), args=((slice(1, 3), 2),)),
         Sample((4, 5), args=((Ellipsis, None, slice(None, None, -2)),)),
@@ -45,6 +46,7 @@ class Gather(Operation):
         index: what stands between the brackets.
     """
 
+    computes = False
     samples = (
         Sample((4, 5), args=((np.array([0, 2, 2]),),)),
         Sample((2, 3), args=(np.array([[True, False, True], [False, False, True]]),)),

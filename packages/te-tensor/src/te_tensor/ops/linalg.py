@@ -11,12 +11,13 @@ from ..autograd import sum_to_shape
 from ..blas import gemm, matmul, rows_of
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
-from ._kernels import as_rows, same_width, sum_rows
+from ._kernels import as_rows, sum_rows
 
 
 class MatMul(Operation):
     """a @ b with NumPy's rules: 1-D operands are vectors, leading axes broadcast."""
 
+    one_dtype = ("a", "b")
     samples = (
         Sample((3, 4), (4, 2)),
         Sample((4,), (4,)),
@@ -32,7 +33,6 @@ class MatMul(Operation):
             raise ValueError(
                 f"matmul of shapes {a.shape} and {b.shape}: expected at least one axis"
             )
-        same_width("matmul", a=a, b=b)
         matrix_a, matrix_b = _matrices(a, b)
         fits = matrix_a.shape[-1] == matrix_b.shape[-2]
         try:
@@ -87,6 +87,7 @@ class Linear(Operation):
     Inputs: x (…, in), weight (out, in), and optionally bias (out,).
     """
 
+    one_dtype = ("x", "weight", "bias")
     samples = (
         Sample((5, 3), (2, 3), (2,)),
         Sample((2, 4, 3), (2, 3)),
@@ -123,7 +124,6 @@ class Linear(Operation):
 
 def _check_linear(x: Array, weight: Array, *bias: Array) -> None:
     named = {"x": x, "weight": weight} | ({"bias": bias[0]} if bias else {})
-    same_width("linear", **named)
     fits = (
         weight.ndim == 2
         and x.ndim > 0

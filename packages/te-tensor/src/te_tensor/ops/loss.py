@@ -7,7 +7,6 @@ import numpy as np
 from .. import parallel
 from ..dtypes import INTEGERS, Array
 from ..operation import Gradients, Operation, Sample
-from ._kernels import same_width
 
 _REDUCTIONS = ("mean", "sum", "none")
 
@@ -132,7 +131,8 @@ class CrossEntropy(Operation):
         # 0·(-inf) is NaN where a class of probability 0 doesn't count
         if np.isnan(losses).any():
             losses = -np.where(coefficients == 0, 0, coefficients * log_p).sum(axis=-1)
-        self.save(exponential, coefficients, log_p if self.needs_grad[1] else None)
+        factors = weight[0] if weight else np.ones((), logits.dtype)
+        self.save(exponential, coefficients, log_p if self.needs_grad[1] else None, factors)
         if self.reduction == "none":
             return np.asarray(losses, logits.dtype)
         self.divisor = float(weights.sum()) if self.reduction == "mean" else 1.0
@@ -146,7 +146,6 @@ class CrossEntropy(Operation):
             return self._from_labels(target, last, *weight)
         if target.shape != (shape := np.moveaxis(last, -1, self.class_axis).shape):
             raise ValueError(f"target probabilities have shape {target.shape}: expected {shape}")
-        same_width("cross_entropy", logits=last, target=target)
         coefficients = np.moveaxis(target, self.class_axis, -1)
         if smooth:
             coefficients = coefficients * (1 - smooth) + smooth / classes
@@ -175,8 +174,9 @@ class CrossEntropy(Operation):
 
     def backward(self, grad: Array) -> Gradients:
         """(softmax·Σ coefficients - coefficients)·g; to probabilities, -log softmax·g."""
-        p, coefficients, log_p = self.saved
-        scale = grad / grad.dtype.type(self.divisor)
+        p, coefficients, log_p, factors = self.saved
+        # Where every label is ignored the loss is NaN, but nothing can change it.
+        scale = grad / grad.dtype.type(self.divisor) if self.divisor else grad * 0
         scale = np.broadcast_to(scale, p.shape[:-1])[..., None]
         result = p * coefficients.sum(axis=-1, keepdims=True)
         np.subtract(result, coefficients, out=result)
@@ -184,7 +184,7 @@ class CrossEntropy(Operation):
         grads = [np.moveaxis(result, -1, self.class_axis)]
         if self.needs_grad[1]:
             smooth = 1 - self.label_smoothing
-            grads.append(np.moveaxis(-log_p * scale * smooth, -1, self.class_axis))
+            grads.append(np.moveaxis(-log_p * factors * scale * smooth, -1, self.class_axis))
         else:
             grads.append(None)
         return grads + [None] * (len(self.needs_grad) - 2)

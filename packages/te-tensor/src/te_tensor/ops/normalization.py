@@ -10,7 +10,7 @@ from .. import parallel
 from ..blas import gemm
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
-from ._kernels import as_rows, same_width, sum_rows
+from ._kernels import as_rows, sum_rows
 
 
 class LayerNorm(Operation):
@@ -23,6 +23,7 @@ class LayerNorm(Operation):
         eps: added to the variance.
     """
 
+    one_dtype = ("x", "weight", "bias")
     samples = (
         Sample((3, 4), (4,), (4,)),
         Sample((2, 3, 4), (3, 4), kwargs={"axes": 2, "eps": 0.1}),
@@ -35,8 +36,6 @@ class LayerNorm(Operation):
 
     def forward(self, x: Array, *affine: Array) -> Array:
         """The normalized x, times weight, plus bias."""
-        names = ("weight", "bias")[: len(affine)]
-        same_width("layer_norm", x=x, **dict(zip(names, affine, strict=True)))
         shape = x.shape[x.ndim - self.axes :]
         if self.axes < 1 or x.ndim < self.axes or any(a.shape != shape for a in affine):
             given = ", ".join(str(a.shape) for a in affine) or "none"
@@ -56,6 +55,11 @@ class LayerNorm(Operation):
             # A product with a column of shares is the fastest mean of rows.
             np.subtract(rows, gemm(rows, share, np.empty_like(inverse)), out=normal)
             variance = np.einsum("ij,ij->i", normal, normal) * share[0]
+            # Far from zero the mean is rounded: what is left of it goes as well.
+            rest = gemm(normal, share, np.empty_like(inverse))
+            if (rest[:, 0] ** 2 > 1e-10 * (variance + self.eps)).any():
+                np.subtract(normal, rest, out=normal)
+                variance = np.einsum("ij,ij->i", normal, normal) * share[0]
             np.divide(1, np.sqrt(variance + self.eps), out=inverse[:, 0])
             np.multiply(normal, inverse, out=normal)
             for source, value, step in zip(

@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from ..dtypes import FLOATS, Array, float32
+from ..dtypes import FLOATS, Array, float32, int64
 from ..operation import Gradients, Operation, Sample
 from ._kernels import Axis, normalize_axes
 
@@ -43,14 +43,15 @@ class _Reduction(Operation, abstract=True):
 
 
 class Sum(_Reduction):
-    """The sum; small integers and bool are summed in int64."""
+    """The sum; integers and bool are summed in int64."""
 
     samples = _SAMPLES
 
     def forward(self, x: Array) -> Array:
         """The sum over the axes."""
         self._begin(x)
-        return np.asarray(x.sum(axis=self.axes, keepdims=self.keepdims))
+        dtype = x.dtype if x.dtype in FLOATS else int64
+        return np.asarray(x.sum(axis=self.axes, keepdims=self.keepdims, dtype=dtype))
 
     def backward(self, grad: Array) -> Gradients:
         """Every summand gets the sum's gradient."""

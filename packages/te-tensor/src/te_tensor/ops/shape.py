@@ -18,6 +18,7 @@ class Reshape(Operation):
         shape: the new shape; one length may be -1 and follows from the others.
     """
 
+    computes = False
     samples = (Sample((2, 6), args=((3, -1),)), Sample((), args=((1, 1),)))
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -46,6 +47,7 @@ class Permute(Operation):
         axes: for each axis of the result, which axis of the input it is.
     """
 
+    computes = False
     samples = (Sample((2, 3, 4), args=((2, 0, 1),)),)
 
     def __init__(self, axes: tuple[int, ...]) -> None:
@@ -71,6 +73,7 @@ class Expand(Operation):
         shape: the shape to broadcast to; -1 keeps an axis as it is.
     """
 
+    computes = False
     broadcasts = True
     samples = (Sample((3, 1), args=((2, 3, 4),)), Sample((2, 1), args=((-1, 3),)))
 
@@ -100,6 +103,7 @@ class Concat(Operation):
         axis: the axis that grows.
     """
 
+    computes = False
     samples = (
         Sample((2, 3), (1, 3)),
         Sample((2, 3), (2, 1), (2, 0), kwargs={"axis": -1}),
@@ -132,6 +136,7 @@ class Stack(Operation):
         axis: where the new axis stands in the result.
     """
 
+    computes = False
     samples = (Sample((2, 3), (2, 3)), Sample((2,), (2,), (2,), kwargs={"axis": -1}))
 
     def __init__(self, axis: int = 0) -> None:
