@@ -22,10 +22,10 @@ FLOORS: dict[str, list[str]] = {
     "te_tensor": [
         "__about__",
         "dtypes",
+        "memory",
         "parallel",
         "storage",
         "blas",
-        "memory",
         "modes",
         "operation",
         "autograd",

@@ -79,6 +79,8 @@ from .gradcheck import GradientError as GradientError
 from .gradcheck import gradcheck as gradcheck
 from .gradcheck import gradcheck_operation as gradcheck_operation
 from .graph import to_dot as to_dot
+from .memory import empty_cache as empty_cache
+from .memory import memory_info as memory_info
 from .modes import detect_anomaly as detect_anomaly
 from .modes import enable_grad as enable_grad
 from .modes import is_grad_enabled as is_grad_enabled
@@ -94,5 +96,7 @@ from .random import Generator as Generator
 from .random import get_rng_state as get_rng_state
 from .random import manual_seed as manual_seed
 from .random import set_rng_state as set_rng_state
+from .subgraph import checkpoint as checkpoint
+from .subgraph import shard as shard
 from .tensor import Tensor as Tensor
 from .tensor import as_tensor as as_tensor

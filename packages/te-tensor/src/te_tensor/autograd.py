@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from . import modes
+from . import modes, parallel
 from .dtypes import SMALL_FLOATS, Array, float32
+from .memory import owns_memory
 from .operation import Operation
 
 
@@ -51,10 +52,14 @@ class _Pending:
         if before is None:
             self.grads[index] = grad
         elif self.owned[index]:
-            np.add(before, grad, out=before)
+            parallel.elementwise(_add_to, before, grad)
         else:
-            self.grads[index] = np.asarray(before + grad)
+            self.grads[index] = parallel.ufunc(np.add, before, grad)
             self.owned[index] = True
+
+
+def _add_to(total: Array, grad: Array) -> None:
+    np.add(total, grad, out=total)
 
 
 def backward(
@@ -79,6 +84,7 @@ def backward(
             _pending_of(pending, tensor.creator).add(tensor.output_index, grad)
     with np.errstate(all="ignore"):  # as in forward: inf and NaN without warnings
         for operation in _newest_first(list(pending)):
+            operation.retains_graph = retain_graph
             _step(operation, pending.pop(operation), pending, sink)
             if not retain_graph:
                 operation.release()
@@ -148,7 +154,7 @@ def _step(
             _pending_of(pending, tensor.creator).add(tensor.output_index, grad)
         else:
             fresh = grad is not given or _is_fresh(given, operation, incoming, outgoing)
-            sink(tensor, grad, fresh and grad.base is None and grad.flags.writeable)
+            sink(tensor, grad, fresh and owns_memory(grad) and grad.flags.writeable)
 
 
 def _fit(operation: Operation, grad: Array, tensor: Variable) -> Array:

@@ -20,12 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from . import parallel
-from .dtypes import WIDE_FLOATS, Array, float32
+from . import memory, parallel
+from .dtypes import WIDE_FLOATS, Array
 
 #: Multiply-adds from which a product is cut over the threads.
 _PARALLEL_FROM = 1 << 21
-#: Multiply-adds up to which a call costs more than its product, so batches go as one call.
+#: Multiply-adds up to which a call of ours costs more than its product, so that NumPy runs whole
+#: batches of them. Up to here its own BLAS uses no threads either. (OpenBLAS's batched functions
+#: are no faster, and crash in many versions.)
 _SMALL = 1 << 18
 _ROW_MAJOR, _NO_TRANSPOSE, _TRANSPOSE = 101, 111, 112
 
@@ -41,9 +43,9 @@ class NumPyBlas:
     def gemm(self, a: Array, b: Array, out: Array, alpha: float, beta: float) -> None:
         """One product, or a whole batch of them."""
         with np.errstate(all="ignore"):
+            if alpha != 1.0:
+                a = a * out.dtype.type(alpha)
             product = np.matmul(a, b)
-        if alpha != 1.0:
-            product *= out.dtype.type(alpha)
         if beta == 0.0:
             out[...] = product
         else:
@@ -86,9 +88,9 @@ class OpenBlas:
         self._limit = 2 ** (63 if suffix else 31) - 1
         self._fallback = NumPyBlas()
 
-        def symbol(base: str, *, optional: bool = False) -> Any:
+        def symbol(base: str) -> Any:
             function = getattr(library, f"{prefix}{base}{suffix}", None)
-            if function is None and not optional:
+            if function is None:
                 raise OSError(f"{path} has no {prefix}{base}{suffix}")
             return function
 
@@ -102,15 +104,6 @@ class OpenBlas:
             np.dtype(np.float32): self._declare(symbol("cblas_sgemm"), ctypes.c_float),
             np.dtype(np.float64): self._declare(symbol("cblas_dgemm"), ctypes.c_double),
         }
-        batches = {
-            np.dtype(np.float32): symbol("cblas_sgemm_batch", optional=True),
-            np.dtype(np.float64): symbol("cblas_dgemm_batch", optional=True),
-        }
-        self._batch = None if None in batches.values() else batches
-        for function in batches.values() if self._batch else ():
-            pointer, integer = ctypes.c_void_p, self._integer
-            function.argtypes = [ctypes.c_int, *[pointer] * 13, integer, pointer]
-            function.restype = None
 
     @staticmethod
     def _naming(library: ctypes.CDLL) -> tuple[str, str]:
@@ -158,31 +151,11 @@ class OpenBlas:
     def gemm_batch(self, a: Array, b: Array, out: Array, alpha: float, beta: float) -> None:
         """Many products, of N-D views with equal leading axes; a and b may repeat, out not."""
         rows, columns = out.shape[-2:]
-        inner = a.shape[-1]
-        target = _layout_of_all(out)
-        if self._batch is None or rows * columns * inner > _SMALL or target is None:
-            for index in np.ndindex(out.shape[:-2]):
-                self.gemm(a[index], b[index], out[index], alpha, beta)
+        if rows * columns * a.shape[-1] <= _SMALL:
+            self._fallback.gemm(a, b, out, alpha, beta)
             return
-        flag_out, lead_out = target
-        if flag_out == _TRANSPOSE:  # as in gemm
-            a, b, out = b.swapaxes(-1, -2), a.swapaxes(-1, -2), out.swapaxes(-1, -2)
-            rows, columns = columns, rows
-        a, (flag_a, lead_a) = _all_addressable(a)
-        b, (flag_b, lead_b) = _all_addressable(b)
-        integer, scalar = self._integer, ctypes.c_float
-        if out.dtype != float32:
-            scalar = ctypes.c_double  # type: ignore[assignment]
-        reference = ctypes.byref
-        pointers = [_pointers(x) for x in (a, b, out)]  # kept alive across the call
-        self._batch[out.dtype](
-            *(_ROW_MAJOR, reference(ctypes.c_int(flag_a)), reference(ctypes.c_int(flag_b))),
-            *(reference(integer(n)) for n in (rows, columns, inner)),
-            *(reference(scalar(alpha)), pointers[0].ctypes.data, reference(integer(lead_a))),
-            *(pointers[1].ctypes.data, reference(integer(lead_b)), reference(scalar(beta))),
-            *(pointers[2].ctypes.data, reference(integer(lead_out)), 1),
-            reference(integer(pointers[2].size)),
-        )
+        for index in np.ndindex(out.shape[:-2]):
+            self.gemm(a[index], b[index], out[index], alpha, beta)
 
 
 def _text(function: Any) -> str:
@@ -196,27 +169,6 @@ def _addressable(matrix: Array) -> tuple[Array, tuple[int, int]]:
         matrix = np.ascontiguousarray(matrix)
         layout = _NO_TRANSPOSE, matrix.shape[1]
     return matrix, layout
-
-
-def _layout_of_all(stack: Array) -> tuple[int, int] | None:
-    """The layout of each matrix of a stack: they share strides, so the first one tells."""
-    return _layout(stack[(0,) * (stack.ndim - 2)])
-
-
-def _all_addressable(stack: Array) -> tuple[Array, tuple[int, int]]:
-    layout = _layout_of_all(stack)
-    if layout is None:
-        stack = np.ascontiguousarray(stack)
-        layout = _NO_TRANSPOSE, stack.shape[-1]
-    return stack, layout
-
-
-def _pointers(stack: Array) -> Array:
-    """The address of each matrix of a stack, in C order."""
-    addresses = np.array(stack.ctypes.data, np.intp)
-    for length, stride in zip(stack.shape[:-2], stack.strides[:-2], strict=True):
-        addresses = addresses[..., None] + np.arange(length, dtype=np.intp) * stride
-    return np.ascontiguousarray(addresses).reshape(-1)
 
 
 _CHOICES = ("auto", "openblas", "scipy-openblas32", "system", "numpy")
@@ -423,7 +375,7 @@ def rows_of(array: Array) -> Array | None:
 def matmul(a: Array, b: Array) -> Array:
     """a @ b for N-D arrays of at least two axes, leading axes broadcast."""
     lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    out = np.empty((*lead, a.shape[-2], b.shape[-1]), a.dtype)
+    out = memory.empty((*lead, a.shape[-2], b.shape[-1]), a.dtype)
     if b.ndim == 2 and a.size:  # one tall product instead of many
         rows = rows_of(a)
         rows = a.reshape(-1, a.shape[-1]) if rows is None else rows

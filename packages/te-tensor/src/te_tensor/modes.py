@@ -25,6 +25,8 @@ class Modes(NamedTuple):
     trace: bool = False
     #: What random operations draw from; None for the process-wide generator.
     generator: Any = None
+    #: The part of a sub-graph that runs now, which tensors from outside go through.
+    part: Any = None
 
 
 _defaults = Modes()
@@ -106,6 +108,21 @@ class trace(_Setting):
     """
 
     _values = {"trace": True}  # noqa: RUF012
+
+
+class modes_set(_Setting):
+    """Some modes have other values.
+
+    Args:
+        **values: values by the modes' names.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__()
+        self._values = values
+
+    def _fresh(self) -> _Setting:
+        return type(self)(**self._values)
 
 
 class use_generator(_Setting):

@@ -116,6 +116,10 @@ class Operation:
     sequence: int = -1
     #: Whether backward has freed what was saved.
     released: bool = False
+    #: The part of a sub-graph that it belongs to.
+    part: Any = None
+    #: Whether the walk that goes through now keeps the graph.
+    retains_graph: bool = False
     #: How many outputs forward returned.
     output_count: int = 1
     #: The line that applied it, noted in anomaly mode.

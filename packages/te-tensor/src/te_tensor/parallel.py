@@ -13,11 +13,14 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from math import ceil
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
+from . import memory
 from .dtypes import Array, DType
 
 #: Elements of a block on which a chain of NumPy calls stays in a core's cache, and below
@@ -113,6 +116,14 @@ class _Job:
         finally:
             _region.active = before
 
+    def work_on(self, index: int) -> None:
+        """Run this one index."""
+        before, _region.active = in_parallel(), True
+        try:
+            self._run(index)
+        finally:
+            _region.active = before
+
     def _run(self, index: int) -> None:
         failure = None
         try:
@@ -133,30 +144,36 @@ class _Job:
             raise min(self.failures, key=lambda pair: pair[0])[1]
 
 
+_Queue: TypeAlias = "queue.SimpleQueue[tuple[contextvars.Context, Callable[[], None]]]"
+
+
 class _Pool:
-    """Threads that wait for jobs; started when first needed, and anew after a fork."""
+    """Threads with a queue each; started when first needed, and anew after a fork."""
 
     def __init__(self) -> None:
-        self.jobs: queue.SimpleQueue[tuple[contextvars.Context, _Job]] = queue.SimpleQueue()
-        self.size = 0
+        self.queues: list[_Queue] = []
         self.guard = threading.Lock()
 
-    def help(self, job: _Job, helpers: int) -> None:
-        """Offer the job to `helpers` workers; those that come too late find nothing left."""
-        if self.size < helpers:
+    def give(self, worker: int, work: Callable[[], None]) -> None:
+        """Have a worker do something, in a copy of the caller's context."""
+        if worker >= len(self.queues):
             with self.guard:
-                for number in range(self.size, helpers):
-                    name = f"te-worker-{number + 1}"
-                    threading.Thread(target=self._serve, name=name, daemon=True).start()
-                    self.size += 1
-        for _ in range(helpers):
-            self.jobs.put((contextvars.copy_context(), job))
+                while worker >= len(self.queues):
+                    self._start()
+        self.queues[worker].put((contextvars.copy_context(), work))
 
-    def _serve(self) -> None:
+    def _start(self) -> None:
+        own: _Queue = queue.SimpleQueue()
+        name = f"te-worker-{len(self.queues) + 1}"
+        threading.Thread(target=self._serve, args=(own,), name=name, daemon=True).start()
+        self.queues.append(own)
+
+    @staticmethod
+    def _serve(own: _Queue) -> None:
         while True:
-            context, job = self.jobs.get()
-            context.run(job.work)
-            del context, job  # a waiting worker keeps nobody's arrays alive
+            context, work = own.get()
+            context.run(work)
+            del context, work  # a waiting worker keeps nobody's arrays alive
 
 
 _pool = _Pool()
@@ -185,9 +202,32 @@ def parallel_for(function: Callable[[int], None], count: int) -> None:
             function(index)
         return
     job = _Job(function, count)
-    _pool.help(job, helpers)
+    for worker in range(helpers):
+        _pool.give(worker, job.work)  # one that comes too late finds nothing left
     job.work()
     job.wait()
+
+
+def run_each(function: Callable[[int], None], count: int) -> None:
+    """Call function(0) … function(count-1), each in a thread of its own.
+
+    The caller runs 0 and worker i runs i, always: what a call leaves in a core's cache, the next
+    one finds there. All calls finish, whether or not some fail; then the failure with the lowest
+    index is raised, with a note.
+    """
+    if count < 2 or in_parallel():
+        for index in range(count):
+            function(index)
+        return
+    job = _Job(function, count)
+    for index in range(1, count):
+        _pool.give(index - 1, partial(job.work_on, index))
+    job.work_on(0)
+    try:
+        job.wait()
+    except BaseException as error:
+        error.add_note(f"in one of {count} shards, run in {count} threads")
+        raise
 
 
 def split(total: int, parts: int) -> list[slice]:
@@ -237,6 +277,6 @@ def ufunc(function: np.ufunc, *arrays: Array, dtype: DType | None = None) -> Arr
     if max(a.size for a in arrays) < 4 * BLOCK:
         return np.asarray(function(*arrays))
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
-    out = np.empty(shape, dtype or arrays[0].dtype)
+    out = memory.empty(shape, dtype or arrays[0].dtype)
     elementwise(lambda o, *inputs: function(*inputs, out=o), out, *arrays)
     return out

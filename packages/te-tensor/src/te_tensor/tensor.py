@@ -125,6 +125,8 @@ class Tensor:
             RuntimeError: the operation was applied before.
         """
         state = modes.current()
+        if state.part is not None:
+            inputs = state.part.localize(inputs)
         try:
             arrays = [tensor._array for tensor in inputs]
         except AttributeError:
@@ -147,6 +149,7 @@ class Tensor:
         if True in needs or state.trace:
             operation.inputs = inputs
             operation.output_count = len(results)
+            operation.part = state.part
             creator = operation
         else:
             creator = None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .. import parallel
+from .. import memory, parallel
 from ..dtypes import Array, float64
 from ..operation import Gradients, Operation, Sample
 from ._kernels import normalize_axis
@@ -54,7 +54,7 @@ class Sigmoid(Operation):
             np.copyto(out, one, where=x >= 0)
             np.divide(out, denominator, out=out)
 
-        out = np.empty(x.shape, x.dtype)
+        out = memory.empty(x.shape, x.dtype)
         parallel.elementwise(block, out, x)
         self.save(out)
         return out
@@ -69,7 +69,7 @@ class Sigmoid(Operation):
             np.multiply(out, result, out=out)
             np.multiply(out, grad, out=out)
 
-        out = np.empty(result.shape, result.dtype)
+        out = memory.empty(result.shape, result.dtype)
         parallel.elementwise(block, out, grad, result)
         return (out,)
 
@@ -95,7 +95,7 @@ class Tanh(Operation):
             np.subtract(one, out, out=out)
             np.multiply(out, grad, out=out)
 
-        out = np.empty(result.shape, result.dtype)
+        out = memory.empty(result.shape, result.dtype)
         parallel.elementwise(block, out, grad, result)
         return (out,)
 
@@ -199,9 +199,9 @@ class GELU(Operation):
     def forward(self, x: Array) -> Array:
         """The activation; the derivative is made on the way, while everything is in cache."""
         kernel = self._kernels[self.approximate]
-        out = np.empty(x.shape, x.dtype)
+        out = memory.empty(x.shape, x.dtype)
         if self.needs_grad[0]:
-            slope = np.empty(x.shape, x.dtype)
+            slope = memory.empty(x.shape, x.dtype)
             parallel.elementwise(kernel, out, slope, x)
             self.save(slope)
         else:
@@ -230,7 +230,7 @@ class _AlongAxis(Operation, abstract=True):
             return self._by_rows(kernel, *(a.reshape(1) for a in inputs)).reshape(())
         axis = normalize_axis(self.axis, x.ndim)
         moved = [np.ascontiguousarray(np.moveaxis(a, axis, -1)) for a in inputs]
-        out = np.empty(moved[0].shape, x.dtype)
+        out = memory.empty(moved[0].shape, x.dtype)
         if out.size:
             length = x.shape[axis]
             parallel.rowwise(kernel, *(a.reshape(-1, length) for a in (out, *moved)))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import parallel
+from .. import memory, parallel
 from ..autograd import sum_to_shape
 from ..blas import gemm_batch
 from ..dtypes import Array, DType, bool_
@@ -135,7 +135,7 @@ class Attention(Operation):
         named = dict(zip(self.operands, extra, strict=True))
         needs = dict(zip(("q", "k", "v", *self.operands), self.needs_grad, strict=True))
         work = _Work(self, needs, q, k, v, **named)
-        out = np.empty_like(q, shape=(*q.shape[:-1], v.shape[-1]))
+        out = memory.empty_like(q, (*q.shape[:-1], v.shape[-1]))
         log_sums = np.empty((*work.q.shape[:-1], 1), q.dtype)
         grouped = work.group(out)
 
@@ -186,7 +186,7 @@ class _Buffer:
     def __call__(self, shape: tuple[int, ...]) -> Array:
         size = prod(shape)
         if self.memory.size < size:
-            self.memory = np.empty(size, self.memory.dtype)
+            self.memory = memory.empty((size,), self.memory.dtype)
         return self.memory[:size].reshape(shape)
 
 
@@ -241,7 +241,7 @@ class _Work:
             self.distance = self.group(distance)
             return
         held = distance[None, None, None] if distance.ndim == 2 else distance[:, None, None]
-        phi = np.empty(held.shape, held.dtype)
+        phi = memory.empty(held.shape, held.dtype)
         parallel.elementwise(lambda o, d: np.copyto(o, self.function.phi(d)), phi, held)
         self.distance, self.phi, self.unreachable = _reachable(held, phi)
 
@@ -385,6 +385,12 @@ def _reachable(distance: Array, phi: Array) -> tuple[Array, Array, Array | None]
     return np.where(hidden, zero, distance), np.where(hidden, zero, phi), hidden
 
 
+def _zeros_like(array: Array) -> Array:
+    zeros = memory.empty_like(array)
+    zeros[...] = 0
+    return zeros
+
+
 class _Grads:
     """The gradients of one problem, as the blocks add to them."""
 
@@ -403,8 +409,8 @@ class _Grads:
         self.shapes = {name: array.shape for name, array in extra.items()}
         # Sums over rows have a place per chunk of rows, added up at the end.
         chunks = 1 + max((task.chunk for task in work.tasks), default=0)
-        self.q = work.group(np.empty_like(q))
-        self.k, self.v = ([np.zeros_like(like) for _ in range(chunks)] for like in (k, v))
+        self.q = work.group(memory.empty_like(q))
+        self.k, self.v = ([_zeros_like(like) for _ in range(chunks)] for like in (k, v))
         self.slopes = np.zeros((chunks, *work.q.shape[:3]))
         self.mask: list[Array] | None = None
         self.distance: Array | None = None

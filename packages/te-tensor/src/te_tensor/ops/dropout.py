@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import parallel
+from .. import memory, parallel
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
 from ._kernels import keep_factors
@@ -26,7 +26,7 @@ class Dropout(Operation):
 
     def forward(self, x: Array) -> Array:
         """What is kept, scaled so that the expectation stays."""
-        out = np.empty(x.shape, x.dtype)
+        out = memory.empty(x.shape, x.dtype)
         # Each block draws from a stream of its own, so threads don't change what is drawn.
         rows = x.reshape(-1)
         flat = out.reshape(-1)
@@ -40,7 +40,7 @@ class Dropout(Operation):
         factors = out
         if self.needs_grad[0]:
             self.save(factors)
-            out = np.empty(x.shape, x.dtype)
+            out = memory.empty(x.shape, x.dtype)
         parallel.elementwise(_multiply, out.reshape(-1), factors.reshape(-1), rows)
         return out
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import parallel
+from .. import memory, parallel
 from ..autograd import sum_to_shape
 from ..blas import gemm, matmul, rows_of
 from ..dtypes import Array
@@ -61,7 +61,7 @@ class MatMul(Operation):
             grad_a = sum_to_shape(full, matrix_a.shape).reshape(a.shape)
         if self.needs_grad[1]:
             if b.ndim == 2 and a.ndim > 1:  # the sum over the batch is part of one product
-                grad_b = gemm(as_rows(a).T, as_rows(grad), np.empty(b.shape, b.dtype))
+                grad_b = gemm(as_rows(a).T, as_rows(grad), memory.empty(b.shape, b.dtype))
             else:
                 full = matmul(matrix_a.swapaxes(-1, -2), grad)
                 grad_b = sum_to_shape(full, matrix_b.shape).reshape(b.shape)
@@ -101,7 +101,7 @@ class Linear(Operation):
         rows = as_rows(x) if rows is None else rows
         self.save(rows, weight, x.shape)
         outputs = weight.shape[0]
-        out = np.empty((len(rows), outputs), x.dtype)
+        out = memory.empty((len(rows), outputs), x.dtype)
         if bias:
             _affine(rows, weight, bias[0], out)
         else:
@@ -114,9 +114,9 @@ class Linear(Operation):
         grad = as_rows(grad) if grad.ndim > 1 else grad[None, :]
         grads: list[Any] = [None] * len(self.needs_grad)
         if self.needs_grad[0]:
-            grads[0] = gemm(grad, weight, np.empty(rows.shape, rows.dtype)).reshape(shape)
+            grads[0] = gemm(grad, weight, memory.empty(rows.shape, rows.dtype)).reshape(shape)
         if self.needs_grad[1]:
-            grads[1] = gemm(grad.T, rows, np.empty(weight.shape, weight.dtype))
+            grads[1] = gemm(grad.T, rows, memory.empty(weight.shape, weight.dtype))
         if len(grads) == 3 and self.needs_grad[2]:
             grads[2] = sum_rows(grad)
         return grads

@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from .. import parallel
+from .. import memory, parallel
 from ..blas import gemm
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
@@ -45,10 +45,10 @@ class LayerNorm(Operation):
             )
         rows = as_rows(x, self.axes)
         scale_and_shift = [a.reshape(-1) for a in affine]
-        out = np.empty(rows.shape, x.dtype)
+        out = memory.empty(rows.shape, x.dtype)
         keep = True in self.needs_grad
-        normal = np.empty(rows.shape, x.dtype) if keep else out
-        inverse = np.empty((len(rows), 1), x.dtype)
+        normal = memory.empty(rows.shape, x.dtype) if keep else out
+        inverse = memory.empty((len(rows), 1), x.dtype)
         share = np.full((prod(shape), 1), 1 / max(prod(shape), 1), x.dtype)
 
         def block(out: Array, normal: Array, rows: Array, inverse: Array) -> None:
@@ -80,9 +80,9 @@ class LayerNorm(Operation):
         shape = grad.shape
         grad = as_rows(grad, self.axes)
         share = normal.dtype.type(1 / max(normal.shape[1], 1))
-        out = np.empty(normal.shape, normal.dtype)
+        out = memory.empty(normal.shape, normal.dtype)
         needs_weight = len(self.needs_grad) > 1 and self.needs_grad[1]
-        products = np.empty(normal.shape, normal.dtype) if needs_weight else None
+        products = memory.empty(normal.shape, normal.dtype) if needs_weight else None
 
         def block(out: Array, grad: Array, normal: Array, inverse: Array) -> None:
             scaled = np.multiply(grad, weight[0]) if weight else grad
