@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self
 
+import numpy as np
+
+import te_tensor as te
 from te_tensor import Tensor
 
 from .attention import MultiHeadAttention
@@ -32,6 +35,14 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swiglu": _swiglu,
 }
 _NORMS = ("pre", "post")
+#: Multiply-adds of the first feed-forward layer from which a block is cut over the threads.
+_SHARD_FROM = 1 << 22
+
+
+def _batch_axis(value: Any, axes: int) -> int | None:
+    """The length of the batch axis of a mask or distances, None where they have none."""
+    shape = np.shape(value) if value is not None else ()
+    return shape[0] if len(shape) >= axes else None
 
 
 class TransformerBlock(Module):
@@ -155,6 +166,32 @@ class TransformerBlock(Module):
         Raises:
             ValueError: shapes that don't fit, or a distance without nl_oob_config.
         """
+        if not self._worth_sharding(x):
+            return self._run(x, mask, distance)
+        # What has an element for each of the batch is cut with it; what is shared is not.
+        given = (mask, distance)
+        cut = [
+            _batch_axis(value, axes) == len(x) for value, axes in zip(given, (4, 3), strict=True)
+        ]
+        tensors = [te.as_tensor(value) for value, is_cut in zip(given, cut, strict=True) if is_cut]
+
+        def run(x: Tensor, *parts: Tensor) -> Tensor:
+            remaining = iter(parts)
+            mask, distance = (
+                next(remaining) if is_cut else value
+                for value, is_cut in zip(given, cut, strict=True)
+            )
+            return self._run(x, mask, distance)
+
+        result: Tensor = te.shard(run, x, *tensors)
+        return result
+
+    def _worth_sharding(self, x: Tensor) -> bool:
+        """Whether a batch is large enough to be cut over the threads."""
+        work = x.size * self.linear1.out_features
+        return x.ndim == 3 and len(x) > 1 and work >= _SHARD_FROM
+
+    def _run(self, x: Tensor, mask: Any, distance: Any) -> Tensor:
         if self.norm == "pre":
             x = x + self.dropout(self._attend(self.norm1(x), mask, distance))
             x = x + self.dropout(self._feed_forward(self.norm2(x)))
