@@ -117,6 +117,40 @@ def test_loading_lists_every_problem_and_changes_nothing():
         assert np.array_equal(value.numpy(), before[name])
 
 
+@pytest.mark.parametrize(
+    "value",
+    [[["a", "b"]], [[None, 1.0]], np.ones((1, 2), complex)],
+    ids=["text", "object", "complex"],
+)
+def test_loading_what_is_no_number_changes_nothing(value):
+    model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False))
+    before = model[0].weight.numpy().copy()
+    with pytest.raises(nn.StateDictError, match="real numbers"):
+        model.load_state_dict({"0.weight": np.zeros((1, 2)), "1.weight": value})
+    assert np.array_equal(model[0].weight.numpy(), before)
+
+
+def test_loading_into_read_only_memory_changes_nothing():
+    model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False))
+    frozen = np.ones((1, 2), np.float32)
+    frozen.flags.writeable = False
+    model[1].weight = nn.Parameter._wrap(frozen)
+    before = model[0].weight.numpy().copy()
+    with pytest.raises(nn.StateDictError, match="read-only"):
+        model.load_state_dict({"0.weight": np.zeros((1, 2)), "1.weight": np.zeros((1, 2))})
+    assert np.array_equal(model[0].weight.numpy(), before)
+
+
+def test_loading_from_its_own_memory():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    state = model.state_dict()
+    first, second = (state[f"{n}.weight"].numpy().copy() for n in "01")
+    exchanged = {f"{1 - int(name[0])}{name[1:]}": value for name, value in state.items()}
+    model.load_state_dict(exchanged)
+    assert np.array_equal(model[0].weight.numpy(), second)
+    assert np.array_equal(model[1].weight.numpy(), first)
+
+
 def test_loading_what_fits():
     model = Outer()
     keys = model.load_state_dict({"scale": [[4.0]], "other": [1.0]}, strict=False)

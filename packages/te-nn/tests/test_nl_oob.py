@@ -82,8 +82,8 @@ def test_block_has_the_original_names():
         ((16, 32, 3), {}, "num_heads is 3"),
         ((16, 32, 4, "gauss"), {}, "'gauss'"),
         ((16, 32, 4, None, 2.0), {}, "nl_oob_max_scale is 2.0"),
-        ((16, 32, 4, "gaussian", 0.0), {}, "nl_oob_max_scale is 0.0"),
-        ((16, 32, 4, "gaussian", float("nan")), {}, "nl_oob_max_scale is nan"),
+        ((16, 32, 4, "gaussian", 0.0), {}, "max_scale is 0.0"),
+        ((16, 32, 4, "gaussian", float("nan")), {}, "max_scale is nan"),
         ((16, 0, 4), {}, "d_ff is 0"),
         ((16, 32, 4), {"norm": "none"}, "'none'"),
         ((16, 32, 4), {"activation": "Gelu"}, "'Gelu'"),
@@ -265,6 +265,11 @@ def test_euclidean_gradients_are_finite_where_points_coincide():
     assert te.gradcheck(distances.euclidean, [apart])
 
 
+def test_euclidean_of_integers():
+    assert distances.euclidean(np.array([[0], [20]], np.uint8)).tolist() == [[0, 20], [20, 0]]
+    assert distances.euclidean([[0], [100_000]]).tolist()[0][1] == 100_000
+
+
 def test_graph_hops():
     path = np.diag(np.ones(3), 1)
     hops = distances.graph_hops(path + path.T).numpy()
@@ -279,6 +284,7 @@ def test_graph_hops():
         (lambda: distances.grid(2, -1), "width is -1"),
         (lambda: distances.euclidean(np.ones(3)), "(3,)"),
         (lambda: distances.graph_hops(np.ones((2, 3))), "(2, 3)"),
+        (lambda: distances.graph_hops(np.full((2, 2), np.nan)), "NaN"),
     ],
 )
 def test_bad_distance_builders_are_named(make, given):

@@ -60,9 +60,10 @@ class Task:
         order = rng.permutation(len(molecules))
         train = molecules[order[test:]]
         baseline = np.linalg.lstsq(train.counts, train.energy, rcond=None)[0]
-        return cls(
-            train, molecules[order[:test]], baseline, (train.energy - train.counts @ baseline).std()
-        )
+        spread = float((train.energy - train.counts @ baseline).std())
+        if spread < 1e-6:
+            fail(f"{len(train)} molecules leave nothing to learn beside their composition: more")
+        return cls(train, molecules[order[:test]], baseline, spread)
 
     def rest(self, molecules: Molecules) -> NDArray[np.float64]:
         """What the baseline leaves of the energies, in eV."""

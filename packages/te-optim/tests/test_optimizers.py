@@ -112,6 +112,12 @@ def test_minimum_is_found():
         (lambda: SGD(float("nan")), "lr is nan"),
         (lambda: SGD("fast"), "lr is 'fast'"),
         (lambda: SGD(0.1, nesterov=True), "nesterov"),
+        (lambda: SGD(True), "lr is True"),
+        (lambda: Adam(amsgrad=1), "amsgrad is 1"),
+        (
+            lambda: SGD(0.1, parameters=[{"parameters": leaves([1.0]), "nesterov": True}]),
+            "momentum",
+        ),
         (lambda: Adam(beta1=1.0), "beta1 is 1.0"),
         (lambda: Adam(beta2=-0.1), "beta2 is -0.1"),
         (lambda: Adam(eps=-1.0), "eps is -1.0"),
@@ -145,8 +151,66 @@ def test_a_parameter_list_that_changes_raises():
         optimizer.step(first + second)
 
 
+@pytest.mark.parametrize("kind", MAKE)
+def test_resuming_with_parameters_given_to_each_call(kind):
+    tensors = leaves([1.0, 2.0], [[3.0]])
+    optimizer = MAKE[kind]()
+    halfway = train(optimizer, tensors, 3, each_call=True, seed=1)
+    state = optimizer.state_dict()
+    expected = train(optimizer, tensors, 2, each_call=True, seed=2)
+    fresh = leaves(*halfway)
+    resumed = MAKE[kind]()
+    resumed.load_state_dict(state)
+    actual = train(resumed, fresh, 2, each_call=True, seed=2)
+    assert all(np.array_equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+def test_a_single_tensor_is_a_parameter():
+    (w,) = leaves([1.0, 2.0])
+    optimizer = SGD(1.0, parameters=w)
+    w.grad = [1.0, 1.0]
+    optimizer.step()
+    assert w.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_small_parameters_are_updated_in_float32(dtype):
+    w = te.Tensor([1.0, 1.0], dtype=dtype, requires_grad=True)
+    optimizer = Adam(parameters=[w])
+    w.grad = te.Tensor([0.0, 4.0], dtype=dtype)
+    optimizer.step()
+    assert np.isfinite(w.numpy().astype("float32")).all()
+    assert optimizer.state_dict()["state"][0]["mean"].dtype == te.float32
+
+
+def test_read_only_memory_changes_nothing():
+    first, second = leaves([1.0])[0], te.from_numpy(np.broadcast_to(np.ones(1), (2,)))
+    second.requires_grad = True
+    first.grad, second.grad = [1.0], [1.0, 1.0]
+    with pytest.raises(ValueError, match="read-only"):
+        SGD(1.0, parameters=[first, second]).step()
+    assert first.item() == 1
+
+
+def test_sgd_keeps_its_memory():
+    (w,) = leaves(np.zeros(4))
+    optimizer = SGD(0.1, 0.9, parameters=[w])
+    w.grad = np.ones(4)
+    optimizer.step()
+    buffer = optimizer._state[0]["momentum_buffer"]
+    optimizer.step()
+    assert optimizer._state[0]["momentum_buffer"] is buffer
+
+
 def bad_states(state):
     groups, entries = state["groups"], state["state"]
+    without = {name: value for name, value in entries[0].items() if name != "square"}
+    yield {"groups": groups, "state": [without, entries[1]]}
+    yield {"groups": [{**groups[0], "amsgrad": True}], "state": entries}
+    yield {"groups": groups, "state": [{**entries[0], "step": -3}, entries[1]]}
+    yield {"groups": groups, "state": [{**entries[0], "mean": np.zeros(2, int)}, entries[1]]}
+    yield {"groups": 5, "state": entries}
+    yield {"groups": [{}], "state": entries}
     yield {}
     yield {"groups": groups, "state": entries[:1]}
     yield {"groups": [{**groups[0], "parameters": [0]}], "state": entries}
@@ -182,6 +246,13 @@ def test_non_finite_gradients_can_raise():
 def test_bad_clipping_is_named(max_norm, options):
     with pytest.raises(ValueError, match="expected"):
         clip_gradients([], max_norm, **options)
+
+
+def test_the_infinity_norm_sees_every_nan():
+    tensors = leaves([1.0], [1.0])
+    tensors[0].grad, tensors[1].grad = [1.0], [float("nan")]
+    with pytest.raises(FloatingPointError, match="nan"):
+        clip_gradients(tensors, 1.0, norm_type=float("inf"), error_if_nonfinite=True)
 
 
 def test_clipping_nothing():
@@ -222,6 +293,9 @@ def test_a_cycle_ends():
         ({"max_lr": 1.0, "total_steps": 0}, "total_steps is 0"),
         ({"max_lr": 1.0, "total_steps": 3, "pct_start": 1.5}, "pct_start is 1.5"),
         ({"max_lr": 1.0, "total_steps": 3, "div_factor": 0}, "div_factor is 0"),
+        ({"max_lr": 1.0, "total_steps": 3, "div_factor": float("nan")}, "div_factor is nan"),
+        ({"max_lr": True, "total_steps": 3}, "max_lr is True"),
+        ({"max_lr": 1.0, "total_steps": 3, "max_momentum": 1.0}, "max_momentum is 1.0"),
     ],
 )
 def test_bad_cycles_are_named(options, given):

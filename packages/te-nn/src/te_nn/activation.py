@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from te_tensor import Tensor
 
+from .checks import one_of
 from .module import Module
 
 
@@ -41,9 +42,7 @@ class GELU(Module):
     _shown = ("approximate",)
 
     def __init__(self, approximate: str = "none") -> None:
-        if approximate not in ("none", "tanh"):
-            raise ValueError(f"approximate is {approximate!r}: expected 'none' or 'tanh'")
-        self.approximate = approximate
+        self.approximate = one_of("approximate", approximate, ("none", "tanh"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""

@@ -63,6 +63,8 @@ def euclidean(points: Tensor | npt.ArrayLike) -> Tensor:
         [[0.0, 5.0], [5.0, 0.0]]
     """
     places = te.as_tensor(points)
+    if places.dtype.kind in "biu":
+        places = places.astype("float32")
     if places.ndim not in (2, 3):
         raise ValueError(f"points have shape {places.shape}: expected (S, n) or (B, S, n)")
     squared = ((places.unsqueeze(-2) - places.unsqueeze(-3)) ** 2).sum(-1)
@@ -87,14 +89,20 @@ def graph_hops(adjacency: Tensor | npt.ArrayLike) -> Tensor:
         >>> graph_hops([[0, 1, 0], [0, 0, 1], [0, 0, 0]])[0].tolist()
         [0.0, 1.0, 2.0]
     """
-    edges = np.asarray(adjacency) != 0
+    matrix = np.asarray(adjacency)
+    edges = matrix != 0
+    if matrix.dtype.kind == "f" and np.isnan(matrix).any():
+        raise ValueError("adjacency has NaN entries: expected 0 for no edge")
     if edges.ndim != 2 or edges.shape[0] != edges.shape[1]:
         raise ValueError(f"adjacency has shape {edges.shape}: expected (S, S)")
     hops = np.full(edges.shape, np.inf, np.float32)
-    frontier = np.eye(len(edges), dtype=bool)
-    count = 0
-    while frontier.any():  # breadth first, from all nodes at once
-        hops[frontier] = count
-        count += 1
-        frontier = (frontier @ edges) & np.isinf(hops)
+    neighbours = [np.flatnonzero(row) for row in edges]
+    for start, row in enumerate(hops):  # breadth first
+        row[start] = 0
+        frontier = [start]
+        while frontier:
+            reached = np.unique(np.concatenate([neighbours[node] for node in frontier]))
+            found = reached[np.isinf(row[reached])]
+            row[found] = row[frontier[0]] + 1
+            frontier = found.tolist()
     return te.from_numpy(hops)

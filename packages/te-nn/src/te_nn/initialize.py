@@ -19,7 +19,7 @@ def fan_in_uniform(shape: tuple[int, ...], fan_in: int) -> Parameter:
 
     It is He's initialization with a = √5 (He et al., arXiv:1502.01852).
     """
-    return uniform(shape, 1 / sqrt(fan_in) if fan_in else 0.0)
+    return uniform(shape, 1 / sqrt(fan_in))
 
 
 def normal(shape: tuple[int, ...]) -> Parameter:

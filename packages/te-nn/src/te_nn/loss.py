@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy.typing as npt
+
 import te_tensor as te
 from te_tensor import Tensor
 
+from .checks import one_of, probability
 from .module import Module
 
 
@@ -22,7 +25,7 @@ class MSELoss(Module):
     _shown = ("reduction",)
 
     def __init__(self, reduction: str = "mean") -> None:
-        self.reduction = reduction
+        self.reduction = one_of("reduction", reduction, ("mean", "sum", "none"))
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Two tensors of one shape to a scalar, or to that shape for "none"."""
@@ -47,18 +50,18 @@ class CrossEntropyLoss(Module):
 
     def __init__(
         self,
-        weight: Tensor | None = None,
+        weight: Tensor | npt.ArrayLike | None = None,
         ignore_index: int = -100,
         reduction: str = "mean",
         label_smoothing: float = 0.0,
     ) -> None:
         if weight is not None:
-            self.register_buffer("weight", weight.detach())
+            self.register_buffer("weight", te.as_tensor(weight).detach())
         else:
             self.weight = None
         self.ignore_index = ignore_index
-        self.reduction = reduction
-        self.label_smoothing = label_smoothing
+        self.reduction = one_of("reduction", reduction, ("mean", "sum", "none"))
+        self.label_smoothing = probability("label_smoothing", label_smoothing)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Logits (N, C, …) and labels (N, …) or probabilities (N, C, …) to a scalar."""

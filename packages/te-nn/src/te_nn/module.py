@@ -223,9 +223,14 @@ class Module:
             if key not in state:
                 continue
             try:
-                accepted.append((tensor, module._accept(name, tensor, np.asarray(state[key]))))
+                value = module._accept(name, tensor, _numbers(state[key]))
+                # A copy: the state may be on the memory that is about to be written.
+                with np.errstate(over="ignore"):
+                    accepted.append((tensor, np.array(value, tensor.dtype)))
             except ValueError as error:
                 problems.append(f"{key}: {error}")
+            if not tensor.writable:
+                problems.append(f"{key}: its memory is read-only")
         if problems:
             listed = "\n  ".join(problems)
             raise StateDictError(f"the state dict doesn't fit {type(self).__name__}:\n  {listed}")
@@ -265,8 +270,16 @@ class Module:
 
     def apply(self, function: Callable[[Module], None]) -> Self:
         """Call `function` on all modules below this one, then on itself; returns the module."""
-        for module in reversed(list(self.modules())):
-            function(module)
+        seen: set[int] = set()
+
+        def visit(module: Module) -> None:
+            if id(module) not in seen:
+                seen.add(id(module))
+                for child in module.children():
+                    visit(child)
+                function(module)
+
+        visit(self)
         return self
 
     # -- how it looks ---------------------------------------------------------------------
@@ -295,6 +308,14 @@ class Module:
         for name, value in vars(self).items():
             object.__setattr__(copied, name, deepcopy(value, memo))
         return copied
+
+
+def _numbers(value: Any) -> npt.NDArray[Any]:
+    """A value of a state dict as an array of real numbers."""
+    array = np.asarray(value)
+    if array.dtype.kind in "OSUMmc":
+        raise ValueError(f"values of dtype {array.dtype}, expected real numbers")
+    return array
 
 
 def _join(path: str, name: str) -> str:

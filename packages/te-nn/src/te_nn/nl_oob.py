@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from math import isfinite
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from te_tensor import Tensor
 
-from .checks import positive
+from .checks import at_least_zero, positive
 from .module import Module, Parameter
 
 
@@ -70,8 +69,8 @@ class NLOOB(Module):
     ) -> None:
         positive("num_heads", num_heads)
         chosen = BiasFunction.parse(function)
-        if not (isfinite(max_scale) and max_scale > 0):
-            raise ValueError(f"nl_oob_max_scale is {max_scale}: expected a number above 0")
+        if not 0 < at_least_zero("max_scale", max_scale) < np.finfo(np.float32).max:
+            raise ValueError(f"max_scale is {max_scale}: expected a number above 0, in float32")
         slopes = max_scale * 2.0 ** (-8.0 * np.arange(num_heads) / num_heads)
         self.slopes = Parameter(slopes.reshape(1, num_heads, 1, 1), dtype="float32")
         self.config: Tensor

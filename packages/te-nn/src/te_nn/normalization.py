@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 import te_tensor as te
 from te_tensor import Tensor
 
 from . import initialize
-from .checks import positive
+from .checks import at_least_zero, positive
 from .module import Module
 
 
@@ -39,10 +41,14 @@ class LayerNorm(Module):
         elementwise_affine: bool = True,
         bias: bool = True,
     ) -> None:
-        given = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
+        given: Sequence[int]
+        if isinstance(normalized_shape, (int, np.integer)):
+            given = (int(normalized_shape),)
+        else:
+            given = normalized_shape
         shape = tuple(positive("normalized_shape", n) for n in given)
         self.normalized_shape = shape
-        self.eps = eps
+        self.eps = at_least_zero("eps", eps)
         self.weight = initialize.ones(shape) if elementwise_affine else None
         self.bias = initialize.zeros(shape) if elementwise_affine and bias else None
 

@@ -11,7 +11,7 @@ import te_tensor as te
 from te_tensor import Tensor
 
 from .attention import MultiHeadAttention
-from .checks import positive
+from .checks import one_of, positive
 from .dropout import Dropout
 from .linear import Linear
 from .module import Module
@@ -41,7 +41,7 @@ _SHARD_FROM = 1 << 22
 
 def _batch_axis(value: Any, axes: int) -> int | None:
     """The length of the batch axis of a mask or distances, None where they have none."""
-    shape = np.shape(value) if value is not None else ()
+    shape: tuple[int, ...] = () if value is None else np.shape(value)
     return shape[0] if len(shape) >= axes else None
 
 
@@ -100,19 +100,14 @@ class TransformerBlock(Module):
         kv_heads: int | None = None,
         causal: bool = False,
     ) -> None:
-        if norm not in _NORMS:
-            raise ValueError(f"norm is {norm!r}: expected one of {', '.join(_NORMS)}")
-        if activation not in _ACTIVATIONS:
-            known = ", ".join(_ACTIVATIONS)
-            raise ValueError(f"activation is {activation!r}: expected one of {known}")
         if nl_oob_config is None and nl_oob_max_scale is not None:
             raise ValueError(
                 f"nl_oob_max_scale is {nl_oob_max_scale} without nl_oob_config: expected both, or "
                 "nl_oob_config alone"
             )
         positive("d_ff", d_ff)
-        self.norm = norm
-        self.activation = activation
+        self.norm = one_of("norm", norm, _NORMS)
+        self.activation = one_of("activation", activation, _ACTIVATIONS)
         self.causal = causal
         scale = 1.0 if nl_oob_max_scale is None else nl_oob_max_scale
         self.self_attn = MultiHeadAttention(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import sqrt
 from typing import Any, ClassVar
 
 import numpy as np
 
+from te_tensor.memory import scratch
 from te_tensor.parallel import elementwise
 
 from .optimizer import Array, Optimizer, Parameters
@@ -38,6 +40,8 @@ class Adam(Optimizer):
     """
 
     _arrays = ("mean", "square", "greatest_square")
+    _switches = ("amsgrad",)
+    _counts_steps = True
     #: Whether weight decay acts on the weights themselves, apart from the gradient.
     _decoupled: ClassVar[bool] = False
 
@@ -62,12 +66,15 @@ class Adam(Optimizer):
         }
         super().__init__(settings, parameters)
 
+    def _arrays_for(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        return self._arrays if settings["amsgrad"] else self._arrays[:2]
+
     def _update(
         self, array: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]
     ) -> None:
         if not state:
             state["step"] = 0
-            for name in self._arrays if group["amsgrad"] else self._arrays[:2]:
+            for name in self._arrays_for(group):
                 state[name] = np.zeros_like(array, order="C")
         state["step"] += 1
         beta1, beta2, lr = group["beta1"], group["beta2"], group["lr"]
@@ -83,7 +90,8 @@ class Adam(Optimizer):
                 np.multiply(p, shrink, out=p)
             elif decay:
                 g = g + decay * p
-            step = np.subtract(g, mean)
+            (step,) = scratch(1, p.shape, p.dtype)
+            np.subtract(g, mean, out=step)
             np.multiply(step, new_mean, out=step)
             np.add(mean, step, out=mean)
             np.multiply(square, keep, out=square)
@@ -99,7 +107,7 @@ class Adam(Optimizer):
             np.multiply(step, step_size, out=step)
             np.subtract(p, step, out=p)
 
-        elementwise(block, array, grad, *(state[n] for n in self._arrays if n in state))
+        elementwise(block, array, grad, *(state[n] for n in self._arrays_for(group)))
 
 
 class AdamW(Adam):

@@ -59,7 +59,7 @@ def clip_gradients(
 def _norm(grads: Iterable[Tensor], norm_type: float) -> float:
     """The p-norm over all elements, the tensors' parts added in float64."""
     if norm_type == inf:
-        return max((float(np.abs(g.data).max(initial=0)) for g in grads), default=0.0)
+        return float(np.max([np.abs(g.data).max(initial=0) for g in grads], initial=0))
     if norm_type == 2:
         flat = (g.data.reshape(-1) for g in grads)
         return sqrt(sum(float(np.einsum("i,i->", f, f, dtype=np.float64)) for f in flat))

@@ -34,13 +34,19 @@ class Optimizer:
 
     #: Names of the arrays that a subclass keeps for each parameter.
     _arrays: tuple[str, ...] = ()
+    #: Whether it counts the steps of each parameter.
+    _counts_steps: bool = False
+    #: Names of settings that are True or False.
+    _switches: tuple[str, ...] = ()
 
     def __init__(self, settings: dict[str, Any], parameters: Parameters | None) -> None:
+        self._settings: dict[str, Any] = {}
         self._check(settings)
         self._settings = settings
         self.groups: list[dict[str, Any]] = []
         self._state: list[dict[str, Any]] = []
-        self._bound = parameters is not None
+        #: A state that was loaded before there were parameters.
+        self._waiting: Mapping[str, Any] | None = None
         if parameters is not None:
             self._adopt(parameters)
 
@@ -62,9 +68,12 @@ class Optimizer:
     def _check(self, settings: Mapping[str, Any]) -> None:
         """Hold that settings are in their ranges."""
         for name, value in settings.items():
-            if isinstance(value, bool):
+            if name in self._switches:
+                if not isinstance(value, bool):
+                    raise ValueError(f"{name} is {value!r}: expected True or False")
                 continue
-            if not isinstance(value, (int, float, np.number)) or not isfinite(value) or value < 0:
+            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+            if not number or not isfinite(value) or value < 0:
                 raise ValueError(f"{name} is {value!r}: expected a number of at least 0")
             if name in ("beta1", "beta2") and value >= 1:
                 raise ValueError(f"{name} is {value!r}: expected 0 … below 1")
@@ -73,7 +82,7 @@ class Optimizer:
 
     def _adopt(self, parameters: Parameters) -> None:
         """Take the parameters over, with fresh state."""
-        given: list[Any] = list(parameters)
+        given: list[Any] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         grouped = bool(given) and all(isinstance(group, Mapping) for group in given)
         groups = [dict(group) for group in given] if grouped else [{_KEY: given}]
         for group in groups:
@@ -113,9 +122,12 @@ class Optimizer:
                     "no parameters: bind them with parameters=…, or give them to every call"
                 )
             return self._tensors()
-        given = list(parameters)
+        given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         if not self.groups:
             self._adopt(given)
+            if self._waiting is not None:
+                waiting, self._waiting = self._waiting, None
+                self.load_state_dict(waiting)
         own = self._tensors()
         if len(own) != len(given) or any(a is not b for a, b in zip(own, given, strict=True)):
             raise ValueError(
@@ -135,14 +147,16 @@ class Optimizer:
         Raises:
             ValueError: there are none, or others than before.
         """
-        self._resolve(parameters)
+        for tensor in self._resolve(parameters):
+            if tensor.grad is not None and not tensor.writable:
+                raise ValueError(f"a parameter of shape {tensor.shape} has read-only memory")
         position = 0
         for group in self.groups:
             for tensor in group[_KEY]:
                 if tensor.grad is not None:
                     grad = tensor.grad.data
-                    with tensor.lock() as array:
-                        self._update(array, grad, self._state[position], group)
+                    with tensor.lock() as array, np.errstate(all="ignore"):
+                        self._update_wide(array, grad, self._state[position], group)
                 position += 1
 
     def zero_grad(self, parameters: Iterable[Tensor] | None = None) -> None:
@@ -153,6 +167,18 @@ class Optimizer:
         """
         for tensor in self._resolve(parameters):
             tensor.zero_grad()
+
+    def _update_wide(
+        self, array: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
+        """Update in float32 or float64; a parameter that is stored small is rounded once."""
+        wide = state_dtype(array.dtype)
+        if wide == array.dtype:
+            self._update(array, grad, state, group)
+            return
+        work = array.astype(wide)
+        self._update(work, grad.astype(wide), state, group)
+        array[...] = work
 
     def _update(
         self, array: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]
@@ -186,54 +212,81 @@ class Optimizer:
         """Go on from a state that `state_dict` gave, with parameters of the same shapes.
 
         Args:
-            state: the state.
+            state: the state. Where parameters are given with each call, it is taken over, and
+                checked, when they first are.
 
         Raises:
             ValueError: it is of another kind of optimizer or of other parameters; nothing was
                 changed.
         """
-        tensors = self._resolve(None)
-        if not isinstance(state, Mapping) or set(state) != {"groups", "state"}:
-            raise ValueError("no state of an optimizer: expected the keys 'groups' and 'state'")
+        if not self.groups:
+            self._waiting = state
+            return
+        tensors = self._tensors()
+        groups, entries = self._parts_of(state)
         layout = [len(group[_KEY]) for group in self.groups]
-        given = [len(group[_KEY]) for group in state["groups"]]
+        given = [len(group[_KEY]) for group in groups]
         if layout != given:
             raise ValueError(f"the state has groups of {given} parameters: expected {layout}")
-        wanted = {*self._settings, _KEY}
-        for group in state["groups"]:
-            if set(group) != wanted:
-                raise ValueError(
-                    f"the state's settings are {sorted(group)}: expected {sorted(wanted)}"
-                )
+        for group in groups:
             self._check({name: value for name, value in group.items() if name != _KEY})
-        if len(state["state"]) != len(tensors):
-            raise ValueError(
-                f"the state is of {len(state['state'])} parameters: expected {len(tensors)}"
-            )
-        entries = [
-            self._checked_entry(position, entry, tensor)
-            for position, (entry, tensor) in enumerate(zip(state["state"], tensors, strict=True))
+        if len(entries) != len(tensors):
+            raise ValueError(f"the state is of {len(entries)} parameters: expected {len(tensors)}")
+        settings = [group for group in groups for _ in group[_KEY]]
+        checked = [
+            self._checked_entry(position, *each)
+            for position, each in enumerate(zip(entries, tensors, settings, strict=True))
         ]
-        self._state = entries
-        for group, loaded in zip(self.groups, state["groups"], strict=True):
+        self._state = checked
+        for group, loaded in zip(self.groups, groups, strict=True):
             group.update({name: value for name, value in loaded.items() if name != _KEY})
 
+    def _parts_of(self, state: Any) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+        """The groups and the parameters' states, if it is such a state at all."""
+        if not isinstance(state, Mapping) or set(state) != {"groups", "state"}:
+            raise ValueError("no state of an optimizer: expected the keys 'groups' and 'state'")
+        wanted = {*self._settings, _KEY}
+        for name, keys in (("groups", wanted), ("state", None)):
+            if not isinstance(state[name], (list, tuple)):
+                raise ValueError(f"the state's {name} is {state[name]!r}: expected a list")
+            for entry in state[name]:
+                if not isinstance(entry, Mapping) or keys not in (None, set(entry)):
+                    given = sorted(entry) if isinstance(entry, Mapping) else entry
+                    raise ValueError(f"the state's settings are {given}: expected {sorted(wanted)}")
+        return list(state["groups"]), list(state["state"])
+
+    def _arrays_for(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the arrays that these settings need."""
+        return self._arrays
+
     def _checked_entry(
-        self, position: int, entry: Mapping[str, Any], tensor: Tensor
+        self, position: int, entry: Mapping[str, Any], tensor: Tensor, settings: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """One parameter's state, its arrays copied; their names and shapes must fit."""
+        """One parameter's state, its arrays copied; nothing, or all that the settings need."""
+        needed = {*self._arrays_for(settings), *(("step",) if self._counts_steps else ())}
+        if entry and set(entry) != needed:
+            raise ValueError(
+                f"parameter {position} has the state {sorted(entry)}: expected {sorted(needed)}"
+            )
         copied: dict[str, Any] = {}
         for name, value in entry.items():
-            if name in self._arrays:
-                array = np.array(value)
-                if array.shape != tensor.shape:
+            if name == "step":
+                if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                     raise ValueError(
-                        f"{name} of parameter {position} has shape {array.shape}: "
-                        f"expected {tensor.shape}"
+                        f"step of parameter {position} is {value!r}: expected 1 or more"
                     )
-                copied[name] = array
-            elif name == "step":
                 copied[name] = int(value)
-            else:
-                raise ValueError(f"parameter {position} has unknown state {name!r}")
+                continue
+            array = np.array(value)
+            if array.shape != tensor.shape or array.dtype.kind != "f":
+                raise ValueError(
+                    f"{name} of parameter {position} is {array.dtype} of shape {array.shape}: "
+                    f"expected floats of shape {tensor.shape}"
+                )
+            copied[name] = array.astype(state_dtype(tensor.dtype))
         return copied
+
+
+def state_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of a parameter's state: float32 for parameters that are stored small."""
+    return dtype if dtype.itemsize >= 4 else np.dtype(np.float32)

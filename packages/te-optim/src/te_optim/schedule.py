@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import cos, pi
+from math import cos, isfinite, pi
 from typing import Any
+
+import numpy as np
 
 from .optimizer import Optimizer
 
@@ -60,6 +62,9 @@ class Schedule:
         """
         if set(state) != {"count", "base_lrs"}:
             raise ValueError(f"the state has the keys {sorted(state)}: expected count, base_lrs")
+        _check_count("count", state["count"], least=0)
+        if not all(_is_number(lr) and lr >= 0 for lr in state["base_lrs"]):
+            raise ValueError(f"base_lrs is {state['base_lrs']}: expected numbers of at least 0")
         if len(state["base_lrs"]) != len(self.base_lrs):
             raise ValueError(
                 f"the state is of {len(state['base_lrs'])} groups: expected {len(self.base_lrs)}"
@@ -73,11 +78,25 @@ class Schedule:
             raise
 
 
+def _is_number(value: object) -> bool:
+    return (
+        isinstance(value, (int, float, np.number))
+        and not isinstance(value, bool)
+        and isfinite(value)
+    )
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least:  # type: ignore[operator]
+        raise ValueError(f"{name} is {value!r}: expected a whole number of at least {least}")
+
+
 class OneCycleLR(Schedule):
     """Up to a peak and far down again, by half cosines (Smith and Topin, arXiv:1708.07120).
 
-    As PyTorch's: the rate goes from max_lr/div_factor to max_lr and down to
-    max_lr/div_factor/final_div_factor, while momentum (Adam's beta1) goes the other way.
+    As PyTorch's with two phases and cosines: the rate goes from max_lr/div_factor to max_lr and
+    down to max_lr/div_factor/final_div_factor, while momentum (Adam's beta1) goes the other way.
 
     Args:
         optimizer: the optimizer.
@@ -114,17 +133,20 @@ class OneCycleLR(Schedule):
         base_momentum: float = 0.85,
         max_momentum: float = 0.95,
     ) -> None:
-        if not 0 < max_lr < float("inf"):
-            raise ValueError(f"max_lr is {max_lr}: expected a number above 0")
-        if isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1:
-            raise ValueError(f"total_steps is {total_steps!r}: expected a whole number above 0")
-        if not 0 <= pct_start <= 1:
-            raise ValueError(f"pct_start is {pct_start}: expected 0 … 1")
-        if min(div_factor, final_div_factor) <= 0:
-            raise ValueError(
-                f"div_factor is {div_factor} and final_div_factor {final_div_factor}: "
-                "expected numbers above 0"
-            )
+        _check_count("total_steps", total_steps, least=1)
+        numbers = {
+            "max_lr": max_lr,
+            "div_factor": div_factor,
+            "final_div_factor": final_div_factor,
+        }
+        for name, value in numbers.items():
+            if not _is_number(value) or value <= 0:
+                raise ValueError(f"{name} is {value!r}: expected a number above 0")
+        if not _is_number(pct_start) or not 0 <= pct_start <= 1:
+            raise ValueError(f"pct_start is {pct_start!r}: expected 0 … 1")
+        for name, value in (("base_momentum", base_momentum), ("max_momentum", max_momentum)):
+            if not _is_number(value) or not 0 <= value < 1:
+                raise ValueError(f"{name} is {value!r}: expected 0 … below 1")
         self.max_lr = max_lr
         self.total_steps = total_steps
         self.peak = pct_start * total_steps - 1

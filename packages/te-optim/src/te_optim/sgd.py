@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ class SGD(Optimizer):
     """
 
     _arrays = ("momentum_buffer",)
+    _switches = ("nesterov",)
 
     def __init__(
         self,
@@ -44,8 +46,6 @@ class SGD(Optimizer):
         *,
         parameters: Parameters | None = None,
     ) -> None:
-        if nesterov and not momentum:
-            raise ValueError("nesterov without momentum: expected a momentum above 0")
         settings = {
             "lr": lr,
             "momentum": momentum,
@@ -53,6 +53,15 @@ class SGD(Optimizer):
             "nesterov": nesterov,
         }
         super().__init__(settings, parameters)
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        super()._check(settings)
+        whole = {**self._settings, **settings}
+        if whole.get("nesterov") and not whole.get("momentum"):
+            raise ValueError("nesterov without momentum: expected a momentum above 0")
+
+    def _arrays_for(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        return self._arrays if settings["momentum"] else ()
 
     def _update(
         self, array: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]
@@ -75,5 +84,6 @@ class SGD(Optimizer):
             elementwise(block, array, grad)
             return
         # A buffer of zeros makes the first step's velocity the gradient, as PyTorch has it.
-        buffer = state.setdefault("momentum_buffer", np.zeros_like(array, order="C"))
-        elementwise(block, array, grad, buffer)
+        if not state:
+            state["momentum_buffer"] = np.zeros_like(array, order="C")
+        elementwise(block, array, grad, state["momentum_buffer"])

@@ -88,7 +88,7 @@ def rand(
 ) -> Tensor:
     """Values drawn evenly from [0, 1)."""
     wanted = _random_float(dtype)
-    draws = (generator or default_generator()).stream()
+    draws = _stream(generator)
     if wanted.itemsize >= 4:
         return _tensor(draws.random(_shape(shape), wanted), requires_grad)
     below_one = 1 - 0.5 * float(ml_dtypes.finfo(wanted).eps)  # type: ignore[no-untyped-call]
@@ -105,10 +105,21 @@ def randn(
 ) -> Tensor:
     """Values drawn from the normal distribution with mean 0 and variance 1."""
     wanted = _random_float(dtype)
-    draws = (generator or default_generator()).stream()
+    draws = _stream(generator)
     width = wanted if wanted.itemsize >= 4 else float32
     array = draws.standard_normal(_shape(shape), width)
     return _tensor(array.astype(wanted, copy=False), requires_grad)
+
+
+def _stream(generator: Generator | None) -> np.random.Generator:
+    if generator is None:
+        return default_generator().stream()
+    if not isinstance(generator, Generator):
+        raise TypeError(
+            f"generator is a {type(generator).__module__}.{type(generator).__name__}: expected a "
+            "te_tensor Generator"
+        )
+    return generator.stream()
 
 
 def _random_float(dtype: npt.DTypeLike) -> np.dtype[Any]:
@@ -129,7 +140,7 @@ def randint(
     """Whole numbers drawn evenly from low … high-1."""
     if low >= high:
         raise ValueError(f"randint from {low} to {high}: expected low < high")
-    draws = (generator or default_generator()).stream()
+    draws = _stream(generator)
     return Tensor._wrap(draws.integers(low, high, _shape((shape,))).astype(as_dtype(dtype)))
 
 

@@ -166,8 +166,11 @@ def expand(x: _Like, shape: Sequence[int]) -> Tensor:
 
 
 def _of_one_dtype(name: str, tensors: Sequence[_Like]) -> list[Tensor]:
-    if isinstance(tensors, Tensor) or not len(tensors):
-        raise ValueError(f"{name} got {type(tensors).__name__}: expected one or more tensors")
+    if isinstance(tensors, Tensor):
+        raise ValueError(f"{name} got a Tensor: expected a list of one or more")
+    tensors = list(tensors)
+    if not tensors:
+        raise ValueError(f"{name} got no tensors: expected one or more")
     first, *rest = (as_tensor(t) for t in tensors)
     for other in rest:
         first, _ = _pair(first, other)
@@ -257,8 +260,9 @@ def layer_norm(
     Raises:
         ValueError: shapes that don't fit, or a bias without a weight.
     """
-    x = as_tensor(x)
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    x = _floats("layer_norm", x)
+    single = isinstance(normalized_shape, (int, np.integer))
+    shape = (normalized_shape,) if single else tuple(normalized_shape)  # type: ignore[arg-type]
     if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"layer_norm of shape {x.shape}: expected it to end with {shape}")
     if bias is not None and weight is None:
@@ -283,6 +287,8 @@ def embedding(indices: _Like, weight: _Like, padding_idx: int | None = None) -> 
         TypeError: indices are no integers.
     """
     weight = as_tensor(weight)
+    if weight.ndim != 2:
+        raise ValueError(f"embedding weight has shape {weight.shape}: expected (rows, features)")
     if padding_idx is not None:
         if not -len(weight) <= padding_idx < len(weight):
             raise IndexError(f"padding_idx is {padding_idx}: expected a row of {len(weight)}")
@@ -322,8 +328,9 @@ def _floats(name: str, x: _Like) -> Tensor:
 
 
 def _check_probability(p: float) -> None:
-    if not 0 <= p <= 1:
-        raise ValueError(f"dropout probability is {p}: expected 0 … 1")
+    number = isinstance(p, (int, float, np.number)) and not isinstance(p, bool)
+    if not number or not 0 <= p <= 1:
+        raise ValueError(f"dropout probability is {p!r}: expected 0 … 1")
 
 
 def mse_loss(prediction: _Like, target: _Like, reduction: str = "mean") -> Tensor:

@@ -143,6 +143,36 @@ def empty_like(array: Array, shape: tuple[int, ...] | None = None) -> Array:
     return packed.transpose(np.argsort(order))
 
 
+_scratch = threading.local()
+#: Elements of a scratch array from which it isn't kept.
+_LARGEST_SCRATCH = 1 << 19
+
+
+def scratch(count: int, shape: tuple[int, ...], dtype: DType) -> list[Array]:
+    """Arrays for a kernel's intermediate results on one block, kept by the thread.
+
+    They hold until the thread asks for scratch again: a kernel asks once, and hands none of
+    them out.
+
+    Args:
+        count: how many.
+        shape: their shape.
+        dtype: their dtype.
+    """
+    size = prod(shape)
+    if size > _LARGEST_SCRATCH:
+        return [np.empty(shape, dtype) for _ in range(count)]
+    kept: list[Array] = _scratch.__dict__.setdefault(dtype.char, [])
+    while len(kept) < count:
+        kept.append(np.empty(0, dtype))
+    arrays = []
+    for place in range(count):
+        if kept[place].size < size:
+            kept[place] = np.empty(size, dtype)
+        arrays.append(kept[place][:size].reshape(shape))
+    return arrays
+
+
 def owns_memory(array: Array) -> bool:
     """Whether the array is no view of another."""
     return array.base is None or isinstance(array.base, Lease)

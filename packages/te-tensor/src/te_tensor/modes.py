@@ -7,6 +7,7 @@ and coroutines have their own, and the engine's workers run in copies of the cal
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple, Self, TypeVar
@@ -41,6 +42,12 @@ class _Setting:
 
     _values: dict[str, Any]
 
+    def __new__(cls, *args: Any, **values: Any) -> Any:
+        """A setting; given a function, `@no_grad` without brackets, that function decorated."""
+        if len(args) == 1 and inspect.isroutine(args[0]):
+            return cls()(args[0])
+        return super().__new__(cls)
+
     def __init__(self) -> None:
         self._tokens: list[Token[Modes]] = []
 
@@ -56,7 +63,21 @@ class _Setting:
         return type(self)()
 
     def __call__(self, function: _F) -> _F:
-        """Decorate a function: the setting holds while it runs."""
+        """Decorate a function: the setting holds while it runs.
+
+        Raises:
+            TypeError: the function is a generator or a coroutine, which runs when it is left.
+        """
+        kinds = (
+            inspect.isgeneratorfunction,
+            inspect.iscoroutinefunction,
+            inspect.isasyncgenfunction,
+        )
+        if any(is_kind(function) for is_kind in kinds):
+            raise TypeError(
+                f"{type(self).__name__} can't decorate {function.__name__}, a generator or a "
+                "coroutine: use it as a context manager inside"
+            )
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:

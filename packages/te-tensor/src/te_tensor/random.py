@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import secrets
 import threading
 
@@ -57,7 +58,7 @@ class Generator:
             ValueError: it's no such state.
         """
         try:
-            seed, draws = (int(n) for n in state)
+            seed, draws = (operator.index(n) for n in state)
         except (TypeError, ValueError):
             raise ValueError(f"state is {state!r}: expected (seed, draws)") from None
         if seed < 0 or draws < 0:

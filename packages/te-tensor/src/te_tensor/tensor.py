@@ -6,6 +6,7 @@ import operator
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any, Never, Self, TypeAlias, cast
 
@@ -15,14 +16,15 @@ import numpy.typing as npt
 from . import autograd, modes, storage
 from .dtypes import (
     FLOATS,
+    INTEGERS,
     SMALL_FLOATS,
     STORAGE_ONLY,
     Array,
     DType,
     as_dtype,
     bool_,
+    complex64,
     float32,
-    float64,
     int64,
     promote,
 )
@@ -82,14 +84,15 @@ class Tensor:
     def __init__(
         self,
         data: Any,
-        shape: Sequence[int] | None = None,
+        shape: int | Sequence[int] | None = None,
         *,
         dtype: npt.DTypeLike | None = None,
         requires_grad: bool = False,
     ) -> None:
         array = _to_array(data, None if dtype is None else as_dtype(dtype))
         if shape is not None:
-            array = Reshape(tuple(shape)).forward(array)
+            lengths = (shape,) if isinstance(shape, int) else tuple(shape)
+            array = Reshape(_lengths(lengths)).forward(array)
         self._fill(array)
         self.requires_grad = requires_grad
 
@@ -144,8 +147,10 @@ class Tensor:
             operation.origin = _origin()
         with np.errstate(all="ignore"):  # inf and NaN follow IEEE 754, without warnings
             result = operation.forward(*arrays)
-        several = isinstance(result, tuple)
-        results = result if several else (result,)
+            several = isinstance(result, tuple)
+            results: tuple[Any, ...] = result if several else (result,)  # type: ignore[assignment]
+            if rounding is not None:
+                results = tuple(_round(array, rounding) for array in results)
         if True in needs or state.trace:
             operation.inputs = inputs
             operation.output_count = len(results)
@@ -157,8 +162,6 @@ class Tensor:
         for index, array in enumerate(results):
             if not isinstance(array, np.ndarray):
                 array = np.asarray(array)
-            if rounding is not None and array.dtype == float32:
-                array = array.astype(rounding)
             if state.anomaly:
                 _check_nan(operation, array)
             output = Tensor._wrap(array)
@@ -313,6 +316,11 @@ class Tensor:
                     storage.mark_changed(self._array)
 
     @property
+    def writable(self) -> bool:
+        """Whether `lock` can give writable access."""
+        return self._array.flags.writeable
+
+    @property
     def data(self) -> Array:
         """The array, as a read-only view; `lock` gives writable access."""
         view = self._array.view()
@@ -414,6 +422,11 @@ class Tensor:
         if self.size != 1:
             raise ValueError(f"truth of a tensor of shape {self.shape}: expected one element")
         return bool(self._array)
+
+    def __index__(self) -> int:
+        if self.dtype not in INTEGERS:
+            raise TypeError(f"a {self.dtype} tensor as an index: expected an integer dtype")
+        return int(self.item())
 
     def __float__(self) -> float:
         return float(self.item())
@@ -625,17 +638,8 @@ class Tensor:
             raise ValueError(
                 f"flatten from axis {start} to {end} of {self.ndim}: expected an order"
             )
-        return (
-            self.reshape(*self.shape[:first], -1, *self.shape[last + 1 :])
-            if self.size
-            else (
-                self.reshape(
-                    *self.shape[:first],
-                    int(np.prod(self.shape[first : last + 1])),
-                    *self.shape[last + 1 :],
-                )
-            )
-        )
+        joined = prod(self.shape[first : last + 1])
+        return self.reshape(*self.shape[:first], joined, *self.shape[last + 1 :])
 
     def squeeze(self, axis: int | None = None) -> Tensor:
         """Without axes of length 1: all of them, or the one named."""
@@ -673,6 +677,11 @@ class Tensor:
                 "item assignment to the result of an operation would not be recorded: "
                 "detach() or clone().detach() it first"
             )
+        if modes.is_grad_enabled() and isinstance(value, Tensor) and value.requires_grad:
+            raise RuntimeError(
+                "item assignment of a tensor that needs a gradient would lose it: detach() it, "
+                "or build the tensor with concat, stack or arithmetic"
+            )
         with self.lock() as array:
             array[_index(index)[0]] = value
 
@@ -694,23 +703,32 @@ def _rebuild(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
 
 def _to_array(data: Any, dtype: DType | None) -> Array:
     """A C-contiguous copy of anything array-like."""
-    if isinstance(data, (np.ndarray, np.generic, Tensor)) or hasattr(data, "__array__"):
-        array = np.asarray(data)
-    elif hasattr(data, "__dlpack__"):
-        array = np.from_dlpack(data)
-    else:
-        try:
-            array = np.array(data)
-        except ValueError as error:
-            raise ValueError(f"data is no array: {error}") from None
-        if array.dtype == float64:
-            # from lists straight to the dtype wanted, not through float64
-            array = np.array(data, dtype or float32)
-        elif array.dtype.kind == "c":
-            array = array.astype(np.complex64)
-    if array.dtype.kind in "OSUMm":
-        raise TypeError(f"data of type {type(data).__name__} holds no numbers ({array.dtype})")
-    return np.array(array, dtype or as_dtype(array.dtype), order="C", ndmin=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if isinstance(data, (np.ndarray, np.generic, Tensor)) or hasattr(data, "__array__"):
+            array = np.asarray(data)
+        elif hasattr(data, "__dlpack__"):
+            array = np.from_dlpack(data)
+        else:
+            array = _from_numbers(data, dtype)
+        if array.dtype.kind in "OSUMm":
+            kind = type(data).__name__
+            raise TypeError(f"data of type {kind} holds no numbers ({array.dtype})")
+        return np.array(array, dtype or as_dtype(array.dtype), order="C", ndmin=0)
+
+
+def _from_numbers(data: Any, dtype: DType | None) -> Array:
+    """Nested lists and scalars: float32, int64, bool or complex64, or the dtype given."""
+    try:
+        array = np.array(data)
+        if array.dtype.kind in "fc" or (array.dtype.kind in "iu" and dtype is not None):
+            # straight to the dtype wanted, not through float64; integers must fit
+            default = float32 if array.dtype.kind == "f" else complex64
+            return np.array(data, dtype or default)
+    except ValueError as error:
+        raise ValueError(f"data is no array: {error}") from None
+    except OverflowError:
+        raise OverflowError(f"data is out of the range of {dtype}") from None
+    return array
 
 
 def as_tensor(value: Any) -> Tensor:
@@ -802,6 +820,12 @@ def _binary(kind: Callable[[], Operation], a: Any, b: Any, floats: bool = False)
 def _compare(function: np.ufunc, a: Tensor, b: object) -> Tensor:
     if not isinstance(b, _OPERANDS):
         return _UNSUPPORTED
+    if isinstance(b, (bool, int, float, np.generic)):
+        # NumPy compares with numbers that the dtype can't hold; small floats it would widen.
+        number = b.item() if isinstance(b, np.generic) else b
+        other = np.asarray(number, a.dtype) if a.dtype in SMALL_FLOATS else number
+        promote(a.dtype, bool_)
+        return Tensor._wrap(np.asarray(function(a._array, other)))
     first, second = _pair(a, b)
     try:
         return Tensor._wrap(np.asarray(function(first._array, second._array)))
@@ -839,7 +863,10 @@ def _index(index: Any) -> tuple[Any, bool]:
     parts = index if isinstance(index, tuple) else (index,)
     # Copies, since backward needs the index as it is now.
     converted = tuple(
-        np.array(p) if isinstance(p, (Tensor, np.ndarray, list)) else p for p in parts
+        np.array(p, np.intp if isinstance(p, list) and not p else None)
+        if isinstance(p, (Tensor, np.ndarray, list))
+        else p
+        for p in parts
     )
     advanced = any(isinstance(p, (np.ndarray, bool, np.bool_)) for p in converted)
     return (converted if isinstance(index, tuple) else converted[0]), advanced
@@ -873,6 +900,10 @@ def _widen(operation: Operation, inputs: Sequence[Tensor]) -> tuple[list[Array],
             common = promote(common, array.dtype)
     widened = [a.astype(float32) if a.dtype in SMALL_FLOATS else a for a in arrays]
     return widened, common if common in SMALL_FLOATS else None
+
+
+def _round(array: Array, dtype: DType) -> Array:
+    return array.astype(dtype) if array.dtype == float32 else array
 
 
 def _origin() -> str:

@@ -50,7 +50,8 @@ class Sigmoid(Operation):
             np.abs(x, out=out)
             np.negative(out, out=out)
             np.exp(out, out=out)
-            denominator = np.add(out, one)
+            (denominator,) = memory.scratch(1, x.shape, x.dtype)
+            np.add(out, one, out=denominator)
             np.copyto(out, one, where=x >= 0)
             np.divide(out, denominator, out=out)
 
@@ -115,34 +116,38 @@ _FAR = 40.0
 def _gelu_erf(out: Array, slope: Array | None, x: Array) -> None:
     """x·Φ(x) and its derivative Φ(x) + x·φ(x), for one block.
 
-    With h = Φ(-|x|) = erfc(|x|/√2)/2 the result is max(x, 0) - |x|·h: no cancellation where Φ
-    is near 0, and one formula on both sides.
+    With a = |x| and h = Φ(-a) = erfc(a/√2)/2 the result is max(x, 0) - a·h: no cancellation where
+    Φ is near 0, and one formula on both sides. The derivative is w = h - a·φ(a) below 0, and
+    1 - w above.
     """
     scalar = x.dtype.type
-    limited = np.clip(x, scalar(-_FAR), scalar(_FAR))
-    distance = np.abs(limited)
-    density = np.multiply(limited, limited)
+    a, density, tail, t = memory.scratch(4, x.shape, x.dtype)
+    np.abs(x, out=a)
+    np.minimum(a, scalar(_FAR), out=a)
+    np.multiply(a, a, out=density)
     np.multiply(density, scalar(-0.5), out=density)
     np.exp(density, out=density)  # e^(-x²/2), of the tail and of the derivative
     if x.dtype == float64:
-        tail = 0.5 * np.asarray(_erfc_exact(distance * math.sqrt(0.5))).astype(float64)
+        tail[...] = _erfc_exact(a * math.sqrt(0.5))
+        np.multiply(tail, 0.5, out=tail)
     else:
-        t = np.multiply(distance, scalar(_ERFC_P * math.sqrt(0.5)))
+        np.multiply(a, scalar(_ERFC_P * math.sqrt(0.5)), out=t)
         np.add(t, scalar(1), out=t)
         np.reciprocal(t, out=t)
-        tail = np.multiply(t, scalar(0.5 * _ERFC_A[-1]))
+        np.multiply(t, scalar(0.5 * _ERFC_A[-1]), out=tail)
         for coefficient in reversed(_ERFC_A[:-1]):
             np.add(tail, scalar(0.5 * coefficient), out=tail)
             np.multiply(tail, t, out=tail)
         np.multiply(tail, density, out=tail)
     if slope is not None:
-        # Φ(x) is h below 0, and 1 - h above: |step - h|
-        np.subtract(x > 0, tail, out=slope)
-        np.abs(slope, out=slope)
+        # copysign(1/2 - w, x) + 1/2 is both sides in one; w is at most 1/2
         np.multiply(density, scalar(1 / math.sqrt(2 * math.pi)), out=density)
-        np.multiply(density, limited, out=density)
-        np.add(slope, density, out=slope)
-    np.multiply(distance, tail, out=tail)
+        np.multiply(density, a, out=density)
+        np.subtract(density, tail, out=density)
+        np.add(density, scalar(0.5), out=density)
+        np.copysign(density, x, out=slope)
+        np.add(slope, scalar(0.5), out=slope)
+    np.multiply(a, tail, out=tail)
     np.maximum(x, scalar(0), out=out)
     np.subtract(out, tail, out=out)
 
@@ -154,9 +159,11 @@ _TANH_B = 0.044715 * _TANH_A
 def _gelu_tanh(out: Array, slope: Array | None, x: Array) -> None:
     """x·(1 + tanh u)/2 with u = √(2/π)·(x + 0.044715 x³), and its derivative, for one block."""
     scalar = x.dtype.type
-    limited = np.clip(x, scalar(-_FAR), scalar(_FAR))
-    square = np.multiply(limited, limited)
-    t = np.multiply(square, scalar(_TANH_B))
+    limited, square, t = memory.scratch(3, x.shape, x.dtype)
+    np.minimum(x, scalar(_FAR), out=limited)
+    np.maximum(limited, scalar(-_FAR), out=limited)
+    np.multiply(limited, limited, out=square)
+    np.multiply(square, scalar(_TANH_B), out=t)
     np.add(t, scalar(_TANH_A), out=t)
     np.multiply(t, limited, out=t)
     np.tanh(t, out=t)

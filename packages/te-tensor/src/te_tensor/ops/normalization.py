@@ -85,7 +85,10 @@ class LayerNorm(Operation):
         products = memory.empty(normal.shape, normal.dtype) if needs_weight else None
 
         def block(out: Array, grad: Array, normal: Array, inverse: Array) -> None:
-            scaled = np.multiply(grad, weight[0]) if weight else grad
+            scaled = grad
+            if weight:
+                (scaled,) = memory.scratch(1, grad.shape, grad.dtype)
+                np.multiply(grad, weight[0], out=scaled)
             mean = scaled.sum(axis=1, keepdims=True) * share
             correlation = np.einsum("ij,ij->i", scaled, normal)[:, None] * share
             np.multiply(normal, correlation, out=out)

@@ -95,6 +95,7 @@ class Max(_Reduction):
     def backward(self, grad: Array) -> Gradients:
         """The gradient, shared among the greatest."""
         x, result = self.saved
-        is_greatest = x == self._spread(result)
+        greatest = self._spread(result)
+        is_greatest = (x == greatest) | ((x != x) & (greatest != greatest))  # NaN is the greatest
         count = is_greatest.sum(axis=self.axes, keepdims=True).astype(grad.dtype)
         return (self._spread(grad) * is_greatest / np.maximum(count, 1),)

@@ -1,0 +1,98 @@
+"""Small promises, each of which was once broken."""
+
+import numpy as np
+import pytest
+
+import te_tensor as te
+
+
+def test_item_assignment_of_a_tensor_with_a_gradient():
+    w, a = te.ones(2, requires_grad=True), te.zeros(3)
+    with pytest.raises(RuntimeError, match="lose"):
+        a[:2] = w * 2
+    assert a.tolist() == [0, 0, 0]
+    with te.no_grad():
+        a[:2] = w * 2
+    assert a.tolist() == [2, 2, 0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e4m3fn"])
+def test_small_floats_equal_the_numbers_they_were_made_of(dtype):
+    assert (te.Tensor([0.1, 0.7], dtype=dtype) == 0.1).tolist() == [True, False]
+
+
+def test_comparison_with_numbers_out_of_range():
+    t = te.Tensor([1, 255], dtype="uint8")
+    assert (t < 300).tolist() == [True, True]
+    assert (t == -1).tolist() == [False, False]
+
+
+@pytest.mark.parametrize("setting", [te.no_grad, te.enable_grad, te.detect_anomaly])
+def test_settings_decorate_with_and_without_brackets(setting):
+    def grad():
+        return te.is_grad_enabled()
+
+    assert setting(grad)() == setting()(grad)()
+
+
+def test_settings_refuse_what_runs_later():
+    def numbers():
+        yield te.is_grad_enabled()
+
+    async def later():
+        return te.is_grad_enabled()
+
+    for function in (numbers, later):
+        with pytest.raises(TypeError, match=function.__name__):
+            te.no_grad()(function)
+
+
+def test_the_gradient_of_a_maximum_goes_to_nan():
+    x = te.Tensor([1.0, float("nan"), 2.0], requires_grad=True)
+    x.max().backward()
+    assert x.grad.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("state", ["12", (1.7, 2.2), (1,), (-1, 0), None])
+def test_no_state_of_a_generator(state):
+    before = te.get_rng_state()
+    with pytest.raises(ValueError, match="state is"):
+        te.set_rng_state(state)
+    assert te.get_rng_state() == before
+
+
+def test_integers_must_fit_their_dtype():
+    with pytest.raises(OverflowError, match="uint8"):
+        te.Tensor([300], dtype="uint8")
+    assert te.Tensor([255], dtype="uint8").item() == 255
+
+
+def test_integer_tensors_index():
+    assert list(range(te.Tensor(3))) == [0, 1, 2]
+    with pytest.raises(TypeError, match="float32"):
+        range(te.Tensor(3.0))
+
+
+def test_an_empty_list_selects_nothing():
+    assert te.ones(3)[[]].shape == (0,)
+
+
+def test_overflow_makes_no_warning():
+    assert np.isinf((te.Tensor([60000.0], dtype="float16") * 2).numpy()).all()
+    assert te.Tensor(1e300).item() == float("inf")
+    assert te.Tensor([1.0], dtype="float64", requires_grad=True).astype("float16").item() == 1
+
+
+def test_generators_are_ours():
+    with pytest.raises(TypeError, match="numpy"):
+        te.rand(2, generator=np.random.default_rng())
+
+
+def test_layer_norm_of_integers():
+    with pytest.raises(TypeError, match="int64"):
+        te.layer_norm(te.Tensor([[1, 2]]), 2)
+    assert te.layer_norm(te.ones(2, 3), np.int64(3)).shape == (2, 3)
+
+
+def test_a_shape_may_be_one_length():
+    assert te.Tensor([1, 2, 3, 4], 4).shape == (4,)
