@@ -92,6 +92,9 @@ from .operation import Operation as Operation
 from .operation import Sample as Sample
 from .parallel import get_num_threads as get_num_threads
 from .parallel import set_num_threads as set_num_threads
+from .profiler import OperationProfile as OperationProfile
+from .profiler import Profile as Profile
+from .profiler import profile as profile
 from .random import Generator as Generator
 from .random import get_rng_state as get_rng_state
 from .random import manual_seed as manual_seed

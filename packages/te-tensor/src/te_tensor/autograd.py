@@ -6,8 +6,9 @@ to the oldest meets every operation after all that used its results; no recursio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
+from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,11 +47,12 @@ class _Pending:
         self.grads: list[Array | None] = [None] * outputs
         self.owned = [False] * outputs
 
-    def add(self, index: int, grad: Array) -> None:
-        """Add a gradient; an array is written to only if it was made here."""
+    def add(self, index: int, grad: Array, owned: bool) -> None:
+        """Add a gradient; an array is written to only if nobody else holds it."""
         before = self.grads[index]
         if before is None:
             self.grads[index] = grad
+            self.owned[index] = owned
         elif self.owned[index]:
             parallel.elementwise(_add_to, before, grad)
         else:
@@ -81,7 +83,7 @@ def backward(
         if tensor.creator is None:
             sink(tensor, grad, False)
         else:
-            _pending_of(pending, tensor.creator).add(tensor.output_index, grad)
+            _pending_of(pending, tensor.creator).add(tensor.output_index, grad, False)
     with np.errstate(all="ignore"):  # as in forward: inf and NaN without warnings
         for operation in _newest_first(list(pending)):
             operation.retains_graph = retain_graph
@@ -130,19 +132,11 @@ def _step(
         g.astype(float32) if g is not None and g.dtype in SMALL_FLOATS else g for g in incoming
     ]
     operation.check_unchanged()
-    try:
-        outgoing = operation.backward(*incoming)
-    except Exception as error:
-        error.add_note(f"in the backward of {type(operation).__name__}")
-        raise
-    if len(outgoing) != len(operation.inputs):
-        raise ValueError(
-            f"backward of {type(operation).__name__} returned {len(outgoing)} gradients "
-            f"for {len(operation.inputs)} inputs"
-        )
+    outs = _owned_arrays(operation, pending)
+    outgoing = _outgoing(operation, incoming, outs)
     for position, tensor in enumerate(operation.inputs):
         given = outgoing[position]
-        if given is None or not operation.needs_grad[position]:
+        if given is None or not operation.needs_grad[position] or given is outs[position]:
             continue
         grad = _fit(operation, given, tensor)
         if modes.current().anomaly and np.isnan(grad).any():
@@ -150,11 +144,51 @@ def _step(
                 f"backward of {type(operation).__name__} made a NaN in the gradient of input "
                 f"{position}{operation.origin or ''}"
             )
-        if tensor.creator is not None:
-            _pending_of(pending, tensor.creator).add(tensor.output_index, grad)
+        fresh = grad is not given or _is_fresh(given, operation, incoming, outgoing)
+        owned = fresh and owns_memory(grad) and grad.flags.writeable
+        if tensor.creator is None:
+            sink(tensor, grad, owned)
         else:
-            fresh = grad is not given or _is_fresh(given, operation, incoming, outgoing)
-            sink(tensor, grad, fresh and owns_memory(grad) and grad.flags.writeable)
+            _pending_of(pending, tensor.creator).add(tensor.output_index, grad, owned)
+
+
+def _owned_arrays(operation: Operation, pending: dict[Operation, _Pending]) -> list[Array | None]:
+    """For each input, the array that its gradients are summed in, if there is one already."""
+    found: list[Array | None] = [None] * len(operation.inputs)
+    if operation.backward_into is None:
+        return found
+    for position, tensor in enumerate(operation.inputs):
+        slot = pending.get(tensor.creator) if operation.needs_grad[position] else None
+        if slot is not None and slot.owned[tensor.output_index]:
+            array = slot.grads[tensor.output_index]
+            taken = any(array is other for other in found)  # a tensor that is given twice
+            if array is not None and array.dtype not in SMALL_FLOATS and not taken:
+                found[position] = array
+    return found
+
+
+def _outgoing(
+    operation: Operation, incoming: list[Any], outs: list[Array | None]
+) -> Sequence[Array | None]:
+    """What the operation's backward returns."""
+    profile = modes.current().profile
+    begin = perf_counter()
+    try:
+        if operation.backward_into is not None and any(out is not None for out in outs):
+            outgoing = operation.backward_into(*incoming, outs=outs)
+        else:
+            outgoing = operation.backward(*incoming)
+    except Exception as error:
+        error.add_note(f"in the backward of {type(operation).__name__}")
+        raise
+    if profile is not None:
+        profile.note(operation, False, perf_counter() - begin, outgoing)
+    if len(outgoing) != len(operation.inputs):
+        raise ValueError(
+            f"backward of {type(operation).__name__} returned {len(outgoing)} gradients "
+            f"for {len(operation.inputs)} inputs"
+        )
+    return outgoing
 
 
 def _fit(operation: Operation, grad: Array, tensor: Variable) -> Array:

@@ -26,6 +26,8 @@ class Modes(NamedTuple):
     trace: bool = False
     #: What random operations draw from; None for the process-wide generator.
     generator: Any = None
+    #: What notes the time of every operation.
+    profile: Any = None
     #: The part of a sub-graph that runs now, which tensors from outside go through.
     part: Any = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -103,6 +103,8 @@ class Operation:
     computes: ClassVar[bool] = True
     #: Names of the first inputs, which must have one dtype.
     one_dtype: ClassVar[tuple[str, ...]] = ()
+    #: Profiles list it; not what only holds other operations.
+    profiled: ClassVar[bool] = True
     #: Inputs of the gradient check.
     samples: ClassVar[Sequence[Sample]] = ()
 
@@ -144,6 +146,10 @@ class Operation:
     def backward(self, *grads: Any, **unused: Any) -> Gradients:
         """Compute one gradient per input from one gradient (or None) per output."""
         raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    #: Optional: as `backward`, with the argument `outs`: for each input an array that the walk
+    #: owns, to which the gradient is added and which is then returned in its place, or None.
+    backward_into: Callable[..., Gradients] | None = None
 
     def save(self, *values: Any) -> None:
         """Keep what backward needs; keeps nothing when no input needs a gradient."""

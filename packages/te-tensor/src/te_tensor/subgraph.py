@@ -155,6 +155,7 @@ class _Node(Operation):
     """What `shard` and `checkpoint` put into the graph outside: its result is there already."""
 
     computes = False
+    profiled = False
 
     def __init__(self, results: tuple[Array, ...]) -> None:
         self.results = results

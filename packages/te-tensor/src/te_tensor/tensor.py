@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Never, Self, TypeAlias, cast
 
 import numpy as np
@@ -146,7 +147,14 @@ class Tensor:
         if state.anomaly:
             operation.origin = _origin()
         with np.errstate(all="ignore"):  # inf and NaN follow IEEE 754, without warnings
-            result = operation.forward(*arrays)
+            if state.profile is None:
+                result = operation.forward(*arrays)
+            else:
+                begin = perf_counter()
+                result = operation.forward(*arrays)
+                seconds = perf_counter() - begin
+                made = result if isinstance(result, tuple) else (result,)
+                state.profile.note(operation, True, seconds, made)
             several = isinstance(result, tuple)
             results: tuple[Any, ...] = result if several else (result,)  # type: ignore[assignment]
             if rounding is not None:

@@ -6,7 +6,7 @@ keeps the logarithm of each row's sum, and backward makes the scores anew, block
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod, sqrt
 from typing import Any
@@ -153,9 +153,14 @@ class Attention(Operation):
 
     def backward(self, grad: Array) -> Gradients:
         """Gradients to all inputs but boolean masks."""
+        return self.backward_into(grad, outs=(None,) * len(self.needs_grad))
+
+    def backward_into(self, grad: Array, *, outs: Sequence[Array | None]) -> Gradients:
+        """The same, those of q, k and v added to what is given."""
         work, out, log_sums, q, k, v, *extra = self.saved
         needs = dict(zip(("q", "k", "v", *self.operands), self.needs_grad, strict=True))
-        grads = _Grads(work, needs, q, k, v, dict(zip(self.operands, extra, strict=True)))
+        into = dict(zip("qkv", outs, strict=False))
+        grads = _Grads(work, needs, q, k, v, dict(zip(self.operands, extra, strict=True)), into)
         grouped_grad, grouped_out = work.group(grad), work.group(out)
 
         def run(index: int) -> None:
@@ -402,15 +407,21 @@ class _Grads:
         k: Array,
         v: Array,
         extra: dict[str, Array],
+        into: dict[str, Array | None],
     ) -> None:
         self.work = work
         self.needs = needs
-        self.q_shape = q.shape
         self.shapes = {name: array.shape for name, array in extra.items()}
         # Sums over rows have a place per chunk of rows, added up at the end.
         chunks = 1 + max((task.chunk for task in work.tasks), default=0)
-        self.q = work.group(memory.empty_like(q))
-        self.k, self.v = ([_zeros_like(like) for _ in range(chunks)] for like in (k, v))
+        self.into_q = into["q"] is not None
+        self.whole_q = memory.empty_like(q) if into["q"] is None else into["q"]
+        self.q = work.group(self.whole_q)
+        self.k, self.v = (
+            [_zeros_like(like) if first is None else first]
+            + [_zeros_like(like) for _ in range(chunks - 1)]
+            for like, first in ((k, into["k"]), (v, into["v"]))
+        )
         self.slopes = np.zeros((chunks, *work.q.shape[:3]))
         self.mask: list[Array] | None = None
         self.distance: Array | None = None
@@ -450,7 +461,11 @@ class _Grads:
         np.multiply(slope, weights, out=slope)  # the gradient of the scores
         q = block.of(work.q, columns=False)
         k = block.of(work.k, rows=False, columns=False)[..., block.columns, :]
-        gemm_batch(slope, k, block.of(self.q, columns=False), alpha=work.scale)
+        gemm_batch(
+            *(slope, k, block.of(self.q, columns=False)),
+            alpha=work.scale,
+            beta=1.0 if self.into_q else 0.0,
+        )
         _add_over_group(slope, q, grad_k, work.scale)
         if self.mask is not None:
             target = block.of(self.mask[task.chunk % len(self.mask)])
@@ -469,7 +484,7 @@ class _Grads:
         for partial in (self.k, self.v, self.mask or []):
             for other in partial[1:]:
                 partial[0] += other
-        results = {"q": self.q.reshape(self.q_shape), "k": self.k[0], "v": self.v[0]}
+        results = {"q": self.whole_q, "k": self.k[0], "v": self.v[0]}
         if "slopes" in self.shapes:
             total = self.slopes.sum(axis=(0, 1)).astype(self.q.dtype)
             results["slopes"] = total.reshape(self.shapes["slopes"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,6 +49,10 @@ class MatMul(Operation):
 
     def backward(self, grad: Array) -> Gradients:
         """G·bᵀ and aᵀ·g, summed over axes that were broadcast."""
+        return self.backward_into(grad, outs=(None, None))
+
+    def backward_into(self, grad: Array, *, outs: Sequence[Array | None]) -> Gradients:
+        """The same, added to what is given where one product makes it."""
         a, b = self.saved
         matrix_a, matrix_b = _matrices(a, b)
         if a.ndim == 1:
@@ -57,11 +61,14 @@ class MatMul(Operation):
             grad = grad[..., None]
         grad_a = grad_b = None
         if self.needs_grad[0]:
-            full = matmul(grad, matrix_b.swapaxes(-1, -2))
-            grad_a = sum_to_shape(full, matrix_a.shape).reshape(a.shape)
+            if b.ndim == 2 and a.ndim > 1:
+                grad_a = _product(as_rows(grad), b.T, a.shape, outs[0])
+            else:
+                full = matmul(grad, matrix_b.swapaxes(-1, -2))
+                grad_a = sum_to_shape(full, matrix_a.shape).reshape(a.shape)
         if self.needs_grad[1]:
             if b.ndim == 2 and a.ndim > 1:  # the sum over the batch is part of one product
-                grad_b = gemm(as_rows(a).T, as_rows(grad), memory.empty(b.shape, b.dtype))
+                grad_b = _product(as_rows(a).T, as_rows(grad), b.shape, outs[1])
             else:
                 full = matmul(matrix_a.swapaxes(-1, -2), grad)
                 grad_b = sum_to_shape(full, matrix_b.shape).reshape(b.shape)
@@ -110,16 +117,33 @@ class Linear(Operation):
 
     def backward(self, grad: Array) -> Gradients:
         """G·weight, gᵀ·x, and g summed over rows."""
+        return self.backward_into(grad, outs=(None, None, None))
+
+    def backward_into(self, grad: Array, *, outs: Sequence[Array | None]) -> Gradients:
+        """The same, added to what is given."""
         rows, weight, shape = self.saved
         grad = as_rows(grad) if grad.ndim > 1 else grad[None, :]
-        grads: list[Any] = [None] * len(self.needs_grad)
+        grads: list[Array | None] = [None] * len(self.needs_grad)
         if self.needs_grad[0]:
-            grads[0] = gemm(grad, weight, memory.empty(rows.shape, rows.dtype)).reshape(shape)
+            grads[0] = _product(grad, weight, shape, outs[0])
         if self.needs_grad[1]:
-            grads[1] = gemm(grad.T, rows, memory.empty(weight.shape, weight.dtype))
+            grads[1] = _product(grad.T, rows, weight.shape, outs[1])
         if len(grads) == 3 and self.needs_grad[2]:
             grads[2] = sum_rows(grad)
         return grads
+
+
+def _product(a: Array, b: Array, shape: tuple[int, ...], out: Array | None) -> Array:
+    """a @ b under a shape of as many rows, or added to an array of that shape."""
+    if out is None:
+        made = memory.empty((a.shape[0], b.shape[1]), a.dtype)
+        return gemm(a, b, made).reshape(shape)
+    rows = rows_of(out) if out.ndim > 1 else out[None, :]
+    if rows is None:
+        out += _product(a, b, shape, None)
+    else:
+        gemm(a, b, rows, beta=1.0)
+    return out
 
 
 def _check_linear(x: Array, weight: Array, *bias: Array) -> None:
