@@ -104,7 +104,7 @@ def test_training_steps_make_hardly_any_new_memory():
     for _ in range(50):
         step()
     # a worker may let go of its last block a moment after the step
-    assert te.memory_info()["made"] - made <= 3
+    assert te.memory_info()["made"] - made <= 10
 
 
 def test_the_pool_is_bounded():

@@ -140,6 +140,8 @@ class _Job:
     def wait(self) -> None:
         """Until every index is done; then raise the lowest index's failure, if any."""
         self.done.wait()
+        # A worker that hasn't come yet still has the job in its queue, but nobody's arrays.
+        del self.function
         if self.failures:
             raise min(self.failures, key=lambda pair: pair[0])[1]
 
