@@ -51,9 +51,10 @@ def test_docstrings(name):
     assert doctest.testmod(module, optionflags=flags).failed == 0
 
 
-@pytest.mark.parametrize(
-    "readme", sorted(PACKAGES.glob("*/README.md")), ids=lambda p: p.parent.name
-)
+PAGES = [*sorted(PACKAGES.glob("*/README.md")), PACKAGES.parent / "docs" / "performance.md"]
+
+
+@pytest.mark.parametrize("readme", PAGES, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_readme(readme, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)

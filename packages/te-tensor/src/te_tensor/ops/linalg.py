@@ -161,8 +161,8 @@ def _check_linear(x: Array, weight: Array, *bias: Array) -> None:
 
 def _affine(rows: Array, weight: Array, bias: Array, out: Array) -> None:
     """Each thread fills its rows with the bias and adds the product while they are in cache."""
-    work = out.size * weight.shape[1]
-    pieces = parallel.split(len(out), parallel.get_num_threads() if work >= 1 << 20 else 1)
+    alone = out.size * weight.shape[1] < 1 << 20 or parallel.in_parallel()
+    pieces = parallel.split(len(out), 1 if alone else parallel.get_num_threads())
 
     def run(index: int) -> None:
         piece = pieces[index]
