@@ -167,6 +167,48 @@ def test_the_environment_sets_the_number_of_threads():
     assert "TE_NUM_THREADS is 'many'" in ran.stderr
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"/sys/fs/cgroup/cpu.max": "150000 100000\n"}, 1.5),
+        ({"/sys/fs/cgroup/cpu.max": "max 100000\n"}, None),
+        (
+            {
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            2.0,
+        ),
+        (
+            {
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+            },
+            None,
+        ),
+        ({}, None),
+    ],
+)
+def test_the_quota_of_a_cgroup(monkeypatch, files, expected):
+    def read_text(path):
+        if path.as_posix() not in files:
+            raise FileNotFoundError(path)
+        return files[path.as_posix()]
+
+    monkeypatch.setattr(parallel.Path, "read_text", read_text)
+    assert parallel._cgroup_quota() == expected
+
+
+@pytest.mark.parametrize(
+    ("affinity", "quota", "expected"),
+    [(8, None, 8), (8, 1.5, 2), (8, 0.5, 1), (1, 4.0, 1)],
+)
+def test_cpus_follow_affinity_and_quota(monkeypatch, affinity, quota, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(affinity)), raising=False)
+    monkeypatch.setattr(parallel, "_cgroup_quota", lambda: quota)
+    assert parallel.available_cpus() == expected
+
+
 def test_available_cpus():
     assert 1 <= parallel.available_cpus() <= (os.cpu_count() or 1)
 
