@@ -139,12 +139,10 @@ def minimums(session: nox.Session) -> None:
     session.run("pytest", *(f"packages/{package}/tests" for package in PACKAGES), *session.posargs)
 
 
-@nox.session(default=False)
+@nox.session(default=False, python=OLDEST)  # the one that PyTorch is installed for
 def bench(session: nox.Session) -> None:
     """Benchmarks beside the peers; arguments after `--` go to the runner."""
-    if not (ROOT / "benchmarks" / "__main__.py").exists():
-        session.skip("there are no benchmarks yet")
-    session.install(*editable(), *group("examples"), *TORCH)
+    session.install(*editable(), *group("bench"), *group("test"), *TORCH)
     # A kernel forced from outside would measure another library than the one that users get.
     native = {"OPENBLAS_CORETYPE": None, "OPENBLAS_L2_SIZE": None}
     session.run("python", "-m", "benchmarks", *session.posargs, env=native)

@@ -6,47 +6,52 @@ from collections.abc import Callable
 
 import numpy as np
 
-SIZES = (1024, 2048, 4096)
+from ..blocks.common import Array
+from ..machine import cpus
+
+SIZES = {"S=1024": 1024, "S=2048": 2048, "S=4096": 4096}
 HEADS, HEAD_DIM = 8, 64
 
 
-def _inputs(size: int) -> list[np.ndarray]:
+def _inputs(length: int) -> list[Array]:
     """q, k, v (1, H, S, d), distances (S, S) and slopes (1, H, 1, 1)."""
     rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal((1, HEADS, size, HEAD_DIM), np.float32) for _ in range(3)]
-    points = rng.standard_normal((size, 3), np.float32)
+    arrays = [rng.standard_normal((1, HEADS, length, HEAD_DIM), np.float32) for _ in range(3)]
+    points = rng.standard_normal((length, 3), np.float32)
     squares = (points * points).sum(axis=1)
     distance = np.sqrt(np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0))
     slopes = 2.0 ** -np.arange(HEADS, dtype=np.float32)
     return [*arrays, distance, slopes.reshape(1, HEADS, 1, 1)]
 
 
-def tensor_engine(size: int) -> Callable[[], object]:
+def tensor_engine(length: int) -> Callable[[], object]:
     """The one attention core of te-tensor."""
     import te_tensor as te
 
-    q, k, v, distance, slopes = (te.from_numpy(a) for a in _inputs(size))
+    q, k, v, distance, slopes = (te.from_numpy(a) for a in _inputs(length))
     learnt = (q, k, v, slopes)
-    upstream = te.ones(1, HEADS, size, HEAD_DIM)
+    upstream = te.ones(1, HEADS, length, HEAD_DIM)
     for tensor in learnt:
         tensor.requires_grad = True
 
     def step() -> object:
         for tensor in learnt:
             tensor.zero_grad()
-        te.attention(q, k, v, distance=distance, slopes=slopes).backward(upstream)
-        return slopes.grad
+        result = te.attention(q, k, v, distance=distance, slopes=slopes)
+        result.backward(upstream)
+        return result.detach(), *(tensor.grad for tensor in learnt)
 
     return step
 
 
-def torch(size: int) -> Callable[[], object]:
+def torch(length: int) -> Callable[[], object]:
     """PyTorch's own attention, given the bias as the mask it takes."""
     import torch
 
-    q, k, v, distance, slopes = (torch.from_numpy(a) for a in _inputs(size))
+    torch.set_num_threads(cpus())
+    q, k, v, distance, slopes = (torch.from_numpy(a) for a in _inputs(length))
     learnt = (q, k, v, slopes)
-    upstream = torch.ones(1, HEADS, size, HEAD_DIM)
+    upstream = torch.ones(1, HEADS, length, HEAD_DIM)
     phi = torch.log1p(distance)
     for tensor in learnt:
         tensor.requires_grad_()
@@ -57,9 +62,32 @@ def torch(size: int) -> Callable[[], object]:
         bias = -slopes * phi
         result = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         result.backward(upstream)
-        return slopes.grad
+        return result.detach(), *(tensor.grad for tensor in learnt)
 
     return step
 
 
-CONTESTANTS = {"tensor-engine": tensor_engine, "torch": torch}
+def jax(length: int) -> Callable[[], object]:
+    """Attention and its gradient compiled as one program."""
+    import jax
+    import jax.numpy as jnp
+
+    from ..blocks.jax_block import attention
+
+    *arrays, distance, slopes = _inputs(length)
+    learnt = tuple(jnp.array(array) for array in (*arrays, slopes))
+    phi = jnp.log1p(distance)
+    upstream = jnp.ones((1, HEADS, length, HEAD_DIM))
+
+    def both(learnt: tuple[jax.Array, ...], phi: jax.Array, upstream: jax.Array) -> object:
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array) -> jax.Array:
+            return attention(q, k, v, -slopes * phi)
+
+        result, backward = jax.vjp(attend, *learnt)
+        return result, *backward(upstream)
+
+    run = jax.jit(both).lower(learnt, phi, upstream).compile()
+    return lambda: jax.block_until_ready(run(learnt, phi, upstream))
+
+
+CONTESTANTS = {"tensor-engine": tensor_engine, "torch": torch, "jax": jax}
