@@ -10,7 +10,8 @@ B, S, D, F = 4, 64, 64, 256
 
 
 @pytest.fixture(autouse=True)
-def _threads():
+def _threads(monkeypatch):
+    monkeypatch.setattr("te_nn.transformer._SHARD_FROM", 1 << 20)
     before = te.get_num_threads()
     yield
     te.set_num_threads(before)

@@ -260,11 +260,30 @@ def test_split(total, parts):
         assert len(pieces) == min(parts, total)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 10, 1000])
-@pytest.mark.parametrize("size", [1, 100, 100_000])
-def test_row_blocks(rows, size):
-    blocks = parallel.row_blocks(rows, size)
-    assert [i for b in blocks for i in range(b.start, b.stop)] == list(range(rows))
+@pytest.mark.parametrize("size", [0, 1, 10, 100_000])
+def test_fixed_blocks(size):
+    blocks = parallel.fixed_blocks(size)
+    assert [i for b in blocks for i in range(b.start, b.stop)] == list(range(size))
+
+
+@pytest.mark.parametrize(
+    ("cache", "expected"),
+    [
+        ({"index3": "32768K\n"}, 1 << 18),
+        ({"index3": "4096K\n"}, 1 << 16),
+        ({"index2": "512K\n"}, 1 << 15),
+        ({}, 1 << 15),
+    ],
+)
+def test_blocks_fit_the_cache(monkeypatch, cache, expected):
+    def read_text(path):
+        if path.parent.name not in cache:
+            raise FileNotFoundError(path)
+        return cache[path.parent.name]
+
+    monkeypatch.setattr(parallel, "available_cpus", lambda: 2)
+    monkeypatch.setattr(parallel.Path, "read_text", read_text)
+    assert parallel._block_size() == expected
 
 
 # -- operations on large arrays -----------------------------------------------------------

@@ -35,8 +35,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swiglu": _swiglu,
 }
 _NORMS = ("pre", "post")
-#: Multiply-adds of the first feed-forward layer from which a block is cut over the threads.
-_SHARD_FROM = 1 << 22
+#: Multiply-adds of the first feed-forward layer from which a block is cut over the threads; below,
+#: the threads wait for each other's Python longer than they gain.
+_SHARD_FROM = 1 << 28
 
 
 def _batch_axis(value: Any, axes: int) -> int | None:

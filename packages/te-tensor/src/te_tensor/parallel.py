@@ -23,9 +23,9 @@ import numpy as np
 from . import memory
 from .dtypes import Array, DType
 
-#: Elements of a block on which a chain of NumPy calls stays in a core's cache, and below
-#: which the calls' own cost and waiting for the GIL begin to show.
-BLOCK = 1 << 15
+#: Elements from which a chain of NumPy calls is spread over threads: below, waiting for the GIL
+#: costs more than a second core brings.
+_PARALLEL_FROM = 1 << 16
 
 _region = threading.local()
 
@@ -54,6 +54,27 @@ def _cgroup_quota() -> float | None:
     if limit in ("max", "-1"):
         return None
     return int(limit) / int(period)
+
+
+def _block_size() -> int:
+    """Elements of a block that a chain of NumPy calls goes through before the next one.
+
+    Some eight float32 arrays of this size per CPU fill the last-level cache. Smaller blocks, in
+    the second-level cache, have no quicker passes, but threads wait for the GIL after each call.
+    """
+    size = (1 << 20) * available_cpus()  # where the system doesn't say
+    for level in ("index3", "index2"):
+        try:
+            text = Path(f"/sys/devices/system/cpu/cpu0/cache/{level}/size").read_text().strip()
+            size = int(text.removesuffix("K")) * 1024
+            break
+        except (OSError, ValueError):
+            continue
+    fitting = size // available_cpus() // (8 * 4)
+    return min(max(fitting, 1 << 15), 1 << 18)
+
+
+BLOCK = _block_size()
 
 
 def _initial_threads() -> int:
@@ -240,9 +261,9 @@ def split(total: int, parts: int) -> list[slice]:
     return [slice(a, b) for a, b in itertools.pairwise(edges)]
 
 
-def row_blocks(rows: int, row_size: int, block: int = BLOCK) -> list[slice]:
-    """Slices of range(rows), each of about `block` elements where a row has `row_size`."""
-    return split(rows, ceil(rows * row_size / block)) if rows else []
+def fixed_blocks(size: int) -> list[slice]:
+    """Slices of range(size) whose edges depend on nothing but the size, for sums and draws."""
+    return split(size, ceil(size / (1 << 15))) if size else []
 
 
 def rowwise(function: Callable[..., None], *arrays: Array) -> None:
@@ -253,12 +274,13 @@ def rowwise(function: Callable[..., None], *arrays: Array) -> None:
     are passed whole and broadcast. Small work is one call in the calling thread.
     """
     first = arrays[0]
-    if first.size < 2 * BLOCK:
+    if first.size < _PARALLEL_FROM:
         function(*arrays)
         return
     rows = len(first)
     cut = [a.ndim == first.ndim and len(a) == rows for a in arrays]
-    blocks = row_blocks(rows, first.size // rows)
+    count = ceil(first.size / BLOCK)
+    blocks = split(rows, count if in_parallel() else max(count, _threads))
 
     def run(index: int) -> None:
         block = blocks[index]
@@ -276,7 +298,7 @@ def elementwise(function: Callable[..., None], *arrays: Array) -> None:
 
 def ufunc(function: np.ufunc, *arrays: Array, dtype: DType | None = None) -> Array:
     """A NumPy ufunc of arrays of one dtype, in the engine's threads where it is worth it."""
-    if max(a.size for a in arrays) < 4 * BLOCK:
+    if max(a.size for a in arrays) < 4 * _PARALLEL_FROM:
         return np.asarray(function(*arrays))
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
     out = memory.empty(shape, dtype or arrays[0].dtype)

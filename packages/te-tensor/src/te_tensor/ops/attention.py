@@ -20,8 +20,8 @@ from ..dtypes import Array, DType, bool_
 from ..operation import Gradients, Operation, Sample
 from ._kernels import keep_factors
 
-#: Elements of a block of scores: large enough to hide the calls' cost, small enough for L2.
-_BLOCK = 1 << 18
+#: Elements of a block of scores: two such blocks a thread are all that is held.
+_BLOCK = 2 * parallel.BLOCK
 #: Multiply-adds from which the work is spread over threads.
 _PARALLEL_FROM = 1 << 19
 

@@ -30,7 +30,7 @@ class Dropout(Operation):
         # Each block draws from a stream of its own, so threads don't change what is drawn.
         rows = x.reshape(-1)
         flat = out.reshape(-1)
-        blocks = parallel.row_blocks(flat.size, 1)
+        blocks = parallel.fixed_blocks(flat.size)
 
         def run(index: int) -> None:
             block = blocks[index]

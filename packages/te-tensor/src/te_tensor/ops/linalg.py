@@ -13,6 +13,9 @@ from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
 from ._kernels import as_rows, sum_rows
 
+#: Multiply-adds from which an affine map is cut over the threads.
+_PARALLEL_FROM = 1 << 23
+
 
 class MatMul(Operation):
     """a @ b with NumPy's rules: 1-D operands are vectors, leading axes broadcast."""
@@ -161,7 +164,7 @@ def _check_linear(x: Array, weight: Array, *bias: Array) -> None:
 
 def _affine(rows: Array, weight: Array, bias: Array, out: Array) -> None:
     """Each thread fills its rows with the bias and adds the product while they are in cache."""
-    alone = out.size * weight.shape[1] < 1 << 20 or parallel.in_parallel()
+    alone = out.size * weight.shape[1] < _PARALLEL_FROM or parallel.in_parallel()
     pieces = parallel.split(len(out), 1 if alone else parallel.get_num_threads())
 
     def run(index: int) -> None:

@@ -63,7 +63,7 @@ class MSELoss(Operation):
 
 def _square_sum(flat: Array) -> float:
     """Σ x², block by block, the blocks' sums added in float64 and in order."""
-    blocks = parallel.row_blocks(flat.size, 1)
+    blocks = parallel.fixed_blocks(flat.size)
     sums = np.zeros(len(blocks))
 
     def run(index: int) -> None:
