@@ -13,6 +13,23 @@ collect_ignore = (
 )
 
 
+#: Sizes from which work is cut, small enough for tests to reach them.
+CUT = {
+    "parallel._PARALLEL_FROM": 1 << 16,
+    "parallel.BLOCK": 1 << 15,
+    "blas._PARALLEL_FROM": 1 << 20,
+    "ops.linalg._PARALLEL_FROM": 1 << 20,
+    "ops.attention._PARALLEL_FROM": 1 << 16,
+    "ops.attention._BLOCK": 1 << 17,
+}
+
+
+@pytest.fixture(autouse=True)
+def _cut_small_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CUT.items():
+        monkeypatch.setattr(f"te_tensor.{name}", value)
+
+
 @pytest.fixture(autouse=True)
 def _settings() -> Iterator[None]:
     threads = te.get_num_threads()

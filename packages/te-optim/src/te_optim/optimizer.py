@@ -150,14 +150,14 @@ class Optimizer:
         for tensor in self._resolve(parameters):
             if tensor.grad is not None and not tensor.writable:
                 raise ValueError(f"a parameter of shape {tensor.shape} has read-only memory")
-        position = 0
-        for group in self.groups:
-            for tensor in group[_KEY]:
-                if tensor.grad is not None:
-                    grad = tensor.grad.data
-                    with tensor.lock() as array, np.errstate(all="ignore"):
-                        self._update_wide(array, grad, self._state[position], group)
-                position += 1
+        states = iter(self._state)
+        with np.errstate(all="ignore"):
+            for group in self.groups:
+                for tensor, state in zip(group[_KEY], states, strict=False):
+                    if tensor.grad is not None:
+                        grad = tensor.grad.data
+                        with tensor.lock() as array:
+                            self._update_wide(array, grad, state, group)
 
     def zero_grad(self, parameters: Iterable[Tensor] | None = None) -> None:
         """Drop the gradients.

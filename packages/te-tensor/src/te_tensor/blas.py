@@ -24,7 +24,7 @@ from . import memory, parallel
 from .dtypes import WIDE_FLOATS, Array
 
 #: Multiply-adds from which a product is cut over the threads.
-_PARALLEL_FROM = 1 << 21
+_PARALLEL_FROM = 1 << 23
 #: Multiply-adds up to which a call of ours costs more than its product, so that NumPy runs whole
 #: batches of them. Up to here its own BLAS uses no threads either. (OpenBLAS's batched functions
 #: are no faster, and crash in many versions.)

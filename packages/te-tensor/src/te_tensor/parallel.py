@@ -25,7 +25,7 @@ from .dtypes import Array, DType
 
 #: Elements from which a chain of NumPy calls is spread over threads: below, waiting for the GIL
 #: costs more than a second core brings.
-_PARALLEL_FROM = 1 << 16
+_PARALLEL_FROM = 1 << 18
 
 _region = threading.local()
 
@@ -291,6 +291,9 @@ def rowwise(function: Callable[..., None], *arrays: Array) -> None:
 
 def elementwise(function: Callable[..., None], *arrays: Array) -> None:
     """As `rowwise`, for a function to which each element is a row of its own."""
+    if arrays[0].size < _PARALLEL_FROM:
+        function(*arrays)
+        return
     if all(a.shape == arrays[0].shape and a.flags.c_contiguous for a in arrays):
         arrays = tuple(a.reshape(-1) for a in arrays)
     rowwise(function, *arrays)
@@ -298,7 +301,7 @@ def elementwise(function: Callable[..., None], *arrays: Array) -> None:
 
 def ufunc(function: np.ufunc, *arrays: Array, dtype: DType | None = None) -> Array:
     """A NumPy ufunc of arrays of one dtype, in the engine's threads where it is worth it."""
-    if max(a.size for a in arrays) < 4 * _PARALLEL_FROM:
+    if max(a.size for a in arrays) < _PARALLEL_FROM:
         return np.asarray(function(*arrays))
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
     out = memory.empty(shape, dtype or arrays[0].dtype)

@@ -23,7 +23,7 @@ from ._kernels import keep_factors
 #: Elements of a block of scores: two such blocks a thread are all that is held.
 _BLOCK = 2 * parallel.BLOCK
 #: Multiply-adds from which the work is spread over threads.
-_PARALLEL_FROM = 1 << 19
+_PARALLEL_FROM = 1 << 22
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..operation import Gradients, Operation, Sample
 from ._kernels import as_rows, sum_rows
 
 #: Multiply-adds from which an affine map is cut over the threads.
-_PARALLEL_FROM = 1 << 23
+_PARALLEL_FROM = 1 << 24
 
 
 class MatMul(Operation):
