@@ -257,6 +257,13 @@ def test_module_list():
         modules[2]
 
 
+def test_appending_after_a_deletion_replaces_nothing():
+    modules = nn.ModuleList([nn.ReLU(), nn.Tanh()])
+    del modules.__dict__["0"]
+    modules.append(nn.GELU())
+    assert [type(module).__name__ for module in modules] == ["Tanh", "GELU"]
+
+
 def test_a_module_without_forward_says_so():
     with pytest.raises(NotImplementedError, match="Inner"):
         Inner()(1)

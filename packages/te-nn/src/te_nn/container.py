@@ -34,7 +34,8 @@ class ModuleList(Module):
 
     def append(self, module: Module) -> None:
         """Add a module at the end."""
-        setattr(self, str(len(self)), _checked(module))
+        last = max((int(name) for name, _ in self.named_children()), default=-1)
+        setattr(self, str(last + 1), _checked(module))
 
     def __len__(self) -> int:
         return sum(1 for _ in self.children())
