@@ -54,13 +54,18 @@ class _Pending:
             self.grads[index] = grad
             self.owned[index] = owned
         elif self.owned[index]:
-            parallel.elementwise(_add_to, before, grad)
+            add_to(before, grad)
         else:
             self.grads[index] = parallel.ufunc(np.add, before, grad)
             self.owned[index] = True
 
 
-def _add_to(total: Array, grad: Array) -> None:
+def add_to(total: Array, grad: Array) -> None:
+    """Add a gradient in place, a large one in the engine's threads."""
+    parallel.elementwise(_add_block, total, grad)
+
+
+def _add_block(total: Array, grad: Array) -> None:
     np.add(total, grad, out=total)
 
 
@@ -126,10 +131,9 @@ def _step(
     operation: Operation, slot: _Pending, pending: dict[Operation, _Pending], sink: Sink
 ) -> None:
     """One operation's backward, its gradients handed on to where its inputs came from."""
-    incoming = slot.grads
     # As in forward: small floats are computed with in float32, and rounded once in _fit.
     incoming = [
-        g.astype(float32) if g is not None and g.dtype in SMALL_FLOATS else g for g in incoming
+        g.astype(float32) if g is not None and g.dtype in SMALL_FLOATS else g for g in slot.grads
     ]
     operation.check_unchanged()
     outs = _owned_arrays(operation, pending)
@@ -221,7 +225,7 @@ def _is_fresh(
     return may be held anywhere.
     """
     return (
-        type(operation).__module__.startswith("te_tensor.ops.")
+        type(operation).__module__.startswith("te_tensor.")
         and not any(grad is other for other in (*incoming, *operation.saved))
         and sum(grad is other for other in outgoing) == 1
     )

@@ -124,7 +124,7 @@ class _Part:
         if before is None:
             self.grads[id(leaf)] = grad if owned else np.array(grad)
         else:
-            np.add(before, grad, out=before)
+            autograd.add_to(before, grad)
 
     def grad_of(self, tensor: Tensor) -> Array | None:
         """What arrived for a tensor from outside, to be taken once."""
@@ -218,7 +218,7 @@ class Shard(_Node):
         arrived = [part.grad_of(tensor) for part in self.parts]
         summands = [grad for grad in arrived if grad is not None]
         for other in summands[1:]:
-            parallel.elementwise(_add_to, summands[0], other)
+            autograd.add_to(summands[0], other)
         return summands[0] if summands else None
 
     def release(self) -> None:
@@ -275,10 +275,6 @@ class Checkpoint(_Node):
         """Let the function and its arguments go."""
         super().release()
         self.given, self.captured = [], []
-
-
-def _add_to(total: Array, grad: Array) -> None:
-    np.add(total, grad, out=total)
 
 
 def _cut(array: Array, axis: int, piece: slice) -> Array:

@@ -700,7 +700,7 @@ def _accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
         if tensor._grad is None:
             tensor._grad = Tensor._wrap(grad if owned else np.array(grad))
         else:
-            np.add(tensor._grad._array, grad, out=tensor._grad._array)
+            autograd.add_to(tensor._grad._array, grad)
 
 
 def _rebuild(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
