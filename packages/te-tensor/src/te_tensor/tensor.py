@@ -780,7 +780,7 @@ def _operand(value: Any, like: Tensor) -> Tensor:
     return as_tensor(value)
 
 
-def _pair(first: Any, second: Any, floats: bool = False) -> tuple[Tensor, Tensor]:
+def pair(first: Any, second: Any, floats: bool = False) -> tuple[Tensor, Tensor]:
     """Both sides of an operator as tensors of one dtype."""
     tensor = first if isinstance(first, Tensor) else second
     first, second = _operand(first, tensor), _operand(second, tensor)
@@ -817,7 +817,7 @@ def _broadcast_error(name: str, first: Tensor, second: Tensor, error: Exception)
 def _binary(kind: Callable[[], Operation], a: Any, b: Any, floats: bool = False) -> Tensor:
     if not (isinstance(a, _OPERANDS) and isinstance(b, _OPERANDS)):
         return _UNSUPPORTED
-    first, second = _pair(a, b, floats)
+    first, second = pair(a, b, floats)
     try:
         result: Tensor = Tensor.apply(kind(), first, second)
     except ValueError as error:
@@ -834,7 +834,7 @@ def _compare(function: np.ufunc, a: Tensor, b: object) -> Tensor:
         other = np.asarray(number, a.dtype) if a.dtype in SMALL_FLOATS else number
         promote(a.dtype, bool_)
         return Tensor._wrap(np.asarray(function(a._array, other)))
-    first, second = _pair(a, b)
+    first, second = pair(a, b)
     try:
         return Tensor._wrap(np.asarray(function(first._array, second._array)))
     except ValueError as error:
