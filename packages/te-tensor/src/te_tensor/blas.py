@@ -45,7 +45,10 @@ class NumPyBlas:
         with np.errstate(all="ignore"):
             if alpha != 1.0:
                 a = a * out.dtype.type(alpha)
-            product = np.matmul(a, b)
+            if beta == 0.0 and out.strides[-1] == out.itemsize:
+                np.matmul(a, b, out=out)
+                return
+            product = np.matmul(a, b, out=memory.empty(out.shape, out.dtype))
         if beta == 0.0:
             out[...] = product
         else:

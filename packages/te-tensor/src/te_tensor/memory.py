@@ -19,8 +19,9 @@ from .dtypes import WIDE_FLOATS, Array, DType
 
 #: Arrays from this many bytes on come from the pool; NumPy's allocator is quick with the others.
 _SMALLEST = 1 << 16
-#: Buffers are whole multiples of this, so that sizes that differ a little share them.
-_STEP = 1 << 12
+#: Buffers come in so many sizes between a power of two and the next: batches that differ a little
+#: share them, and at most an eighth is wasted.
+_SIZES_PER_OCTAVE = 8
 #: Arrays start at multiples of this: a line of the cache, and the widest register.
 _ALIGNMENT = 64
 
@@ -124,7 +125,8 @@ def empty(shape: tuple[int, ...], dtype: DType) -> Array:
     size = prod(shape) * dtype.itemsize
     if size < _SMALLEST or dtype not in WIDE_FLOATS:
         return np.empty(shape, dtype)
-    size += _ALIGNMENT + -(size + _ALIGNMENT) % _STEP
+    step = (1 << (size.bit_length() - 1)) // _SIZES_PER_OCTAVE
+    size += -size % step + _ALIGNMENT
     return np.asarray(Lease(_pool.take(size), shape, dtype))
 
 

@@ -6,10 +6,12 @@ keeps the logarithm of each row's sum, and backward makes the scores anew, block
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod, sqrt
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,6 +26,13 @@ from ._kernels import keep_factors
 _BLOCK = 2 * parallel.BLOCK
 #: Multiply-adds from which the work is spread over threads.
 _PARALLEL_FROM = 1 << 22
+#: The exponential of a score goes no higher than e to this power, so that sums of many of them,
+#: times values, stay finite.
+_HIGHEST = 40.0
+#: Columns from which a pass that sums rows is quicker than one more column in a product.
+_LONG_ROW = 128
+#: A sum of exponentials below this may have lost some: the row's true maximum is needed.
+_LOWEST_SUM = 1e-25
 
 
 @dataclass(frozen=True)
@@ -141,11 +150,10 @@ class Attention(Operation):
 
         def run(index: int) -> None:
             scores = _Buffer(q.dtype)
-            values, unit = work.v, None
-            for block in work.tasks[index].blocks:
-                if unit != (unit := (block.batch, block.heads)):
-                    values = work.values(block)
-                work.forward(block, scores, values, grouped, log_sums)
+            for unit, blocks in work.tasks[index].units():
+                keys = _Keys(work, unit)
+                for block in blocks:
+                    work.forward(block, scores, keys, grouped, log_sums)
 
         parallel.parallel_for(run, len(work.tasks))
         self.save(work, out, log_sums, q, k, v, *extra)
@@ -166,8 +174,12 @@ class Attention(Operation):
         def run(index: int) -> None:
             task = work.tasks[index]
             buffers = [_Buffer(q.dtype) for _ in range(3 if self.dropout else 2)]
-            for block in task.blocks:
-                grads.add(task, block, buffers, grouped_grad, grouped_out, log_sums)
+            for unit, blocks in task.units():
+                keys = _Keys(work, unit)
+                sums = _KeyGrads(keys)
+                for block in blocks:
+                    grads.add(task, block, buffers, keys, sums, grouped_grad, grouped_out, log_sums)
+                grads.add_keys(task, unit, sums)
 
         parallel.parallel_for(run, len(work.tasks))
         results = grads.finish()
@@ -180,6 +192,14 @@ class _Task:
 
     chunk: int
     blocks: list[_Block]
+
+    def units(self) -> Iterator[tuple[_Unit, Iterator[_Block]]]:
+        """The blocks that share keys and values, with where these are."""
+        yield from itertools.groupby(self.blocks, lambda b: (b.batch, b.heads))
+
+
+#: A range of batch and one of key heads.
+_Unit: TypeAlias = tuple[slice, slice]
 
 
 class _Buffer:
@@ -218,17 +238,26 @@ class _Work:
         self.size = (*self.q.shape[:4], k.shape[2])
         self.blocked: Array | None = None
         self.additive: Array | None = None
+        #: What a mask adds to whole columns, (B, K, T) or axes of length 1.
+        self.of_columns: Array | None = None
         if mask is not None:
             mask = self.group(mask[None, None] if mask.ndim == 2 else mask)
-            if mask.dtype == bool_:
-                self.blocked = ~mask
-            else:
+            by_column = mask.shape[2] == mask.shape[3] == 1
+            if mask.dtype != bool_:
                 self.additive = mask
+                self.of_columns = mask[:, :, 0, 0] if by_column else None
+            elif by_column:
+                hidden = q.dtype.type(-np.inf)
+                self.of_columns = np.where(mask[:, :, 0, 0], q.dtype.type(0), hidden)
+            else:
+                self.blocked = ~mask
         self.distance: Array | None = None
         self.phi: Array | None = None
         self.slopes: Array | None = None
         if distance is not None and slopes is not None:
             self._prepare_distance(distance, slopes)
+        self.bias_bound = 0.0 if self.additive is None else float(self.additive.max(initial=0))
+        self.bias_is_bounded = self.slopes is None or bool((self.slopes >= 0).all())
         shared = [
             needs[name] and (array.ndim < 4 or array.shape[:2] != q.shape[:2])
             for name, array in (("mask", mask), ("distance", distance))
@@ -304,31 +333,55 @@ class _Work:
                 seen = min(span.stop, columns) if self.operation.causal else columns
                 yield _Block(batch, heads, g, span, slice(0, seen))
 
-    def scores(self, block: _Block, buffer: _Buffer) -> tuple[Array, Any, Any]:
+    def scores(
+        self, block: _Block, buffer: _Buffer, keys: Array, queries: Array
+    ) -> tuple[Array, Any, Any]:
         """The block's scores with all biases and masks, its distances and their phi."""
-        q = block.of(self.q, columns=False)
-        k = block.of(self.k, rows=False, columns=False)[..., block.columns, :]
-        scores = buffer((*q.shape[:-1], k.shape[-2]))
+        keys = keys[..., block.columns, :]
+        scores = buffer((*queries.shape[:-1], keys.shape[-2]))
         distance, phi, unreachable = self._distances(block)
         beta = 0.0
         if self.slopes is not None:
             np.multiply(phi, -self._slopes(block), out=scores)
             beta = 1.0
-        if self.additive is not None:
+        if self.additive is not None and self.of_columns is None:
             additive = block.of(self.additive)
             if beta:
                 np.add(scores, additive, out=scores)
             else:
                 np.copyto(scores, additive)
             beta = 1.0
-        gemm_batch(q, k.swapaxes(-1, -2), scores, alpha=self.scale, beta=beta)
+        gemm_batch(queries, keys.swapaxes(-1, -2), scores, beta=beta)
         for hidden in (unreachable, None if self.blocked is None else block.of(self.blocked)):
             if hidden is not None:
                 np.copyto(scores, -np.inf, where=hidden)
-        if self.operation.causal:
+        if self.operation.causal:  # up to the first row's column, all rows see everything
             row = np.arange(block.rows.start, block.rows.stop)[:, None]
-            np.copyto(scores, -np.inf, where=np.arange(block.columns.stop) > row)
+            column = np.arange(block.rows.start, block.columns.stop)
+            np.copyto(scores[..., block.rows.start :], -np.inf, where=column > row)
         return scores, distance, phi
+
+    def queries(self, block: _Block, of_rows: Array | float) -> Array:
+        """The block's [q·scale, r, 1], to go with `_Keys.keys`."""
+        q = block.of(self.q, columns=False)
+        queries = memory.empty((*q.shape[:-1], q.shape[-1] + 2), q.dtype)
+        np.multiply(q, q.dtype.type(self.scale), out=queries[..., :-2])
+        queries[..., -2] = of_rows
+        queries[..., -1] = 1
+        return queries
+
+    def _highest(self, block: _Block, keys: _Keys) -> Array | None:
+        """For each row something that its scores exceed by no more than `_HIGHEST`.
+
+        By Cauchy and Schwarz: no pass over the scores is needed. None where nothing is known.
+        """
+        if not self.bias_is_bounded:
+            return None
+        q = block.of(self.q, columns=False)
+        lengths = np.sqrt(np.einsum("...d,...d->...", q, q))
+        bound = lengths * (keys.longest * q.dtype.type(abs(self.scale)))
+        bound += q.dtype.type(self.bias_bound - _HIGHEST)
+        return np.maximum(bound, 0, out=bound) if np.isfinite(bound).all() else None
 
     def _slopes(self, block: _Block) -> Array:
         assert self.slopes is not None
@@ -350,35 +403,89 @@ class _Work:
         key = (*self.operation.key, *(r.start for r in ranges))
         return keep_factors(key, self.operation.dropout, out)
 
-    def values(self, block: _Block) -> Array:
-        """The block's v with a column of ones beside it: a product then brings the row sums."""
-        v = block.of(self.v, rows=False, columns=False)
-        if self.operation.dropout:  # the sums are of what dropout hasn't touched
-            return v
-        values = np.ones((*v.shape[:-1], v.shape[-1] + 1), v.dtype)
-        values[..., :-1] = v
-        return values
-
     def forward(
-        self, block: _Block, buffer: _Buffer, values: Array, out: Array, log_sums: Array
+        self,
+        block: _Block,
+        buffer: _Buffer,
+        keys: _Keys,
+        out: Array,
+        log_sums: Array,
     ) -> None:
         """One block of the output."""
-        scores, _, _ = self.scores(block, buffer)
-        top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-        np.copyto(top, 0, where=top == -np.inf)  # a row that may attend to nothing
-        np.subtract(scores, top, out=scores)
-        np.exp(scores, out=scores)
-        product = np.empty((*scores.shape[:-1], values.shape[-1]), scores.dtype)
+        values = keys.values[..., block.columns, :]
+        top = self._highest(block, keys)
+        product = None
+        if top is not None:
+            scores, _, _ = self.scores(block, buffer, keys.keys, self.queries(block, -top))
+            product, sums = self._weigh(block, np.exp(scores, out=scores), values)
+            if sums.size and sums.min() < _LOWEST_SUM:
+                product = None
+        if top is None or product is None:
+            scores, _, _ = self.scores(block, buffer, keys.keys, self.queries(block, 0.0))
+            top = scores.max(axis=-1, initial=-np.inf)
+            np.copyto(top, 0, where=top == -np.inf)  # a row that may attend to nothing
+            np.subtract(scores, top[..., None], out=scores)
+            product, sums = self._weigh(block, np.exp(scores, out=scores), values)
+            np.copyto(sums, 1, where=sums == 0)
+        np.divide(product, sums, out=block.of(out, columns=False))
+        np.add(top[..., None], np.log(sums), out=block.of(log_sums, columns=False))
+
+    def _weigh(self, block: _Block, weights: Array, values: Array) -> tuple[Array, Array]:
+        """Weights times values, dropout applied, and the sums of the weights before it."""
+        if weights.shape[-1] < _LONG_ROW and not self.operation.dropout:
+            product = memory.empty((*weights.shape[:-1], values.shape[-1]), weights.dtype)
+            gemm_batch(weights, values, product)  # the column of ones brings the sums
+            return product[..., :-1], product[..., -1:]
+        sums = np.einsum("...t->...", weights)[..., None]
         if self.operation.dropout:
-            sums = scores.sum(axis=-1, keepdims=True)
-            np.multiply(scores, self.keep(block, np.empty_like(scores)), out=scores)
-        else:
-            sums = product[..., -1:]
-        gemm_batch(scores, values[..., block.columns, :], product)
-        np.copyto(sums, 1, where=sums == 0)
-        width = out.shape[-1]
-        np.divide(product[..., :width], sums, out=block.of(out, columns=False))
-        np.add(top, np.log(sums), out=block.of(log_sums, columns=False))
+            np.multiply(weights, self.keep(block, np.empty_like(weights)), out=weights)
+        product = memory.empty((*weights.shape[:-1], values.shape[-1] - 1), weights.dtype)
+        gemm_batch(weights, values[..., :-1], product)
+        return product, sums
+
+
+class _Keys:
+    """Keys and values of one unit, laid out for the products.
+
+    Products of [q·scale, r, 1] with [k, 1, c] are scores plus r and c: what is added to whole
+    rows (r) and columns (c, from a mask) costs no pass over the scores. Products of weights with
+    [v, 1] bring the weights' sums; those of [grad, -delta] with it subtract delta.
+    """
+
+    def __init__(self, work: _Work, unit: _Unit) -> None:
+        k, v = work.k[unit], work.v[unit]
+        self.keys = memory.empty((*k.shape[:-1], k.shape[-1] + 2), k.dtype)
+        self.keys[..., :-2] = k
+        self.keys[..., -2] = 1
+        self.keys[..., -1] = 0
+        if work.of_columns is not None:
+            self.keys[..., -1] = work.of_columns[
+                tuple(
+                    part if length > 1 else slice(None)
+                    for part, length in zip(unit, work.of_columns.shape, strict=False)
+                )
+            ][:, :, None]
+        self.values = memory.empty((*v.shape[:-1], v.shape[-1] + 1), v.dtype)
+        self.values[..., :-1] = v
+        self.values[..., -1] = 1
+
+    @functools.cached_property
+    def longest(self) -> Array:
+        """The length of the longest key of each head, shape (B, K, 1, 1)."""
+        k = self.keys[..., :-2]
+        squares = np.einsum("...d,...d->...", k, k)
+        return np.asarray(np.sqrt(squares.max(axis=-1, keepdims=True, initial=0)))
+
+
+class _KeyGrads:
+    """The gradients of one unit's keys and values, side by side in memory as products like it."""
+
+    def __init__(self, keys: _Keys) -> None:
+        k, v = keys.keys[:, :, 0], keys.values[:, :, 0]
+        self.k = memory.empty((*k.shape[:-1], k.shape[-1] - 2), k.dtype)
+        self.v = memory.empty((*v.shape[:-1], v.shape[-1] - 1), v.dtype)
+        self.k[...] = 0
+        self.v[...] = 0
 
 
 def _reachable(distance: Array, phi: Array) -> tuple[Array, Array, Array | None]:
@@ -433,40 +540,48 @@ class _Grads:
             self.distance = np.zeros(work.distance.shape, q.dtype)
 
     def add(
-        self, task: _Task, block: _Block, buffers: list[Any], grad: Array, out: Array, sums: Array
+        self,
+        task: _Task,
+        block: _Block,
+        buffers: list[Any],
+        keys: _Keys,
+        sums: _KeyGrads,
+        grad: Array,
+        out: Array,
+        log_sums: Array,
     ) -> None:
         """One block's part of every gradient."""
         work = self.work
-        scores, distance, phi = work.scores(block, buffers[0])
-        np.subtract(scores, block.of(sums, columns=False), out=scores)
+        queries = work.queries(block, -block.of(log_sums, columns=False)[..., 0])
+        scores, distance, phi = work.scores(block, buffers[0], keys.keys, queries)
         weights = np.exp(scores, out=scores)
         grad = block.of(grad, columns=False)
         # Σ_j weights·(grad·v) of a row is grad·out: no pass over the block is needed for it.
         out = block.of(out, columns=False)
-        delta = np.einsum("...e,...e->...", grad, out)[..., None]
-        v = block.of(work.v, rows=False, columns=False)[..., block.columns, :].swapaxes(-1, -2)
+        delta = np.einsum("...e,...e->...", grad, out)
+        values = keys.values[..., block.columns, :].swapaxes(-1, -2)
         slope = buffers[1](weights.shape)
-        grad_k, grad_v = (_of_keys(sum_[task.chunk], block) for sum_ in (self.k, self.v))
+        grad_k, grad_v = sums.k[..., block.columns, :], sums.v[..., block.columns, :]
         if work.operation.dropout:
             keep = work.keep(block, buffers[2](weights.shape))
-            gemm_batch(grad, v, slope)
+            gemm_batch(grad, values[..., :-1, :], slope)
             np.multiply(slope, keep, out=slope)
-            np.subtract(slope, delta, out=slope)
+            np.subtract(slope, delta[..., None], out=slope)
             np.multiply(keep, weights, out=keep)
-            _add_over_group(keep, grad, grad_v, 1.0)
+            _add_over_group(keep, grad, grad_v)
         else:
-            _add_over_group(weights, grad, grad_v, 1.0)
-            np.copyto(slope, -delta)
-            gemm_batch(grad, v, slope, beta=1.0)
+            extended = memory.empty((*grad.shape[:-1], grad.shape[-1] + 1), grad.dtype)
+            extended[..., :-1] = grad
+            np.negative(delta, out=extended[..., -1])  # meets the column of ones
+            _add_over_group(weights, extended[..., :-1], grad_v)
+            gemm_batch(extended, values, slope)
         np.multiply(slope, weights, out=slope)  # the gradient of the scores
-        q = block.of(work.q, columns=False)
-        k = block.of(work.k, rows=False, columns=False)[..., block.columns, :]
         gemm_batch(
-            *(slope, k, block.of(self.q, columns=False)),
+            *(slope, keys.keys[..., block.columns, :-2], block.of(self.q, columns=False)),
             alpha=work.scale,
             beta=1.0 if self.into_q else 0.0,
         )
-        _add_over_group(slope, q, grad_k, work.scale)
+        _add_over_group(slope, queries[..., :-2], grad_k)
         if self.mask is not None:
             target = block.of(self.mask[task.chunk % len(self.mask)])
             target += sum_to_shape(slope, target.shape)
@@ -478,6 +593,12 @@ class _Grads:
             target = block.of(self.distance)
             np.multiply(slope, -work._slopes(block), out=slope)
             target += sum_to_shape(slope, target.shape) * work.function.derivative(distance)
+
+    def add_keys(self, task: _Task, unit: _Unit, sums: _KeyGrads) -> None:
+        """Add a unit's sums to the gradients of k and v."""
+        for total, part in ((self.k, sums.k), (self.v, sums.v)):
+            place = total[task.chunk][unit]
+            np.add(place, part, out=place)
 
     def finish(self) -> dict[str, Array]:
         """All gradients, in the inputs' shapes."""
@@ -495,15 +616,10 @@ class _Grads:
         return results
 
 
-def _of_keys(array: Array, block: _Block) -> Array:
-    """The part of a gradient of k or v, (B, K, T, d), that a block adds to."""
-    return array[block.batch, block.heads, block.columns]
-
-
-def _add_over_group(scores: Array, rows: Array, out: Array, factor: float) -> None:
-    """out += factor·scoresᵀ·rows, summed over the query heads that share a key head."""
+def _add_over_group(scores: Array, rows: Array, out: Array) -> None:
+    """out += scoresᵀ·rows, summed over the query heads that share a key head."""
     for g in range(scores.shape[2]):
-        gemm_batch(scores[:, :, g].swapaxes(-1, -2), rows[:, :, g], out, alpha=factor, beta=1.0)
+        gemm_batch(scores[:, :, g].swapaxes(-1, -2), rows[:, :, g], out, beta=1.0)
 
 
 def _check(
