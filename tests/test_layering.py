@@ -24,7 +24,7 @@ FLOORS: dict[str, list[str]] = {
         "dtypes",
         "memory",
         "parallel",
-        "storage",
+        "storage hooks",
         "blas",
         "modes",
         "operation",

@@ -51,6 +51,7 @@ from .functional import exp as exp
 from .functional import expand as expand
 from .functional import flatten as flatten
 from .functional import gelu as gelu
+from .functional import grad as grad
 from .functional import layer_norm as layer_norm
 from .functional import linear as linear
 from .functional import log as log
@@ -79,6 +80,7 @@ from .gradcheck import GradientError as GradientError
 from .gradcheck import gradcheck as gradcheck
 from .gradcheck import gradcheck_operation as gradcheck_operation
 from .graph import to_dot as to_dot
+from .hooks import HookHandle as HookHandle
 from .memory import empty_cache as empty_cache
 from .memory import memory_info as memory_info
 from .modes import detect_anomaly as detect_anomaly

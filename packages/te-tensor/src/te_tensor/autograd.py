@@ -15,6 +15,7 @@ import numpy as np
 
 from . import modes, parallel
 from .dtypes import SMALL_FLOATS, Array, float32
+from .hooks import Hooks
 from .memory import owns_memory
 from .operation import Operation
 
@@ -22,30 +23,37 @@ from .operation import Operation
 class Variable(Protocol):
     """What the walk needs to know of a tensor."""
 
-    @property
-    def creator(self) -> Operation | None: ...  # noqa: D102
-    @property
-    def requires_grad(self) -> bool: ...  # noqa: D102
-    @property
-    def output_index(self) -> int: ...  # noqa: D102
-    @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def dtype(self) -> Any: ...  # noqa: D102
+    _array: Array
+    _creator: Operation | None
+    _output_index: int
+    _requires_grad: bool
+    _leaf_hooks: LeafHooks | None
 
 
 #: Receives a leaf, its gradient, and whether the array may be kept as the leaf's own.
 Sink = Callable[[Any, Array, bool], None]
 
 
-class _Pending:
-    """The sum, so far, of the gradients of one operation's outputs."""
+class LeafHooks:
+    """What is called with a leaf's gradient: before it is added to `grad`, and after."""
 
-    __slots__ = ("grads", "owned")
+    __slots__ = ("accumulated", "arriving")
+
+    def __init__(self) -> None:
+        self.arriving = Hooks()
+        self.accumulated = Hooks()
+
+
+class _Pending:
+    """The sum, so far, of the gradients of one operation's outputs, or of one leaf."""
+
+    __slots__ = ("grads", "owned", "uses")
 
     def __init__(self, outputs: int) -> None:
         self.grads: list[Array | None] = [None] * outputs
         self.owned = [False] * outputs
+        #: Of a leaf with hooks: how many operations may still bring a gradient.
+        self.uses = 0
 
     def add(self, index: int, grad: Array, owned: bool) -> None:
         """Add a gradient; an array is written to only if nobody else holds it."""
@@ -58,6 +66,15 @@ class _Pending:
         else:
             self.grads[index] = parallel.ufunc(np.add, before, grad)
             self.owned[index] = True
+
+    def call(self, index: int, hooks: Iterable[Callable[[Array], Array]]) -> None:
+        """Have hooks look at a gradient, and put in its place what they return."""
+        grad = self.grads[index]
+        if grad is not None:
+            for hook in hooks:
+                grad = hook(grad)
+            self.grads[index] = grad
+            self.owned[index] = False  # a hook may have kept it
 
 
 def add_to(total: Array, grad: Array) -> None:
@@ -76,137 +93,274 @@ def backward(
 
     Args:
         roots: tensors with the gradients to start from.
-        sink: is given each leaf's gradients, one by one.
+        sink: is given each leaf's gradients, one by one; of a leaf with hooks, their sum.
         retain_graph: keep what operations saved, for another walk.
 
     Raises:
         RuntimeError: the graph has been freed, or a saved array was changed.
         ValueError: an operation returned a gradient of a wrong shape or number.
     """
-    pending: dict[Operation, _Pending] = {}
-    for tensor, grad in roots:
-        if tensor.creator is None:
-            sink(tensor, grad, False)
-        else:
-            _pending_of(pending, tensor.creator).add(tensor.output_index, grad, False)
-    with np.errstate(all="ignore"):  # as in forward: inf and NaN without warnings
-        for operation in _newest_first(list(pending)):
-            operation.retains_graph = retain_graph
-            _step(operation, pending.pop(operation), pending, sink)
-            if not retain_graph:
-                operation.release()
+    _Walk(list(roots), sink, retain_graph).run()
 
 
-def _pending_of(pending: dict[Operation, _Pending], operation: Operation) -> _Pending:
-    slot = pending.get(operation)
-    if slot is None:
-        slot = pending[operation] = _Pending(operation.output_count)
-    return slot
+def gradients(
+    roots: Iterable[tuple[Variable, Array]],
+    targets: Sequence[Variable],
+    *,
+    retain_graph: bool = False,
+) -> list[Array | None]:
+    """The gradients of the targets, leaves or not, None where a target wasn't used.
 
+    Args:
+        roots: tensors with the gradients to start from.
+        targets: the tensors whose gradients are wanted.
+        retain_graph: keep what operations saved, for another walk.
 
-def _newest_first(found: list[Operation]) -> Iterable[Operation]:
-    """All operations that the given ones came from, each after all its users.
-
-    The list gives them up one by one, so that the walk frees memory as it goes.
+    Raises:
+        RuntimeError: the graph has been freed, or a saved array was changed.
+        ValueError: an operation returned a gradient of a wrong shape or number.
     """
-    seen = set(found)
-    for operation in found:  # grows as it is read
-        if operation.released:
-            raise RuntimeError(
-                f"backward went through {type(operation).__name__} already, and what it had saved "
-                "is freed: pass retain_graph=True to the first backward, or run forward again"
-            )
-        for tensor in operation.inputs:
-            creator = tensor.creator
-            if creator is not None and tensor.requires_grad and creator not in seen:
+    found: dict[int, Array] = {}
+
+    def sink(leaf: Any, grad: Array, owned: bool) -> None:
+        before = found.get(id(leaf))
+        if before is not None:
+            add_to(before, grad)
+        elif any(leaf is target for target in targets):
+            found[id(leaf)] = grad if owned else np.array(grad)
+
+    walk = _Walk(list(roots), sink, retain_graph, targets)
+    walk.run()
+    for target in targets:
+        grad = walk.met.get((target._creator, target._output_index))
+        if grad is not None:
+            found[id(target)] = grad
+    return [found.get(id(target)) for target in targets]
+
+
+class _Walk:
+    """One walk, and what has arrived where.
+
+    Args:
+        roots: tensors with the gradients to start from.
+        sink: receives the leaves' gradients.
+        retain_graph: keep what operations saved.
+        targets: go only where these came from; None to go everywhere.
+    """
+
+    def __init__(
+        self,
+        roots: list[tuple[Variable, Array]],
+        sink: Sink,
+        retain_graph: bool,
+        targets: Sequence[Variable] | None = None,
+    ) -> None:
+        self.sink = sink
+        self.retain_graph = retain_graph
+        self.state = modes.current()
+        self.pending: dict[Operation, _Pending] = {}
+        self.leaves: dict[int, _Pending] = {}
+        #: The operations to go through, the newest last.
+        self.operations = self._reachable(roots)
+        #: Gradients of targets that are no leaves, by creator and index of the output.
+        self.met: dict[tuple[Operation | None, int], Array] = {}
+        self.wanted: dict[Operation, list[int]] = {}
+        self.leading: set[Operation] | None = None
+        if targets is not None:
+            for target in targets:
+                if target._creator is not None:
+                    self.wanted.setdefault(target._creator, []).append(target._output_index)
+            self.leading = self._leading_to(targets)
+        for tensor, grad in roots:
+            self._arrive(tensor, grad, False)
+
+    def _reachable(self, roots: list[tuple[Variable, Array]]) -> list[Operation]:
+        """All operations that the roots came from, each before all its users."""
+        found: list[Operation] = []
+        seen = set()
+        for tensor, _ in roots:
+            creator = tensor._creator
+            if creator is None:
+                self._expect(tensor)
+            elif creator not in seen:
                 seen.add(creator)
                 found.append(creator)
-    found.sort(key=attrgetter("sequence"))
-    seen.clear()
-    while found:
-        yield found.pop()
-
-
-def _step(
-    operation: Operation, slot: _Pending, pending: dict[Operation, _Pending], sink: Sink
-) -> None:
-    """One operation's backward, its gradients handed on to where its inputs came from."""
-    # As in forward: small floats are computed with in float32, and rounded once in _fit.
-    incoming = [
-        g.astype(float32) if g is not None and g.dtype in SMALL_FLOATS else g for g in slot.grads
-    ]
-    operation.check_unchanged()
-    outs = _owned_arrays(operation, pending)
-    outgoing = _outgoing(operation, incoming, outs)
-    for position, tensor in enumerate(operation.inputs):
-        given = outgoing[position]
-        if given is None or not operation.needs_grad[position] or given is outs[position]:
-            continue
-        grad = _fit(operation, given, tensor)
-        if modes.current().anomaly and np.isnan(grad).any():
-            raise FloatingPointError(
-                f"backward of {type(operation).__name__} made a NaN in the gradient of input "
-                f"{position}{operation.origin or ''}"
-            )
-        fresh = grad is not given or _is_fresh(given, operation, incoming, outgoing)
-        owned = fresh and owns_memory(grad) and grad.flags.writeable
-        if tensor.creator is None:
-            sink(tensor, grad, owned)
-        else:
-            _pending_of(pending, tensor.creator).add(tensor.output_index, grad, owned)
-
-
-def _owned_arrays(operation: Operation, pending: dict[Operation, _Pending]) -> list[Array | None]:
-    """For each input, the array that its gradients are summed in, if there is one already."""
-    found: list[Array | None] = [None] * len(operation.inputs)
-    if operation.backward_into is None:
+        for operation in found:  # grows as it is read
+            if operation.released:
+                raise RuntimeError(
+                    f"backward went through {type(operation).__name__} already, and what it had "
+                    "saved is freed: pass retain_graph=True to the first backward, or run forward "
+                    "again"
+                )
+            for tensor in operation.inputs:
+                creator = tensor._creator
+                if creator is None:
+                    if tensor._leaf_hooks is not None:
+                        self._expect(tensor)
+                elif creator not in seen and tensor._requires_grad:
+                    seen.add(creator)
+                    found.append(creator)
+        found.sort(key=attrgetter("sequence"))
         return found
-    for position, tensor in enumerate(operation.inputs):
-        slot = pending.get(tensor.creator) if operation.needs_grad[position] else None
-        if slot is not None and slot.owned[tensor.output_index]:
-            array = slot.grads[tensor.output_index]
-            taken = any(array is other for other in found)  # a tensor that is given twice
-            if array is not None and array.dtype not in SMALL_FLOATS and not taken:
-                found[position] = array
-    return found
 
+    def _expect(self, leaf: Variable) -> None:
+        """Count an operation that may bring a gradient to a leaf with hooks."""
+        if leaf._leaf_hooks is not None:
+            slot = self.leaves.get(id(leaf))
+            if slot is None:
+                slot = self.leaves[id(leaf)] = _Pending(1)
+            slot.uses += 1
 
-def _outgoing(
-    operation: Operation, incoming: list[Any], outs: list[Array | None]
-) -> Sequence[Array | None]:
-    """What the operation's backward returns."""
-    profile = modes.current().profile
-    begin = perf_counter()
-    try:
-        if operation.backward_into is not None and any(out is not None for out in outs):
-            outgoing = operation.backward_into(*incoming, outs=outs)
+    def _leading_to(self, targets: Sequence[Variable]) -> set[Operation]:
+        """The operations whose backward brings something nearer to a target."""
+        leaves = {id(target) for target in targets if target._creator is None}
+        leading: set[Operation] = set()
+        for operation in self.operations:  # the oldest first
+            for tensor in operation.inputs:
+                creator = tensor._creator
+                if creator in leading or creator in self.wanted or id(tensor) in leaves:
+                    leading.add(operation)
+                    break
+        return leading
+
+    def run(self) -> None:
+        """Go through the operations, the newest first; memory is freed on the way."""
+        with np.errstate(all="ignore"):  # as in forward: inf and NaN without warnings
+            while self.operations:
+                operation = self.operations.pop()
+                slot = self.pending.pop(operation, None)
+                if slot is None:  # off the way to the targets
+                    continue
+                if operation.hooks is not None:
+                    for index, hooks in operation.hooks.items():
+                        slot.call(index, hooks)
+                for index in self.wanted.get(operation, ()):
+                    grad = slot.grads[index]
+                    if grad is not None:
+                        self.met[operation, index] = np.array(grad)
+                if self.leading is None or operation in self.leading:
+                    operation.retains_graph = self.retain_graph
+                    self._step(operation, slot.grads)
+                    if not self.retain_graph:
+                        operation.release()
+
+    def _step(self, operation: Operation, incoming: list[Array | None]) -> None:
+        """One operation's backward, its gradients handed on to where its inputs came from."""
+        # As in forward: small floats are computed with in float32, and rounded once in _fit.
+        for index, grad in enumerate(incoming):
+            if grad is not None and grad.dtype in SMALL_FLOATS:
+                incoming[index] = grad.astype(float32)
+        operation.check_unchanged()
+        outs = None if operation.backward_into is None else self._owned_arrays(operation)
+        outgoing = self._outgoing(operation, incoming, outs)
+        for position, tensor in enumerate(operation.inputs):
+            given = outgoing[position]
+            if given is None or not operation.needs_grad[position]:
+                if tensor._leaf_hooks is not None:
+                    self._arrive(tensor, None, False)
+                continue
+            if outs is not None and given is outs[position]:
+                continue
+            grad = _fit(operation, given, tensor._array)
+            if self.state.anomaly and np.isnan(grad).any():
+                raise FloatingPointError(
+                    f"backward of {type(operation).__name__} made a NaN in the gradient of input "
+                    f"{position}{operation.origin or ''}"
+                )
+            owned = (
+                owns_memory(grad)
+                and grad.flags.writeable
+                and (grad is not given or _is_fresh(given, operation, incoming, outgoing))
+            )
+            self._arrive(tensor, grad, owned)
+
+    def _arrive(self, tensor: Variable, grad: Array | None, owned: bool) -> None:
+        """Take a gradient to where a tensor came from; None counts as the use of a leaf."""
+        creator = tensor._creator
+        if creator is not None:
+            if grad is not None and (
+                self.leading is None or creator in self.leading or creator in self.wanted
+            ):
+                slot = self.pending.get(creator)
+                if slot is None:
+                    slot = self.pending[creator] = _Pending(creator.output_count)
+                slot.add(tensor._output_index, grad, owned)
+        elif tensor._leaf_hooks is None:
+            if grad is not None:
+                self.sink(tensor, grad, owned)
         else:
-            outgoing = operation.backward(*incoming)
-    except Exception as error:
-        error.add_note(f"in the backward of {type(operation).__name__}")
-        raise
-    if profile is not None:
-        profile.note(operation, False, perf_counter() - begin, outgoing)
-    if len(outgoing) != len(operation.inputs):
-        raise ValueError(
-            f"backward of {type(operation).__name__} returned {len(outgoing)} gradients "
-            f"for {len(operation.inputs)} inputs"
-        )
-    return outgoing
+            slot = self.leaves[id(tensor)]
+            if grad is not None:
+                slot.add(0, grad, owned)
+            slot.uses -= 1
+            if not slot.uses:
+                self._complete(tensor, slot)
+
+    def _complete(self, leaf: Variable, slot: _Pending) -> None:
+        """All of a leaf's gradient is there: call its hooks, and hand it on."""
+        assert leaf._leaf_hooks is not None
+        slot.call(0, leaf._leaf_hooks.arriving)
+        grad = slot.grads[0]
+        if grad is not None:
+            self.sink(leaf, grad, slot.owned[0])
+            if self.leading is None:
+                for hook in leaf._leaf_hooks.accumulated:
+                    hook()
+
+    def _owned_arrays(self, operation: Operation) -> list[Array | None] | None:
+        """For each input, the array that its gradients are summed in, if there is one already."""
+        found: list[Array | None] | None = None
+        for position, tensor in enumerate(operation.inputs):
+            creator = tensor._creator
+            if creator is None or not operation.needs_grad[position]:
+                continue
+            slot = self.pending.get(creator)
+            if slot is not None and slot.owned[tensor._output_index]:
+                array = slot.grads[tensor._output_index]
+                if array is None or array.dtype in SMALL_FLOATS:
+                    continue
+                if found is None:
+                    found = [None] * len(operation.inputs)
+                if not any(array is other for other in found):  # a tensor that is given twice
+                    found[position] = array
+        return found
+
+    def _outgoing(
+        self, operation: Operation, incoming: list[Any], outs: list[Array | None] | None
+    ) -> Sequence[Array | None]:
+        """What the operation's backward returns."""
+        profile = self.state.profile
+        begin = 0.0 if profile is None else perf_counter()
+        try:
+            if outs is not None and operation.backward_into is not None:
+                outgoing = operation.backward_into(*incoming, outs=outs)
+            else:
+                outgoing = operation.backward(*incoming)
+        except Exception as error:
+            error.add_note(f"in the backward of {type(operation).__name__}")
+            raise
+        if profile is not None:
+            profile.note(operation, False, perf_counter() - begin, outgoing)
+        if len(outgoing) != len(operation.inputs):
+            raise ValueError(
+                f"backward of {type(operation).__name__} returned {len(outgoing)} gradients "
+                f"for {len(operation.inputs)} inputs"
+            )
+        return outgoing
 
 
-def _fit(operation: Operation, grad: Array, tensor: Variable) -> Array:
+def _fit(operation: Operation, grad: Array, like: Array) -> Array:
     """The gradient in the shape and dtype of its input."""
     if not isinstance(grad, np.ndarray):
         grad = np.asarray(grad)
-    if grad.shape != tensor.shape:
-        if not operation.broadcasts or not _stretches(tensor.shape, grad.shape):
+    if grad.shape != like.shape:
+        if not operation.broadcasts or not _stretches(like.shape, grad.shape):
             raise ValueError(
                 f"backward of {type(operation).__name__} returned a gradient of shape {grad.shape} "
-                f"for an input of shape {tensor.shape}"
+                f"for an input of shape {like.shape}"
             )
-        grad = sum_to_shape(grad, tensor.shape)
-    return grad if grad.dtype == tensor.dtype else grad.astype(tensor.dtype)
+        grad = sum_to_shape(grad, like.shape)
+    return grad if grad.dtype == like.dtype else grad.astype(like.dtype)
 
 
 def _stretches(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
@@ -219,16 +373,19 @@ def _stretches(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
 def _is_fresh(
     grad: Array, operation: Operation, incoming: Iterable[Any], outgoing: Iterable[Any]
 ) -> bool:
-    """Whether nobody else holds this array: a leaf may then keep it without a copy.
-
-    The engine's own operations return arrays that they made, were given or saved; what others
-    return may be held anywhere.
-    """
-    return (
-        type(operation).__module__.startswith("te_tensor.")
-        and not any(grad is other for other in (*incoming, *operation.saved))
-        and sum(grad is other for other in outgoing) == 1
-    )
+    """Whether nobody else holds this array: a leaf may then keep it without a copy."""
+    if not operation.is_ours:
+        return False
+    for other in incoming:
+        if grad is other:
+            return False
+    for other in operation.saved:
+        if grad is other:
+            return False
+    times = 0
+    for other in outgoing:
+        times += grad is other
+    return times == 1
 
 
 def sum_to_shape(grad: Array, shape: tuple[int, ...]) -> Array:

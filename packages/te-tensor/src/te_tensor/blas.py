@@ -25,9 +25,9 @@ from .dtypes import WIDE_FLOATS, Array
 
 #: Multiply-adds from which a product is cut over the threads.
 _PARALLEL_FROM = 1 << 23
-#: Multiply-adds up to which a call of ours costs more than its product, so that NumPy runs whole
-#: batches of them. Up to here its own BLAS uses no threads either. (OpenBLAS's batched functions
-#: are no faster, and crash in many versions.)
+#: Multiply-adds up to which a call of ours costs more than its product, so that NumPy makes it, or
+#: a whole batch of them. Up to here its own BLAS uses no threads either. (OpenBLAS's batched
+#: functions are no faster, and crash in many versions.)
 _SMALL = 1 << 18
 _ROW_MAJOR, _NO_TRANSPOSE, _TRANSPOSE = 101, 111, 112
 
@@ -295,6 +295,14 @@ def gemm(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.
     inner = a.shape[1]
     if not a.dtype == b.dtype == out.dtype:  # BLAS would read one as the other
         raise TypeError(f"gemm of {a.dtype} and {b.dtype} into {out.dtype}: expected one dtype")
+    small = rows * columns * inner <= _SMALL and alpha == 1.0
+    if small and a.flags.forc and b.flags.forc and out.flags.c_contiguous:
+        if beta == 0.0:
+            np.matmul(a, b, out=out)
+            return out
+        if beta == 1.0:
+            np.add(out, np.matmul(a, b), out=out)
+            return out
     if out.size == 0:
         return out
     if inner == 0:

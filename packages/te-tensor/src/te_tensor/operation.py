@@ -10,6 +10,7 @@ import numpy as np
 
 from . import storage
 from .dtypes import Array
+from .hooks import Hooks
 
 _sequence = itertools.count()
 
@@ -103,6 +104,9 @@ class Operation:
     computes: ClassVar[bool] = True
     #: Names of the first inputs, which must have one dtype.
     one_dtype: ClassVar[tuple[str, ...]] = ()
+    #: One of the engine's own: the gradients that it returns are new arrays, or those it was
+    #: given or saved; what others return may be held anywhere.
+    is_ours: ClassVar[bool] = False
     #: Profiles list it; not what only holds other operations.
     profiled: ClassVar[bool] = True
     #: Inputs of the gradient check.
@@ -124,6 +128,8 @@ class Operation:
     retains_graph: bool = False
     #: How many outputs forward returned.
     output_count: int = 1
+    #: What is called with an output's whole gradient, by the output's index; see `add_hook`.
+    hooks: dict[int, Hooks] | None = None
     #: The line that applied it, noted in anomaly mode.
     origin: str | None = None
     _saved_at: int = 0
@@ -131,6 +137,7 @@ class Operation:
     def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
         """Register the engine's own operations; each must bring samples."""
         super().__init_subclass__(**kwargs)
+        cls.is_ours = cls.__module__.startswith("te_tensor.")
         if abstract or not cls.__module__.startswith("te_tensor.ops."):
             return
         if not cls.samples:

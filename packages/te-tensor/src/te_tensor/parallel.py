@@ -301,7 +301,7 @@ def elementwise(function: Callable[..., None], *arrays: Array) -> None:
 
 def ufunc(function: np.ufunc, *arrays: Array, dtype: DType | None = None) -> Array:
     """A NumPy ufunc of arrays of one dtype, in the engine's threads where it is worth it."""
-    if max(a.size for a in arrays) < _PARALLEL_FROM:
+    if not [True for a in arrays if a.size >= _PARALLEL_FROM]:
         return np.asarray(function(*arrays))
     shape = np.broadcast_shapes(*(a.shape for a in arrays))
     out = memory.empty(shape, dtype or arrays[0].dtype)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -52,16 +52,6 @@ class _PartGenerator(Generator):
         return (*self._source.key(), *super().next_key())
 
 
-class _End(NamedTuple):
-    """Where a walk inside starts: an output that may let its array go."""
-
-    creator: Operation
-    output_index: int
-    requires_grad: bool
-    shape: tuple[int, ...]
-    dtype: Any
-
-
 class _Part:
     """One run of the function: its stand-ins, and where its outputs came from."""
 
@@ -72,7 +62,7 @@ class _Part:
         #: Tensors from outside by id, with their stand-ins, in the order of first use.
         self.captured: dict[int, tuple[Tensor, Tensor]] = {}
         self.returned_tuple = False
-        self.ends: list[_End | Tensor] = []
+        self.ends: list[Tensor] = []
         self.grads: dict[int, Array] = {}
 
     def run(self, function: Callable[..., Any], **values: Any) -> tuple[Tensor, ...]:
@@ -143,12 +133,15 @@ def _stand_in(tensor: Tensor) -> Tensor:
     return stand_in
 
 
-def _end(output: Tensor) -> _End | Tensor:
-    if output.creator is None:
+def _end(output: Tensor) -> Tensor:
+    """Where a walk inside starts: the output, but without its elements."""
+    if output._creator is None:
         return output
-    return _End(
-        output.creator, output.output_index, output.requires_grad, output.shape, output.dtype
-    )
+    end = Tensor._wrap(np.broadcast_to(np.zeros((), output.dtype), output.shape))
+    end._creator = output._creator
+    end._output_index = output._output_index
+    end._requires_grad = output._requires_grad
+    return end
 
 
 class _Node(Operation):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -29,7 +30,8 @@ from .dtypes import (
     int64,
     promote,
 )
-from .operation import Operation
+from .hooks import HookHandle, Hooks
+from .operation import Operation, Outputs
 from .ops.activation import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
 from .ops.arithmetic import Abs, Add, Div, Exp, Log, Mul, Neg, Pow, Sqrt, Sub
 from .ops.cast import Cast
@@ -37,6 +39,8 @@ from .ops.indexing import Gather, Slice
 from .ops.linalg import MatMul
 from .ops.reduction import Max, Mean, Sum
 from .ops.shape import Expand, Permute, Reshape
+
+_new = object.__new__
 
 #: What stands on the other side of an operator.
 Operand: TypeAlias = "Tensor | Array | np.generic | float"
@@ -70,6 +74,7 @@ class Tensor:
         "_array",
         "_creator",
         "_grad",
+        "_leaf_hooks",
         "_output_index",
         "_requires_grad",
     )
@@ -81,6 +86,7 @@ class Tensor:
     _creator: Operation | None
     _output_index: int
     _requires_grad: bool
+    _leaf_hooks: autograd.LeafHooks | None
 
     def __init__(
         self,
@@ -101,6 +107,7 @@ class Tensor:
         self._array = array
         self._grad = None
         self._creator = None
+        self._leaf_hooks = None
         self._output_index = 0
         self._requires_grad = False
 
@@ -133,50 +140,42 @@ class Tensor:
             inputs = state.part.localize(inputs)
         try:
             arrays = [tensor._array for tensor in inputs]
+            needs = tuple([tensor._requires_grad for tensor in inputs])
         except AttributeError:
             kinds = ", ".join(type(x).__name__ for x in inputs)
             raise TypeError(f"apply got inputs of types ({kinds}): expected Tensors") from None
         operation.begin()
-        needs = tuple([t._requires_grad for t in inputs]) if state.grad else (False,) * len(inputs)
-        operation.needs_grad = needs
-        if operation.one_dtype:
-            _check_one_dtype(operation, arrays)
+        records = state.grad and True in needs
+        operation.needs_grad = needs if records else (False,) * len(needs)
         rounding = None
-        if operation.computes and any([a.dtype in _UNUSUAL for a in arrays]):
-            arrays, rounding = _widen(operation, inputs)
-        if state.anomaly:
-            operation.origin = _origin()
-        with np.errstate(all="ignore"):  # inf and NaN follow IEEE 754, without warnings
-            if state.profile is None:
-                result = operation.forward(*arrays)
-            else:
-                begin = perf_counter()
-                result = operation.forward(*arrays)
-                seconds = perf_counter() - begin
-                made = result if isinstance(result, tuple) else (result,)
-                state.profile.note(operation, True, seconds, made)
-            several = isinstance(result, tuple)
-            results: tuple[Any, ...] = result if several else (result,)  # type: ignore[assignment]
-            if rounding is not None:
-                results = tuple(_round(array, rounding) for array in results)
-        if True in needs or state.trace:
+        if [True for array in arrays if array.dtype is not float32]:
+            if operation.one_dtype:
+                _check_one_dtype(operation, arrays)
+            if operation.computes and any([array.dtype in _UNUSUAL for array in arrays]):
+                arrays, rounding = _widen(operation, inputs)
+        observed = state.anomaly or state.profile is not None
+        forward = _observed_forward if observed else _forward
+        result = forward(operation, arrays)
+        several = type(result) is tuple
+        results: tuple[Any, ...] = result if several else (result,)  # type: ignore[assignment]
+        if rounding is not None:
+            results = tuple([_round(array, rounding) for array in results])
+        if records or state.trace:
             operation.inputs = inputs
             operation.output_count = len(results)
             operation.part = state.part
-            creator = operation
-        else:
-            creator = None
         outputs = []
         for index, array in enumerate(results):
-            if not isinstance(array, np.ndarray):
+            if type(array) is not np.ndarray:
                 array = np.asarray(array)
-            if state.anomaly:
-                _check_nan(operation, array)
-            output = Tensor._wrap(array)
-            if creator is not None:
-                output._creator = creator
-                output._output_index = index
-                output._requires_grad = True in needs and array.dtype in FLOATS
+            output = _new(Tensor)
+            output._array = array
+            output._grad = output._creator = output._leaf_hooks = None
+            output._output_index = index
+            output._requires_grad = False
+            if records or state.trace:
+                output._creator = operation
+                output._requires_grad = records and array.dtype in FLOATS
             outputs.append(output)
         return tuple(outputs) if several else outputs[0]
 
@@ -225,6 +224,113 @@ class Tensor:
         if array.shape != self.shape:
             raise ValueError(f"gradient has shape {array.shape}: expected {self.shape}")
         return array.astype(self.dtype, copy=False)
+
+    def register_hook(self, function: Callable[[Tensor], Tensor | None]) -> HookHandle:
+        """Have a function called with this tensor's gradient whenever backward has all of it.
+
+        Args:
+            function: takes the gradient; what it returns, unless None, takes its place for all
+                that follows. It doesn't write into what it is given.
+
+        Returns:
+            A handle whose `remove()` removes the hook.
+
+        Raises:
+            RuntimeError: no gradient is needed here.
+
+        Example:
+            >>> import te_tensor as te
+            >>> x = te.Tensor([3.0], requires_grad=True)
+            >>> handle = x.register_hook(lambda grad: grad / 5)
+            >>> (x * 5).backward()
+            >>> x.grad.tolist()
+            [1.0]
+        """
+        self._must_need_grad("register_hook")
+
+        def on_arrays(grad: Array) -> Array:
+            result = function(Tensor._wrap(grad))
+            return grad if result is None else self._fitting(result, grad)
+
+        hooks = self._hooks_of_leaf().arriving if self._creator is None else self._hooks()
+        return hooks.add(on_arrays)
+
+    @staticmethod
+    def _fitting(result: Any, grad: Array) -> Array:
+        """What a hook returned, in the place of the gradient."""
+        if not isinstance(result, Tensor):
+            raise TypeError(f"a hook returned {type(result).__name__}: expected a Tensor or None")
+        if result.shape != grad.shape:
+            raise ValueError(
+                f"a hook returned shape {result.shape}: expected the gradient's, {grad.shape}"
+            )
+        return result._array.astype(grad.dtype, copy=False)
+
+    def register_post_accumulate_grad_hook(self, function: Callable[[Tensor], Any]) -> HookHandle:
+        """Have a function called with this leaf when backward has added all of its gradient.
+
+        It is called during the walk, as soon as `grad` is complete.
+
+        Args:
+            function: takes the tensor.
+
+        Returns:
+            A handle whose `remove()` removes the hook.
+
+        Raises:
+            RuntimeError: this is no leaf, or it needs no gradient.
+        """
+        self._must_need_grad("register_post_accumulate_grad_hook")
+        if self._creator is not None:
+            raise RuntimeError(
+                "register_post_accumulate_grad_hook on the result of an operation: expected a "
+                "leaf; register_hook sees the gradients of results"
+            )
+        leaf = weakref.ref(self)  # so that no circle keeps the tensor alive
+
+        def on_leaf() -> None:
+            tensor = leaf()
+            if tensor is not None:
+                function(tensor)
+
+        return self._hooks_of_leaf().accumulated.add(on_leaf)
+
+    def retain_grad(self) -> None:
+        """Have backward leave the gradient in `grad` here too, on the result of an operation.
+
+        Raises:
+            RuntimeError: no gradient is needed here.
+        """
+        self._must_need_grad("retain_grad")
+        if self._creator is None:
+            return
+        result = weakref.ref(self)
+
+        def keep(grad: Array) -> Array:
+            tensor = result()
+            if tensor is not None:
+                _accumulate(tensor, grad, False)
+            return grad
+
+        self._hooks().last = keep
+
+    def _must_need_grad(self, method: str) -> None:
+        if not self._requires_grad:
+            raise RuntimeError(
+                f"{method} on a tensor that needs no gradient: expected requires_grad=True"
+            )
+
+    def _hooks(self) -> Hooks:
+        """The hooks of this result of an operation."""
+        assert self._creator is not None
+        if self._creator.hooks is None:
+            self._creator.hooks = {}
+        return self._creator.hooks.setdefault(self._output_index, Hooks())
+
+    def _hooks_of_leaf(self) -> autograd.LeafHooks:
+        if self._leaf_hooks is None:
+            self._leaf_hooks = autograd.LeafHooks()
+        return self._leaf_hooks
 
     @property
     def creator(self) -> Operation | None:
@@ -783,7 +889,8 @@ def _operand(value: Any, like: Tensor) -> Tensor:
 def pair(first: Any, second: Any, floats: bool = False) -> tuple[Tensor, Tensor]:
     """Both sides of an operator as tensors of one dtype."""
     tensor = first if isinstance(first, Tensor) else second
-    first, second = _operand(first, tensor), _operand(second, tensor)
+    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+        first, second = _operand(first, tensor), _operand(second, tensor)
     a, b = first._array.dtype, second._array.dtype
     if isinstance(first, _Scalar) or isinstance(second, _Scalar):
         return first, second
@@ -910,8 +1017,32 @@ def _widen(operation: Operation, inputs: Sequence[Tensor]) -> tuple[list[Array],
     return widened, common if common in SMALL_FLOATS else None
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def _round(array: Array, dtype: DType) -> Array:
     return array.astype(dtype) if array.dtype == float32 else array
+
+
+@np.errstate(all="ignore")
+def _forward(operation: Operation, arrays: list[Array]) -> Outputs:
+    """Inf and NaN follow IEEE 754, without warnings."""
+    return operation.forward(*arrays)
+
+
+def _observed_forward(operation: Operation, arrays: list[Array]) -> Outputs:
+    """Forward under a profile, in anomaly mode, or both."""
+    state = modes.current()
+    if state.anomaly:
+        operation.origin = _origin()
+    begin = perf_counter()
+    result = _forward(operation, arrays)
+    seconds = perf_counter() - begin
+    made = result if isinstance(result, tuple) else (result,)
+    if state.profile is not None:
+        state.profile.note(operation, True, seconds, made)
+    if state.anomaly:
+        for array in made:
+            _check_nan(operation, np.asarray(array))
+    return result
 
 
 def _origin() -> str:

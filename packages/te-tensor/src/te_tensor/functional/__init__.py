@@ -4,6 +4,7 @@ from .attention import attention as attention
 from .comparison import allclose as allclose
 from .dropout import dropout as dropout
 from .embedding import embedding as embedding
+from .gradient import grad as grad
 from .joining import cat as cat
 from .joining import concat as concat
 from .joining import stack as stack
