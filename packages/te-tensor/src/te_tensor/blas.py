@@ -42,13 +42,12 @@ class NumPyBlas:
 
     def gemm(self, a: Array, b: Array, out: Array, alpha: float, beta: float) -> None:
         """One product, or a whole batch of them."""
-        with np.errstate(all="ignore"):
-            if alpha != 1.0:
-                a = a * out.dtype.type(alpha)
-            if beta == 0.0 and out.strides[-1] == out.itemsize:
-                np.matmul(a, b, out=out)
-                return
-            product = np.matmul(a, b, out=memory.empty(out.shape, out.dtype))
+        if alpha != 1.0:
+            a = a * out.dtype.type(alpha)
+        if beta == 0.0 and out.strides[-1] == out.itemsize:
+            np.matmul(a, b, out=out)
+            return
+        product = np.matmul(a, b, out=memory.empty(out.shape, out.dtype))
         if beta == 0.0:
             out[...] = product
         else:
@@ -350,10 +349,17 @@ def gemm_batch(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: floa
         return out
     if out.ndim == 2:
         return gemm(a, b, out, alpha=alpha, beta=beta)
-    a = np.broadcast_to(a, (*lead, *a.shape[-2:]))
-    b = np.broadcast_to(b, (*lead, *b.shape[-2:]))
     threads = parallel.get_num_threads()
     work = out.size * a.shape[-1]
+    if a.shape[-2] * out.shape[-1] * a.shape[-1] <= _SMALL and (
+        work < _PARALLEL_FROM or threads == 1 or parallel.in_parallel()
+    ):
+        NumPyBlas().gemm(a, b, out, alpha, beta)
+        return out
+    if a.shape[:-2] != lead:
+        a = np.broadcast_to(a, (*lead, *a.shape[-2:]))
+    if b.shape[:-2] != lead:
+        b = np.broadcast_to(b, (*lead, *b.shape[-2:]))
     longest = int(np.argmax(lead))
     if work < _PARALLEL_FROM or threads == 1 or parallel.in_parallel():
         pieces = [slice(None)]

@@ -142,7 +142,7 @@ def empty_like(array: Array, shape: tuple[int, ...] | None = None) -> Array:
         return empty(shape, array.dtype)
     order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
     packed = empty(tuple(shape[axis] for axis in order), array.dtype)
-    return packed.transpose(np.argsort(order))
+    return packed.transpose([order.index(axis) for axis in range(array.ndim)])
 
 
 _scratch = threading.local()

@@ -64,9 +64,13 @@ class _Block:
     rows: slice
     #: Columns that a causal mask leaves in sight.
     columns: slice
+    #: Whether this is the whole problem.
+    whole: bool
 
     def of(self, array: Array, *, rows: bool = True, columns: bool = True) -> Array:
         """This block of an array on (B, K, G, rows, columns); axes of length 1 stay whole."""
+        if self.whole:
+            return array
         wanted = (
             self.batch,
             self.heads,
@@ -320,10 +324,11 @@ class _Work:
         ]
 
     def _blocks(self, batch: slice, heads: slice, chunk: slice) -> Iterator[_Block]:
-        _, _, group, _, columns = self.size
+        _, heads_of_all, group, _, columns = self.size
         count = (batch.stop - batch.start) * (heads.stop - heads.start)
         rows = chunk.stop - chunk.start
         whole = count * group * rows * columns <= _BLOCK
+        alone = whole and count * rows == self.size[0] * heads_of_all * self.size[3]
         groups = [slice(0, group)] if whole else [slice(g, g + 1) for g in range(group)]
         height = max(16, _BLOCK // max(count * columns, 1))
         pieces = parallel.split(rows, 1 if whole else ceil(rows / height))
@@ -331,7 +336,7 @@ class _Work:
             for piece in pieces:
                 span = slice(chunk.start + piece.start, chunk.start + piece.stop)
                 seen = min(span.stop, columns) if self.operation.causal else columns
-                yield _Block(batch, heads, g, span, slice(0, seen))
+                yield _Block(batch, heads, g, span, slice(0, seen), alone and seen == columns)
 
     def scores(
         self, block: _Block, buffer: _Buffer, keys: Array, queries: Array
