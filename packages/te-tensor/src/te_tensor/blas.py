@@ -102,10 +102,11 @@ class OpenBlas:
         self.kernel = _text(symbol("openblas_get_corename"))
         words = _text(symbol("openblas_get_config")).split()
         self.version = words[1] if len(words) > 1 else "unknown"
-        self._gemm = {
-            np.dtype(np.float32): self._declare(symbol("cblas_sgemm"), ctypes.c_float),
-            np.dtype(np.float64): self._declare(symbol("cblas_dgemm"), ctypes.c_double),
-        }
+        self._gemm, self._gemv = {}, {}
+        for letter, scalar in (("s", ctypes.c_float), ("d", ctypes.c_double)):
+            dtype = np.dtype(scalar)
+            self._gemm[dtype] = self._declare_gemm(symbol(f"cblas_{letter}gemm"), scalar)
+            self._gemv[dtype] = self._declare_gemv(symbol(f"cblas_{letter}gemv"), scalar)
 
     @staticmethod
     def _naming(library: ctypes.CDLL) -> tuple[str, str]:
@@ -115,11 +116,22 @@ class OpenBlas:
                     return prefix, suffix
         raise OSError(f"{library._name} has no cblas_sgemm under any known name")
 
-    def _declare(self, function: Any, scalar: Any) -> Any:
+    def _declare_gemm(self, function: Any, scalar: Any) -> Any:
         integer, pointer = self._integer, ctypes.c_void_p
         function.argtypes = [
             *[ctypes.c_int] * 3,
             *[integer] * 3,
+            *(scalar, pointer, integer, pointer, integer),
+            *(scalar, pointer, integer),
+        ]
+        function.restype = None
+        return function
+
+    def _declare_gemv(self, function: Any, scalar: Any) -> Any:
+        integer, pointer = self._integer, ctypes.c_void_p
+        function.argtypes = [
+            *[ctypes.c_int] * 2,
+            *[integer] * 2,
             *(scalar, pointer, integer, pointer, integer),
             *(scalar, pointer, integer),
         ]
@@ -144,10 +156,37 @@ class OpenBlas:
         if max(rows, columns, inner, lead_a, lead_b, lead_out) > self._limit:
             self._fallback.gemm(a, b, out, alpha, beta)  # ctypes would wrap silently
             return
+        if rows == 1:  # gemm would copy the matrix, and take several times as long
+            self._matrix_vector(b, flag_b, lead_b, True, a[0], out[0], alpha, beta)
+            return
+        if columns == 1:
+            self._matrix_vector(a, flag_a, lead_a, False, b[:, 0], out[:, 0], alpha, beta)
+            return
         self._gemm[out.dtype](
             *(_ROW_MAJOR, flag_a, flag_b, rows, columns, inner),
             *(alpha, a.ctypes.data, lead_a, b.ctypes.data, lead_b),
             *(beta, out.ctypes.data, lead_out),
+        )
+
+    def _matrix_vector(
+        self,
+        matrix: Array,
+        flag: int,
+        lead: int,
+        transposed: bool,
+        vector: Array,
+        out: Array,
+        alpha: float,
+        beta: float,
+    ) -> None:
+        """out = alpha * matrix @ vector + beta * out, or with the matrix transposed."""
+        rows, columns = matrix.shape if flag == _NO_TRANSPOSE else matrix.shape[::-1]
+        as_stored = (flag == _NO_TRANSPOSE) != transposed
+        steps = [x.strides[0] // x.itemsize if len(x) > 1 else 1 for x in (vector, out)]
+        self._gemv[out.dtype](
+            *(_ROW_MAJOR, _NO_TRANSPOSE if as_stored else _TRANSPOSE, rows, columns),
+            *(alpha, matrix.ctypes.data, lead, vector.ctypes.data, steps[0]),
+            *(beta, out.ctypes.data, steps[1]),
         )
 
     def gemm_batch(self, a: Array, b: Array, out: Array, alpha: float, beta: float) -> None:

@@ -80,6 +80,7 @@ class LayerNorm(Operation):
         shape = grad.shape
         grad = as_rows(grad, self.axes)
         share = normal.dtype.type(1 / max(normal.shape[1], 1))
+        shares = np.full((normal.shape[1], 1), share)
         out = memory.empty(normal.shape, normal.dtype)
         needs_weight = len(self.needs_grad) > 1 and self.needs_grad[1]
         products = memory.empty(normal.shape, normal.dtype) if needs_weight else None
@@ -89,7 +90,7 @@ class LayerNorm(Operation):
             if weight:
                 (scaled,) = memory.scratch(1, grad.shape, grad.dtype)
                 np.multiply(grad, weight[0], out=scaled)
-            mean = scaled.sum(axis=1, keepdims=True) * share
+            mean = gemm(scaled, shares, np.empty_like(inverse))
             correlation = np.einsum("ij,ij->i", scaled, normal)[:, None] * share
             np.multiply(normal, correlation, out=out)
             np.subtract(scaled, out, out=out)
