@@ -163,13 +163,20 @@ def _check_linear(x: Array, weight: Array, *bias: Array) -> None:
 
 
 def _affine(rows: Array, weight: Array, bias: Array, out: Array) -> None:
-    """Each thread fills its rows with the bias and adds the product while they are in cache."""
+    """Each thread makes its part of the product and adds the bias while that is in cache."""
     alone = out.size * weight.shape[1] < _PARALLEL_FROM or parallel.in_parallel()
-    pieces = parallel.split(len(out), 1 if alone else parallel.get_num_threads())
+    by_rows = len(out) >= len(weight)
+    pieces = parallel.split(
+        len(out) if by_rows else len(weight), 1 if alone else parallel.get_num_threads()
+    )
 
     def run(index: int) -> None:
         piece = pieces[index]
-        out[piece] = bias
-        gemm(rows[piece], weight.T, out[piece], beta=1.0)
+        if by_rows:
+            part = gemm(rows[piece], weight.T, out[piece])
+            np.add(part, bias, out=part)
+        else:
+            part = gemm(rows, weight[piece].T, out[:, piece])
+            np.add(part, bias[piece], out=part)
 
     parallel.parallel_for(run, len(pieces))
