@@ -117,7 +117,11 @@ def test_overlapping_rows(library):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("size", [(3, 4, 5), (3, 0, 5), (200, 300, 100), (1, 400, 1), (1, 900, 700), (700, 900, 1)], ids=str)
+@pytest.mark.parametrize(
+    "size",
+    [(3, 4, 5), (3, 0, 5), (200, 300, 100), (1, 400, 1), (1, 900, 700), (700, 900, 1)],
+    ids=str,
+)
 def test_nan_in_out_is_not_read_with_beta_0(size, dtype, library, threads):
     rows, inner, columns = size
     a, b = values(rows, inner, dtype), values(inner, columns, dtype, 1)
@@ -130,7 +134,17 @@ def test_nan_in_out_is_not_read_with_beta_0(size, dtype, library, threads):
     assert np.isfinite(batch).all()
 
 
-@pytest.mark.parametrize("size", [(500, 300, 200), (20, 700, 900), (900, 700, 20), (1, 3000, 2000), (2000, 3000, 1)]
+@pytest.mark.parametrize(
+    "size",
+    [
+        (500, 300, 200),
+        (20, 700, 900),
+        (900, 700, 20),
+        (50, 400, 900),
+        (1, 3000, 2000),
+        (2000, 3000, 1),
+    ],
+)
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_products_cut_over_threads(size, beta, threads, library):
     rows, inner, columns = size
