@@ -285,7 +285,7 @@ def test_a_header_over_the_cap(tmp_path):
 
 def test_a_file_replaced_between_the_looks(tmp_path, monkeypatch):
     """The library sees a good file, and we another one."""
-    monkeypatch.setattr("te_io.safetensors._library_opens", lambda path: None)
+    monkeypatch.setattr("te_io.archive._library_opens", lambda path: None)
     path = tmp_path / "f"
     for kind, (content, _) in BAD.items():
         if kind in ("bytes left over", "overlap", "gap"):  # harmless to read
@@ -303,9 +303,9 @@ def test_a_file_cut_while_it_is_read(tmp_path):
         def readinto(self, buffer):
             return super().readinto(memoryview(buffer)[:-1])
 
-    from te_io.safetensors import _check
+    from te_io.archive import SafetensorsFile
 
-    file = _check(Shrinking(path.read_bytes()), "f", lambda: None)
+    file = SafetensorsFile(Shrinking(path.read_bytes()), "f", lambda: None)
     with pytest.raises(FormatError, match="tensor 'x': the file was cut short"):
         file.read("x")
 

@@ -279,7 +279,7 @@ def test_only_modules_and_dicts_are_saved(tmp_path, thing):
 
 
 def test_a_header_over_the_cap(tmp_path, monkeypatch):
-    monkeypatch.setattr("te_io.safetensors.MAX_HEADER", 64)
+    monkeypatch.setattr("te_io.header.MAX_HEADER", 64)
     with pytest.raises(FormatError, match=r"header would have .* expected at most 64"):
         save_safetensors({"a": np.ones(1), "b": np.ones(1)}, tmp_path / "f")
 

@@ -1,5 +1,6 @@
 import copy
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -267,3 +268,29 @@ def test_appending_after_a_deletion_replaces_nothing():
 def test_a_module_without_forward_says_so():
     with pytest.raises(NotImplementedError, match="Inner"):
         Inner()(1)
+
+
+def test_a_state_on_foreign_memory_is_not_copied_first():
+    """Loading a large module takes no memory beside it; views of the module's own are copied."""
+    tracemalloc = pytest.importorskip("tracemalloc")
+    model = nn.Linear(1000, 1000, bias=False)
+    foreign = {"weight": np.ones((1000, 1000), np.float32)}
+    own = {"weight": model.weight.data[::-1]}
+    for state, most in ((foreign, 500_000), (own, 4_500_000)):
+        tracemalloc.start()
+        model.load_state_dict(state)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < most
+    assert peak > 4_000_000
+
+
+def test_a_state_of_rotated_parameters():
+    """Each parameter gets the former value of another, whatever the order of writing."""
+    model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(3)))
+    before = [layer.weight.data.copy() for layer in model]
+    names = list(model.state_dict())
+    tensors = list(model.state_dict().values())
+    model.load_state_dict(dict(zip(names, tensors[1:] + tensors[:1], strict=True)))
+    for layer, expected in zip(model, before[1:] + before[:1], strict=True):
+        np.testing.assert_array_equal(layer.weight.data, expected)

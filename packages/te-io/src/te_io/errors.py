@@ -27,3 +27,17 @@ class FormatError(ValueError):
     def __str__(self) -> str:
         tensor = None if self.tensor is None else f"tensor {self.tensor!r}"
         return ": ".join(part for part in (self.file, tensor, self.reason) if part is not None)
+
+
+class UnknownTensorError(FormatError, KeyError):
+    """A name that an archive doesn't have.
+
+    Args:
+        reason: what the archive has instead.
+        file: the file's name.
+        tensor: the name that was asked for.
+
+    Example:
+        >>> isinstance(UnknownTensorError("is not there", tensor="w"), KeyError)
+        True
+    """

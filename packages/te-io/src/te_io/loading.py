@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from te_tensor import Tensor, dtypes
 from te_tensor.dtypes import Array
 
-from .safetensors import Source, load_safetensors, opened
+from .archive import Source, open_archive
+from .safetensors import load_safetensors
 from .state_dict import (
     Loadable,
     Rename,
@@ -70,8 +71,8 @@ def load_into_module(
     if isinstance(source, Mapping):
         name, state = None, tensors_of(source)
     else:
-        with opened(source) as archive:
-            name, state = archive.name, archive.read_all()
+        with open_archive(source) as archive:
+            name, state = archive.name, dict(archive)
     fitted = fit_to_module(
         module, state, transpose=transpose, prefix=prefix, rename=rename, file=name
     )

@@ -17,6 +17,7 @@ from te_tensor.dtypes import Array
 from .errors import FormatError
 
 State: TypeAlias = dict[str, Tensor]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 #: How names of an archive become those of a module: `rename_tensors` says what each kind does.
 Rename: TypeAlias = Callable[[str], str] | Mapping[str, str] | Sequence[tuple[str, str]]
 
@@ -216,14 +217,11 @@ def turn_weights(
         >>> turn_weights(state)["linear.weight"].shape
         (3, 2)
     """
+    names = names_to_turn({name: t.shape for name, t in state.items()}, shapes, file)
     turned: dict[int, Tensor] = {}
     result: State = {}
     for name, tensor in state.items():
-        if (
-            tensor.ndim == 2
-            and name.endswith("weight")
-            and _stored_in_out(name, state, shapes, file)
-        ):
+        if name in names:
             if id(tensor) not in turned:
                 turned[id(tensor)] = from_numpy(np.ascontiguousarray(tensor.data.T))
             tensor = turned[id(tensor)]
@@ -231,13 +229,33 @@ def turn_weights(
     return result
 
 
-def _stored_in_out(
-    name: str, state: State, shapes: Mapping[str, tuple[int, ...]] | None, file: str | None
-) -> bool:
-    rows, columns = state[name].shape
+def names_to_turn(
+    stored: Shapes, wanted: Shapes | None = None, file: str | None = None
+) -> set[str]:
+    """The names of the weights that `turn_weights` turns, from shapes alone.
+
+    Args:
+        stored: the shapes in the archive.
+        wanted: the shapes that the module wants.
+        file: the file that errors should name.
+
+    Raises:
+        FormatError: a bias shows that a weight is stored `[out, in]` already.
+    """
+    return {
+        name
+        for name, shape in stored.items()
+        if len(shape) == 2
+        and name.endswith("weight")
+        and _stored_in_out(name, stored, wanted, file)
+    }
+
+
+def _stored_in_out(name: str, stored: Shapes, wanted: Shapes | None, file: str | None) -> bool:
+    rows, columns = stored[name]
     path = name.removesuffix("weight")
-    bias = state.get(f"{path}bias")
-    outputs = bias.size if bias is not None and bias.ndim == 1 else None
+    bias = stored.get(f"{path}bias", ())
+    outputs = bias[0] if len(bias) == 1 else None
     if rows != columns:
         if outputs == rows:
             raise FormatError(
@@ -246,8 +264,8 @@ def _stored_in_out(
                 file=file,
                 tensor=name,
             )
-        if shapes is not None and name in shapes:
-            return tuple(shapes[name]) == (columns, rows)
+        if wanted is not None and name in wanted:
+            return tuple(wanted[name]) == (columns, rows)
     return outputs == columns or not _EMBEDDING.search(path.rstrip("._"))
 
 

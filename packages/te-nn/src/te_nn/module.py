@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
+from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.array_utils import byte_bounds
 
 from te_tensor import Tensor
 
@@ -219,14 +222,17 @@ class Module:
             problems += [f"missing: {key}" for key in missing]
             problems += [f"unexpected: {key}" for key in unexpected]
         accepted: list[tuple[Tensor, npt.NDArray[Any]]] = []
+        overlaps = _overlap_of([tensor.data for _, _, _, tensor in entries])
         for key, module, name, tensor in entries:
             if key not in state:
                 continue
             try:
                 value = module._accept(name, tensor, _numbers(state[key]))
-                # A copy: the state may be on the memory that is about to be written.
+                # A copy where the state is on the memory that is about to be written.
                 with np.errstate(over="ignore"):
-                    accepted.append((tensor, np.array(value, tensor.dtype)))
+                    accepted.append(
+                        (tensor, np.array(value, tensor.dtype, copy=overlaps(value) or None))
+                    )
             except ValueError as error:
                 problems.append(f"{key}: {error}")
             if not tensor.writable:
@@ -316,6 +322,21 @@ def _numbers(value: Any) -> npt.NDArray[Any]:
     if array.dtype.kind in "OSUMmc":
         raise ValueError(f"values of dtype {array.dtype}, expected real numbers")
     return array
+
+
+def _overlap_of(arrays: list[npt.NDArray[Any]]) -> Callable[[npt.NDArray[Any]], bool]:
+    """Whether an array may share memory with one of these, by where they begin and end."""
+    bounds = sorted(byte_bounds(array) for array in arrays)
+    begins = [begin for begin, _ in bounds]
+    # the furthest end of all that begin so far: some may lie inside others
+    ends = list(accumulate((end for _, end in bounds), max))
+
+    def overlaps(array: npt.NDArray[Any]) -> bool:
+        begin, end = byte_bounds(array)
+        before = bisect_left(begins, end)
+        return before > 0 and ends[before - 1] > begin
+
+    return overlaps
 
 
 def _join(path: str, name: str) -> str:
