@@ -65,7 +65,7 @@ FLOORS: dict[str, list[str]] = {
         "__about__",
         "errors atomic",
         "state_dict header",
-        "presets archive pickle_machine",
+        "presets tree archive pickle_machine",
         "writing",
         "safetensors torch_archive",
         "torchscript checkpointer",

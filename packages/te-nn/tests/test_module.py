@@ -272,7 +272,6 @@ def test_a_module_without_forward_says_so():
 
 def test_a_state_on_foreign_memory_is_not_copied_first():
     """Loading a large module takes no memory beside it; views of the module's own are copied."""
-    tracemalloc = pytest.importorskip("tracemalloc")
     model = nn.Linear(1000, 1000, bias=False)
     foreign = {"weight": np.ones((1000, 1000), np.float32)}
     own = {"weight": model.weight.data[::-1]}

@@ -1,12 +1,16 @@
 """te-io: the weights of te-tensor models in and out of files."""
 
+from . import presets as presets
 from .__about__ import __version__ as __version__
 from .archive import SafetensorsArchive as SafetensorsArchive
+from .checkpointer import Checkpointer as Checkpointer
+from .checkpointer import CheckpointWarning as CheckpointWarning
 from .errors import FormatError as FormatError
 from .errors import UnknownTensorError as UnknownTensorError
 from .loading import load_into_module as load_into_module
 from .loading import py_load_safetensors as py_load_safetensors
 from .loading import py_load_safetensors_into_module as py_load_safetensors_into_module
+from .presets import Preset as Preset
 from .safetensors import load_metadata as load_metadata
 from .safetensors import load_safetensors as load_safetensors
 from .safetensors import open_safetensors as open_safetensors

@@ -1,10 +1,11 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,7 +39,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if target.exists() and not target.is_file():
         raise OSError(errno.EINVAL, "not a regular file, and nothing to replace", os.fspath(path))
-    temporary = target.with_name(f".te-io-{secrets.token_hex(8)}.tmp")
+    temporary = _temporary(target)
     file = temporary.open("xb")
     try:
         with file:
@@ -53,6 +54,55 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             temporary.unlink()
         raise
     _sync_folder(target.parent)
+
+
+@contextmanager
+def making(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to fill that takes the name `path` once it is on the disk, or never.
+
+    Args:
+        path: the folder to make; nothing may be there. Bring the files in it to the disk
+            (`replacing` does).
+
+    Returns:
+        A context manager that gives the folder, under another name beside `path`. Leaving it
+        with an exception removes the folder.
+
+    Raises:
+        OSError: something can't be written, or something is there.
+    """
+    target = Path(path)
+    temporary = _temporary(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        _sync_folder(temporary)
+        if target.exists():  # an empty folder would be replaced silently
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(path))
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def removing(folder: Path) -> None:
+    """Remove a folder, which is gone as a whole before any file in it is.
+
+    Args:
+        folder: the folder.
+
+    Raises:
+        OSError: it can't be removed.
+    """
+    temporary = _temporary(folder)
+    folder.rename(temporary)
+    shutil.rmtree(temporary)
+
+
+def _temporary(target: Path) -> Path:
+    """A name beside `target` that nothing else has, and that no reader takes for an archive."""
+    return target.with_name(f".te-io-{secrets.token_hex(8)}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:

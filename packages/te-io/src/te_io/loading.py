@@ -8,14 +8,17 @@ from te_tensor import Tensor, dtypes
 from te_tensor.dtypes import Array
 
 from .archive import Source, open_archive
+from .presets import Preset
 from .safetensors import load_safetensors
 from .state_dict import (
     Loadable,
     Rename,
     State,
-    fit_to_module,
     load_state,
+    rename_tensors,
+    select_prefix,
     tensors_of,
+    turn_weights,
 )
 
 
@@ -26,7 +29,7 @@ def load_into_module(
     transpose: bool = False,
     prefix: str = "",
     strict: bool = True,
-    rename: Rename | None = None,
+    rename: Rename | Preset | None = None,
 ) -> None:
     """Put the tensors of an archive into a module, all of them or none.
 
@@ -44,7 +47,7 @@ def load_into_module(
             elsewhere in the archive are left alone.
         strict: raise on missing and unexpected names; False loads the names that both have.
         rename: how the archive's names, after the prefix, become the module's: a function, a dict
-            from old to new, or a list of (regular expression, replacement).
+            from old to new, a list of (regular expression, replacement), or one of `presets`.
 
     Raises:
         TypeError: something given is of a wrong kind.
@@ -73,10 +76,15 @@ def load_into_module(
     else:
         with open_archive(source) as archive:
             name, state = archive.name, dict(archive)
-    fitted = fit_to_module(
-        module, state, transpose=transpose, prefix=prefix, rename=rename, file=name
-    )
-    load_state(module, fitted, strict, name)
+    state = select_prefix(state, prefix, name)
+    if isinstance(rename, Preset):
+        state = rename.apply(state, in_out=transpose, file=name)
+    else:
+        state = rename_tensors(state, rename, name)
+    if transpose:
+        wanted = {key: tensor.shape for key, tensor in module.state_dict().items()}
+        state = turn_weights(state, wanted, name)
+    load_state(module, state, strict, name)
 
 
 def py_load_safetensors(data: Source, transpose: bool = False) -> State:

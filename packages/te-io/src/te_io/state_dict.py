@@ -269,36 +269,6 @@ def _stored_in_out(name: str, stored: Shapes, wanted: Shapes | None, file: str |
     return outputs == columns or not _EMBEDDING.search(path.rstrip("._"))
 
 
-def fit_to_module(
-    module: Loadable,
-    state: State,
-    *,
-    transpose: bool = False,
-    prefix: str = "",
-    rename: Rename | None = None,
-    file: str | None = None,
-) -> State:
-    """An archive's tensors under a module's names, turned where that is asked for.
-
-    Args:
-        module: what they are for; not changed.
-        state: the tensors by name.
-        transpose: turn Linear weights, as `turn_weights` says.
-        prefix: what the module's names stand under in the archive; the rest is left out.
-        rename: how the names after the prefix become the module's.
-        file: the file that errors should name.
-
-    Raises:
-        FormatError: nothing under the prefix, two names that become one, or a weight that is
-            `[out, in]` already.
-    """
-    state = rename_tensors(select_prefix(state, prefix, file), rename, file)
-    if not transpose:
-        return state
-    shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    return turn_weights(state, shapes, file)
-
-
 def load_state(
     module: Loadable, state: State, strict: bool = True, file: str | None = None
 ) -> None:
