@@ -5,6 +5,7 @@ from .__about__ import __version__ as __version__
 from .archive import SafetensorsArchive as SafetensorsArchive
 from .checkpointer import Checkpointer as Checkpointer
 from .checkpointer import CheckpointWarning as CheckpointWarning
+from .convert import convert_file as convert_file
 from .errors import FormatError as FormatError
 from .errors import UnknownTensorError as UnknownTensorError
 from .loading import load_into_module as load_into_module

@@ -1,13 +1,20 @@
-"""Archives into modules."""
+"""Archives of any format that te-io reads, and how they get into modules."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import BinaryIO
 
 from te_tensor import Tensor, dtypes
 from te_tensor.dtypes import Array
 
-from .archive import Source, open_archive
+from .archive import INDEX_SUFFIX, Source, open_archive
+from .errors import FormatError
 from .presets import Preset
 from .safetensors import load_safetensors
 from .state_dict import (
@@ -20,6 +27,89 @@ from .state_dict import (
     tensors_of,
     turn_weights,
 )
+
+#: What files of PyTorch begin with: zip archives (TorchScript too), and pickles.
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What was in a file: its name, "safetensors" or "PyTorch", tensors and texts by name."""
+
+    name: str | None
+    format: str
+    tensors: State
+    metadata: dict[str, str]
+
+
+def load_any(source: Source, *, key: str | None = None) -> Loaded:
+    """The tensors of a file of a format that its content shows.
+
+    Args:
+        source: a path, bytes, or a file opened for reading bytes.
+        key: where in a PyTorch file the state dict is; found by itself if there is only one.
+
+    Returns:
+        The tensors, on the mapped file where that can be.
+
+    Raises:
+        TypeError: source is something else.
+        FormatError: it is damaged or of another format, or key is given for safetensors.
+        OSError: it can't be read.
+    """
+    if not isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)):
+        source = _Named(source)
+    if _is_torch(source):
+        plain = isinstance(source, (str, os.PathLike))
+        name = str(source) if plain else getattr(source, "name", "<bytes>")
+        return Loaded(name, "PyTorch", _torch_reader()(source, key=key), {})
+    with open_archive(source) as archive:
+        if key is not None:
+            raise FormatError(
+                f"is a safetensors archive, in which there is no key {key!r}: keys are for "
+                "PyTorch files",
+                file=archive.name,
+            )
+        return Loaded(archive.name, "safetensors", dict(archive), archive.metadata)
+
+
+def _torch_reader() -> Callable[..., State]:
+    """The reader of PyTorch files, imported when the first is read."""
+    reader: Callable[..., State] = import_module("te_io.torch_archive").load_torch_state_dict
+    return reader
+
+
+class _Named(io.BytesIO):
+    """The content of a file that someone else opened, under its name."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        if not hasattr(file, "read"):
+            raise TypeError(
+                f"got {type(file).__name__}: expected a path, bytes, a file opened for reading "
+                "bytes, or a dict"
+            )
+        content = file.read()
+        if not isinstance(content, bytes):
+            raise TypeError(f"the file gives {type(content).__name__}: open it for reading bytes")
+        super().__init__(content)
+        self.name = str(getattr(file, "name", "<file>"))
+
+
+def _is_torch(source: Source) -> bool:
+    """Whether a source begins like a file of PyTorch, and not like a safetensors header."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        head = bytes(source[:9])
+    elif isinstance(source, io.BytesIO):
+        head = source.getvalue()[:9]
+    elif isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if not path.is_file() or path.name.endswith(INDEX_SUFFIX):
+            return False
+        with path.open("rb") as file:
+            head = file.read(9)
+    else:
+        return False
+    return head.startswith((_ZIP, _PICKLE)) and head[8:] != b"{"
 
 
 def load_into_module(
@@ -38,7 +128,8 @@ def load_into_module(
 
     Args:
         module: anything with `state_dict` and `load_state_dict`.
-        source: a path, bytes, a file opened for reading bytes, or a dict of tensors.
+        source: a path, bytes, a file opened for reading bytes, or a dict of tensors. Its content
+            shows whether it is a safetensors archive or a file of PyTorch.
         transpose: the archive stores weights of Linear layers as `[in, out]`, as the Rust original
             does: turn them. Turned are tensors with two axes whose name ends in "weight" and that
             fit the module only when turned. Where a weight is square, so that its shape can't
@@ -74,8 +165,8 @@ def load_into_module(
     if isinstance(source, Mapping):
         name, state = None, tensors_of(source)
     else:
-        with open_archive(source) as archive:
-            name, state = archive.name, dict(archive)
+        loaded = load_any(source)
+        name, state = loaded.name, loaded.tensors
     state = select_prefix(state, prefix, name)
     if isinstance(rename, Preset):
         state = rename.apply(state, in_out=transpose, file=name)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from itertools import count
 from pathlib import Path
@@ -229,7 +229,7 @@ def _files_of(path: Path, index: Path) -> list[Path]:
     return files + [path.with_name(shard) for shard in sorted(shards) if is_plain_name(shard)]
 
 
-def _remove(files: Any) -> None:
+def _remove(files: Iterable[Path]) -> None:
     for file in files:
         with suppress(OSError):
             file.unlink()
