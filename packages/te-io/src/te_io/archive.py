@@ -10,6 +10,7 @@ import io
 import mmap
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -169,7 +170,7 @@ class SafetensorsFile:
     """One safetensors file, or bytes that are one, whose header has been checked.
 
     Args:
-        file: open for reading; closed by `close`.
+        file: open for reading; closed by `close`, or when this is forgotten.
         name: what errors should call it.
         library_check: has the safetensors library check offsets, gaps and the form of the header.
         writable: map the file so that tensors can be written to, which leaves the file as it is.
@@ -204,6 +205,7 @@ class SafetensorsFile:
             ) from None
         self.header: Header = parse_header(file.read(length), size, name)
         self._buffer = _mapped(file, writable)
+        weakref.finalize(self, file.close)
 
     def view(self, name: str) -> Array:
         """A tensor on the mapped file; read where it can't be mapped or used in place."""

@@ -160,11 +160,25 @@ def _decode_float(text: Any, tensors: Mapping[str, Tensor]) -> float:
     return value
 
 
+def _decode_scalar(name: Any, tensors: Mapping[str, Tensor]) -> np.generic:
+    tensor = tensors[name]
+    if tensor.ndim:
+        raise ValueError
+    scalar: np.generic = tensor.data[()]
+    return scalar
+
+
+def _decode_tuple(items: Any, tensors: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    if not isinstance(items, list):
+        raise ValueError
+    return tuple(_decode(items, tensors))
+
+
 _DECODERS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "$tensor": lambda name, tensors: tensors[name],
     "$array": lambda name, tensors: tensors[name].data,
-    "$scalar": lambda name, tensors: tensors[name].data[()],
+    "$scalar": _decode_scalar,
     "$float": _decode_float,
-    "$tuple": lambda items, tensors: tuple(_decode(items, tensors)),
+    "$tuple": _decode_tuple,
     "$dict": _decode_dict,
 }
