@@ -40,7 +40,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     if target.exists() and not target.is_file():
         raise OSError(errno.EINVAL, "not a regular file, and nothing to replace", os.fspath(path))
     temporary = _temporary(target)
-    file = temporary.open("xb")
+    with _naming(path):
+        file = temporary.open("xb")
     try:
         with file:
             yield file
@@ -73,7 +74,8 @@ def making(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     temporary = _temporary(target)
-    temporary.mkdir()
+    with _naming(path):
+        temporary.mkdir()
     try:
         yield temporary
         _sync_folder(temporary)
@@ -98,6 +100,16 @@ def removing(folder: Path) -> None:
     temporary = _temporary(folder)
     folder.rename(temporary)
     shutil.rmtree(temporary)
+
+
+@contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Have errors name the file that was asked for, not the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise
 
 
 def _temporary(target: Path) -> Path:

@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not options.debug:
                 warnings.simplefilter("ignore")  # PyTorch's own
             code: int = options.run(options)
+            sys.stdout.flush()
             return code
     except BrokenPipeError:  # `te-io inspect … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -264,11 +265,17 @@ class _Bar:
             self.progress.stop()
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to `main`, where rich would exit with 1."""
+        raise BrokenPipeError
+
+
 def _console() -> Console:
     """The terminal; a pipe or a file gets lines that are long enough."""
-    console = Console()
+    console = _Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(width=200)
+        console = _Console(width=200)
     return console
 
 
