@@ -14,6 +14,7 @@ from te_io import (
     load_into_module,
     load_metadata,
     load_safetensors,
+    presets,
     py_load_safetensors_into_module,
     save_safetensors,
 )
@@ -95,8 +96,10 @@ def test_names_of_the_original(tmp_path):
     assert "mha.nl_oob.slopes" in state
     save_safetensors(state, tmp_path / "f")
     rename = [(r"^mha\.", "self_attn."), (r"linear_([qkvo])\b", r"\1_proj")]
-    load_into_module(fresh, tmp_path / "f", rename=rename)
-    assert_same(fresh, values(saved))
+    for names in (rename, presets.RUST):
+        fresh = block(2)
+        load_into_module(fresh, tmp_path / "f", rename=names)
+        assert_same(fresh, values(saved))
 
 
 def test_what_does_not_fit_is_all_named_and_nothing_is_changed(tmp_path):

@@ -160,12 +160,10 @@ def _decode_float(text: Any, tensors: Mapping[str, Tensor]) -> float:
     return value
 
 
-def _decode_scalar(name: Any, tensors: Mapping[str, Tensor]) -> np.generic:
-    tensor = tensors[name]
-    if tensor.ndim:
+def _decode_scalar(name: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if tensors[name].ndim:
         raise ValueError
-    scalar: np.generic = tensor.data[()]
-    return scalar
+    return tensors[name].data[()]
 
 
 def _decode_tuple(items: Any, tensors: Mapping[str, Tensor]) -> tuple[Any, ...]:
