@@ -28,9 +28,11 @@ NEEDS = {
     "jax": ("jax",),
     "onnxruntime": ("onnx", "onnxruntime"),
     "openblas": ("scipy_openblas32",),
+    "safetensors.numpy": ("safetensors",),
+    "safetensors.torch": ("safetensors", "torch"),
 }
 DISTRIBUTIONS = (
-    *("te-tensor", "te-nn", "te-optim", "numpy", "scipy-openblas32"),
+    *("te-tensor", "te-nn", "te-io", "te-optim", "numpy", "scipy-openblas32", "safetensors"),
     *("torch", "jax", "jaxlib", "onnx", "onnxruntime"),
 )
 

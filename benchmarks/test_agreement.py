@@ -69,6 +69,15 @@ def test_block(contestant: str, size: Size) -> None:
     assert_same_results("block_inference", contestant, size)
 
 
+@pytest.mark.parametrize("contestant", peers("loading"))
+def test_loading(contestant: str) -> None:
+    work = load("loading")
+    ours, theirs = (work.CONTESTANTS[n](work.Size(2, False))() for n in (OURS, contestant))
+    assert set(ours) == set(theirs)
+    for name, tensor in ours.items():
+        np.testing.assert_array_equal(tensor.numpy(), np.asarray(theirs[name]))
+
+
 @pytest.mark.parametrize("contestant", peers("products"))
 def test_products(contestant: str) -> None:
     assert_same_results("products", contestant, (70, 50, 60))
