@@ -293,3 +293,18 @@ def test_a_state_of_rotated_parameters():
     model.load_state_dict(dict(zip(names, tensors[1:] + tensors[:1], strict=True)))
     for layer, expected in zip(model, before[1:] + before[:1], strict=True):
         np.testing.assert_array_equal(layer.weight.data, expected)
+
+
+def test_a_large_state_goes_into_tied_parameters_in_order():
+    """Threads copy it; the last of several names for one parameter counts, as without threads."""
+    model = nn.Sequential(*(nn.Linear(800, 800, bias=False) for _ in range(4)))
+    for layer in list(model)[1:]:
+        layer.weight = model[0].weight
+    free = nn.Linear(800, 800, bias=False)
+    model.append(free)
+    for _ in range(5):
+        names = list(model.state_dict())
+        state = {n: np.full((800, 800), i, np.float32) for i, n in enumerate(names)}
+        model.load_state_dict(state)
+        assert np.all(model[0].weight.data == 3)
+        assert np.all(free.weight.data == 4)

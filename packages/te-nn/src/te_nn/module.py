@@ -12,7 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.array_utils import byte_bounds
 
-from te_tensor import Tensor
+from te_tensor import Tensor, storage
+from te_tensor.parallel import parallel_for
+
+#: Bytes from which a state is copied by several threads.
+_PARALLEL_FROM = 1 << 22
 
 
 class Parameter(Tensor):
@@ -240,9 +244,7 @@ class Module:
         if problems:
             listed = "\n  ".join(problems)
             raise StateDictError(f"the state dict doesn't fit {type(self).__name__}:\n  {listed}")
-        for tensor, value in accepted:
-            with tensor.lock() as array:
-                array[...] = value
+        _write(accepted)
         return IncompatibleKeys(missing, unexpected)
 
     def _accept(self, name: str, tensor: Tensor, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -322,6 +324,25 @@ def _numbers(value: Any) -> npt.NDArray[Any]:
     if array.dtype.kind in "OSUMmc":
         raise ValueError(f"values of dtype {array.dtype}, expected real numbers")
     return array
+
+
+def _write(values: list[tuple[Tensor, npt.NDArray[Any]]]) -> None:
+    """Copy values into tensors, in the engine's threads where it is worth it."""
+    shared: dict[int, list[tuple[Tensor, npt.NDArray[Any]]]] = {}
+    for tensor, value in values:  # what lies on the same memory is written in order
+        shared.setdefault(id(storage.owner(tensor.data)), []).append((tensor, value))
+    parts = list(shared.values())
+
+    def write(number: int) -> None:
+        for tensor, value in parts[number]:
+            with tensor.lock() as array:
+                array[...] = value
+
+    if sum(value.nbytes for _, value in values) >= _PARALLEL_FROM:
+        parallel_for(write, len(parts))
+    else:
+        for number in range(len(parts)):
+            write(number)
 
 
 def _overlap_of(arrays: list[npt.NDArray[Any]]) -> Callable[[npt.NDArray[Any]], bool]:
