@@ -177,9 +177,9 @@ def test_square_weights_beside_a_square_embedding(tmp_path):
 # -- the example ----------------------------------------------------------------------------
 
 
-def run_example(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run_example(*arguments: object, script: Path = EXAMPLE) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "100", "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, str(EXAMPLE), *map(str, arguments)]
+    command = [sys.executable, str(script), *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, encoding="utf-8", env=environment
     )
@@ -237,3 +237,18 @@ def test_the_example_without_te_nn(tmp_path):
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr.strip() == "load_model.py needs te-nn: python -m pip install te-nn"
+
+
+def test_the_converter(tmp_path):
+    script = EXAMPLE.with_name("convert_torch_to_safetensors.py")
+    source, target = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    save_safetensors(Linear(4, 3), source)
+    done = run_example(source, target, "--transpose", "--dtype", "bfloat16", script=script)
+    assert done.returncode == 2  # its bias shows that it is [out, in] already
+    assert "is stored [out, in]" in done.stderr and done.stderr.count("\n") == 1
+    done = run_example(source, target, "--dtype", "bfloat16", script=script)
+    assert done.returncode == 0, done.stderr
+    assert "weight (3, 4) bfloat16" in done.stdout
+    assert load_safetensors(target)["bias"].dtype == te.bfloat16
+    done = run_example(tmp_path / "missing.pt", target, script=script)
+    assert done.returncode == 2 and "missing.pt" in done.stderr

@@ -1,5 +1,7 @@
 """te-io alone, from its wheel: tensors are saved and loaded to the bit."""
 
+import subprocess
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +24,9 @@ with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "model.safetensors")
     te_io.save_safetensors(saved, path)
     loaded = te_io.load_safetensors(path)
+    command = Path(sys.executable).with_name("te-io")
+    done = subprocess.run([command, "verify", path], capture_output=True, text=True, check=True)
+assert "2 tensors" in done.stdout
 
 assert loaded.keys() == saved.keys()
 for name, tensor in saved.items():
