@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("te_tensor", "te_nn", "te_io", "te_optim")
 
 # Made by tools, and not ours to check.
-GENERATED = {".git", ".nox", ".venv", "build", "demo-output", "dist", "node_modules"}
+GENERATED = {".git", ".hypothesis", ".nox", ".venv", "build", "demo-output", "dist", "node_modules"}
 
 # An address or a folder that holds on one machine only; the brackets let this file itself pass.
 MACHINE_BOUND = re.compile(r"pypi\.org|python[h]osted|npm[j]s|(?<![\w.])/(wor[k]|opt/whee[l]s)\b")
