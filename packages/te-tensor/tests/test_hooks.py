@@ -176,6 +176,16 @@ def test_a_hook_does_not_keep_its_leaf():
         gc.enable()
 
 
+def test_a_hook_made_during_the_walk_waits_for_the_next():
+    x, seen = leaf(1.0), []
+    hidden = x * 2
+    hidden.register_hook(lambda grad: x.register_hook(seen.append) and None)
+    hidden.backward()
+    assert x.grad.tolist() == [2.0] and seen == []
+    (x * 3).backward()
+    assert [g.tolist() for g in seen] == [[3.0]]
+
+
 def test_many_threads_with_a_hook_each_use_once():
     x, seen = leaf(0.0), []
     x.register_hook(lambda grad: seen.append(grad.item()))

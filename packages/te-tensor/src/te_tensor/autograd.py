@@ -285,7 +285,7 @@ class _Walk:
                 if slot is None:
                     slot = self.pending[creator] = _Pending(creator.output_count)
                 slot.add(tensor._output_index, grad, owned)
-        elif tensor._leaf_hooks is None:
+        elif tensor._leaf_hooks is None or id(tensor) not in self.leaves:  # hooked on the way
             if grad is not None:
                 self.sink(tensor, grad, owned)
         else:
