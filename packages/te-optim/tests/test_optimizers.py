@@ -197,27 +197,35 @@ def test_sgd_keeps_its_memory():
     optimizer = SGD(0.1, 0.9, parameters=[w])
     w.grad = np.ones(4)
     optimizer.step()
-    buffer = optimizer._state[0]["momentum_buffer"]
+    buffer = optimizer._arenas[0].state["momentum_buffer"]
     optimizer.step()
-    assert optimizer._state[0]["momentum_buffer"] is buffer
+    assert optimizer._arenas[0].state["momentum_buffer"] is buffer
 
 
 def bad_states(state):
-    groups, entries = state["groups"], state["state"]
+    kind, groups, entries = state["optimizer"], state["groups"], state["state"]
     without = {name: value for name, value in entries[0].items() if name != "square"}
-    yield {"groups": groups, "state": [without, entries[1]]}
-    yield {"groups": [{**groups[0], "amsgrad": True}], "state": entries}
-    yield {"groups": groups, "state": [{**entries[0], "step": -3}, entries[1]]}
-    yield {"groups": groups, "state": [{**entries[0], "mean": np.zeros(2, int)}, entries[1]]}
-    yield {"groups": 5, "state": entries}
-    yield {"groups": [{}], "state": entries}
+    yield {"optimizer": kind, "groups": groups, "state": [without, entries[1]]}
+    yield {"optimizer": kind, "groups": [{**groups[0], "amsgrad": True}], "state": entries}
+    yield {"optimizer": kind, "groups": groups, "state": [{**entries[0], "step": -3}, entries[1]]}
+    yield {
+        "optimizer": kind,
+        "groups": groups,
+        "state": [{**entries[0], "mean": np.zeros(2, int)}, entries[1]],
+    }
+    yield {"optimizer": kind, "groups": 5, "state": entries}
+    yield {"optimizer": kind, "groups": [{}], "state": entries}
     yield {}
-    yield {"groups": groups, "state": entries[:1]}
-    yield {"groups": [{**groups[0], "parameters": [0]}], "state": entries}
-    yield {"groups": [{"lr": 0.1, "parameters": [0, 1]}], "state": entries}
-    yield {"groups": [{**groups[0], "lr": -1.0}], "state": entries}
-    yield {"groups": groups, "state": [{**entries[0], "mean": te.zeros(3)}, entries[1]]}
-    yield {"groups": groups, "state": [{**entries[0], "other": 1}, entries[1]]}
+    yield {"optimizer": kind, "groups": groups, "state": entries[:1]}
+    yield {"optimizer": kind, "groups": [{**groups[0], "parameters": [0]}], "state": entries}
+    yield {"optimizer": kind, "groups": [{"lr": 0.1, "parameters": [0, 1]}], "state": entries}
+    yield {"optimizer": kind, "groups": [{**groups[0], "lr": -1.0}], "state": entries}
+    yield {
+        "optimizer": kind,
+        "groups": groups,
+        "state": [{**entries[0], "mean": te.zeros(3)}, entries[1]],
+    }
+    yield {"optimizer": kind, "groups": groups, "state": [{**entries[0], "other": 1}, entries[1]]}
 
 
 def test_a_state_that_does_not_fit_changes_nothing():
@@ -229,7 +237,7 @@ def test_a_state_that_does_not_fit_changes_nothing():
         with pytest.raises(ValueError):
             optimizer.load_state_dict(state)
         assert str(optimizer.state_dict()) == before
-    with pytest.raises(ValueError, match="settings"):
+    with pytest.raises(ValueError, match="of SGD: expected one of Adam"):
         optimizer.load_state_dict(SGD(0.1, parameters=tensors).state_dict())
 
 

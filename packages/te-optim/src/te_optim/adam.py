@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from te_tensor.dtypes import Array
 from te_tensor.memory import scratch
-from te_tensor.parallel import elementwise
 
-from .optimizer import Array, Optimizer, Parameters
+from .optimizer import Optimizer, Parameters, Rule, Scalar
 
 
 class Adam(Optimizer):
@@ -41,7 +41,7 @@ class Adam(Optimizer):
 
     _arrays = ("mean", "square", "greatest_square")
     _switches = ("amsgrad",)
-    _counts_steps = True
+    _shares = ("beta1", "beta2")
     #: Whether weight decay acts on the weights themselves, apart from the gradient.
     _decoupled: ClassVar[bool] = False
 
@@ -69,45 +69,34 @@ class Adam(Optimizer):
     def _arrays_for(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         return self._arrays if settings["amsgrad"] else self._arrays[:2]
 
-    def _update(
-        self, array: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]
-    ) -> None:
-        if not state:
-            state["step"] = 0
-            for name in self._arrays_for(group):
-                state[name] = np.zeros_like(array, order="C")
-        state["step"] += 1
-        beta1, beta2, lr = group["beta1"], group["beta2"], group["lr"]
-        scalar = array.dtype.type
-        step_size = scalar(lr / (1 - beta1 ** state["step"]))
-        correction = scalar(1 / sqrt(1 - beta2 ** state["step"]))
-        new_mean, keep, new_square = scalar(1 - beta1), scalar(beta2), scalar(1 - beta2)
-        eps, decay = scalar(group["eps"]), scalar(group["weight_decay"])
-        shrink = scalar(1 - lr * group["weight_decay"])
+    def _rule(self, settings: Mapping[str, Any], step: int, scalar: Scalar) -> Rule:
+        lr, decay = settings["lr"], settings["weight_decay"]
+        beta1, beta2 = settings["beta1"], settings["beta2"]
+        # lr·(mean/c1)/(√square/c2 + eps) = (lr·c2/c1)·mean/(√square + eps·c2) takes a pass less.
+        c1, c2 = 1 - beta1**step, sqrt(1 - beta2**step)
+        rate, eps = scalar(lr * c2 / c1), scalar(settings["eps"] * c2)
+        keep_mean, new_mean = scalar(beta1), scalar(1 - beta1)
+        keep_square, new_square = scalar(beta2), scalar(1 - beta2)
+        shrink, pull = scalar(1 - lr * decay), scalar(decay)
 
-        def block(p: Array, g: Array, mean: Array, square: Array, *greatest: Array) -> None:
+        def rule(p: Array, g: Array, mean: Array, square: Array, *greatest: Array) -> None:
+            spare, decayed = scratch(2, p.shape, p.dtype)
             if decay and self._decoupled:
-                np.multiply(p, shrink, out=p)
+                np.multiply(p, shrink, p)
             elif decay:
-                g = g + decay * p
-            (step,) = scratch(1, p.shape, p.dtype)
-            np.subtract(g, mean, out=step)
-            np.multiply(step, new_mean, out=step)
-            np.add(mean, step, out=mean)
-            np.multiply(square, keep, out=square)
-            np.multiply(g, g, out=step)
-            np.multiply(step, new_square, out=step)
-            np.add(square, step, out=square)
+                g = np.add(g, np.multiply(p, pull, decayed), decayed)
+            np.multiply(mean, keep_mean, mean)
+            np.add(mean, np.multiply(g, new_mean, spare), mean)
+            np.multiply(square, keep_square, square)
+            np.multiply(np.multiply(g, g, spare), new_square, spare)
+            np.add(square, spare, square)
             for top in greatest:
                 square = np.maximum(top, square, out=top)
-            np.sqrt(square, out=step)
-            np.multiply(step, correction, out=step)
-            np.add(step, eps, out=step)
-            np.divide(mean, step, out=step)
-            np.multiply(step, step_size, out=step)
-            np.subtract(p, step, out=p)
+            np.add(np.sqrt(square, spare), eps, spare)
+            np.multiply(np.divide(mean, spare, spare), rate, spare)
+            np.subtract(p, spare, p)
 
-        elementwise(block, array, grad, *(state[n] for n in self._arrays_for(group)))
+        return rule
 
 
 class AdamW(Adam):

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from math import inf, isfinite, sqrt
+from collections.abc import Callable, Iterable, Sequence
+from math import inf, isfinite
 
 import numpy as np
 
-from te_tensor import Tensor
+from te_tensor import Tensor, storage
+from te_tensor.dtypes import Array
+from te_tensor.parallel import elementwise
+from te_tensor.tensor import arrays_of
+
+from .checks import as_tensors, check_number
+from .gradients import norm
 
 
 def clip_gradients(
@@ -30,6 +36,7 @@ def clip_gradients(
 
     Raises:
         ValueError: max_norm or norm_type is out of range.
+        TypeError: a parameter is no Tensor.
         FloatingPointError: the norm isn't finite, and that was to raise; nothing was changed.
 
     Example:
@@ -39,29 +46,59 @@ def clip_gradients(
         >>> clip_gradients([w], 1.0)
         5.0
     """
-    if not max_norm >= 0:
-        raise ValueError(f"max_norm is {max_norm}: expected a number of at least 0")
-    if not norm_type > 0:
-        raise ValueError(f"norm_type is {norm_type}: expected a number above 0, or inf")
-    tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    grads = [t.grad for t in tensors if t.grad is not None]
-    norm = _norm(grads, norm_type)
-    if error_if_nonfinite and not isfinite(norm):
-        raise FloatingPointError(f"the norm of the gradients is {norm}: expected a finite one")
-    factor = max_norm / (norm + 1e-6)
+    check_number("max_norm", max_norm, least=0)
+    if norm_type != inf:
+        check_number("norm_type", norm_type, above=0)
+    grads = _gradients(parameters)
+    found = norm(arrays_of(grads), norm_type)
+    if error_if_nonfinite and not isfinite(found):
+        raise FloatingPointError(f"the norm of the gradients is {found}: expected a finite one")
+    factor = max_norm / (found + 1e-6)
     if not factor >= 1:  # a NaN norm makes the gradients NaN, as PyTorch has it
-        for grad in grads:
-            with grad.lock() as array, np.errstate(invalid="ignore"):
-                np.multiply(array, array.dtype.type(factor), out=array)
-    return norm
+
+        def scale(gradient: Array) -> None:
+            np.multiply(gradient, gradient.dtype.type(factor), out=gradient)
+
+        _change(grads, scale)
+    return found
 
 
-def _norm(grads: Iterable[Tensor], norm_type: float) -> float:
-    """The p-norm over all elements, the tensors' parts added in float64."""
-    if norm_type == inf:
-        return float(np.max([np.abs(g.data).max(initial=0) for g in grads], initial=0))
-    if norm_type == 2:
-        flat = (g.data.reshape(-1) for g in grads)
-        return sqrt(sum(float(np.einsum("i,i->", f, f, dtype=np.float64)) for f in flat))
-    total = sum(float((np.abs(g.data, dtype=np.float64) ** norm_type).sum()) for g in grads)
-    return float(total ** (1 / norm_type))
+def clip_grad_value(parameters: Iterable[Tensor], clip_value: float) -> None:
+    """Bring every element of every gradient into -clip_value … clip_value; NaN stays.
+
+    Args:
+        parameters: tensors; those without a gradient are passed over.
+        clip_value: the greatest absolute value, at least 0.
+
+    Raises:
+        ValueError: clip_value is out of range.
+        TypeError: a parameter is no Tensor.
+
+    Example:
+        >>> import te_tensor as te
+        >>> w = te.Tensor([0.0, 0.0], requires_grad=True)
+        >>> w.grad = [-3.0, 0.5]
+        >>> clip_grad_value([w], 1.0)
+        >>> w.grad.tolist()
+        [-1.0, 0.5]
+    """
+    check_number("clip_value", clip_value, least=0)
+
+    def clip(gradient: Array) -> None:
+        limit = gradient.dtype.type(clip_value)
+        np.minimum(gradient, limit, out=gradient)
+        np.maximum(gradient, -limit, out=gradient)
+
+    _change(_gradients(parameters), clip)
+
+
+def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return [t.grad for t in as_tensors(parameters) if t.grad is not None]
+
+
+def _change(gradients: Sequence[Tensor], function: Callable[[Array], None]) -> None:
+    """Call an elementwise function on the gradients, large ones in blocks and threads."""
+    arrays = arrays_of(gradients)
+    with storage.writing(storage.records_of(arrays)), np.errstate(all="ignore"):
+        for array in arrays:
+            elementwise(function, array)

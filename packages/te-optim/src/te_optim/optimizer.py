@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import count
+from operator import is_
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from te_tensor import Tensor
+from te_tensor import Tensor, storage
+from te_tensor.dtypes import FLOATS, Array, DType
+from te_tensor.tensor import arrays_of
 
-Array: TypeAlias = npt.NDArray[Any]
+from .arena import MASTER, Arena
+from .checks import as_tensors, check_count, check_number, check_switch
+from .gradients import check_finite
+from .plan import Plan
+from .plan import Rule as Rule
+
 #: Parameters, or groups of them with settings of their own under the settings' names.
 Parameters: TypeAlias = Iterable[Tensor] | Sequence[Mapping[str, Any]]
+#: Takes a number to an array without axes, the quickest operand there is.
+Scalar: TypeAlias = Callable[[float], Array]
 #: What a group holds besides its settings.
-_KEY = "parameters"
+KEY = "parameters"
 
 
 class Optimizer:
@@ -25,26 +35,34 @@ class Optimizer:
     and `zero_grad()`; or give them with each call, `step(model.parameters())`. They must be the
     same ones in the same order every time.
 
-    A subclass lists its settings and updates one parameter.
+    A subclass names its settings and its state, and defines `_rule`; SGD is a short one to read.
 
     Args:
         settings: the settings of groups that have none of their own, by name.
         parameters: tensors, or groups: dicts with "parameters" and any of the settings.
+
+    Attributes:
+        groups: a dict for each group, with its settings and its "parameters", a tuple. Settings
+            may be changed between steps.
+        base_lrs: the groups' learning rates before the first schedule; None without a schedule,
+            or after `lr` was set.
     """
 
-    #: Names of the arrays that a subclass keeps for each parameter.
+    #: Names of the arrays that a subclass keeps, a value for each of a parameter's.
     _arrays: tuple[str, ...] = ()
-    #: Whether it counts the steps of each parameter.
-    _counts_steps: bool = False
     #: Names of settings that are True or False.
     _switches: tuple[str, ...] = ()
+    #: Names of settings that are shares, from 0 to below 1.
+    _shares: tuple[str, ...] = ()
 
     def __init__(self, settings: dict[str, Any], parameters: Parameters | None) -> None:
-        self._settings: dict[str, Any] = {}
         self._check(settings)
         self._settings = settings
         self.groups: list[dict[str, Any]] = []
-        self._state: list[dict[str, Any]] = []
+        self.base_lrs: list[float] | None = None
+        self._arenas: list[Arena] = []
+        self._tensors: list[Tensor] = []
+        self._plan: Plan | None = None
         #: A state that was loaded before there were parameters.
         self._waiting: Mapping[str, Any] | None = None
         if parameters is not None:
@@ -60,23 +78,28 @@ class Optimizer:
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._check({"lr": value})
+        self._check({**self._settings, "lr": value})
         self._settings["lr"] = value
+        self.base_lrs = None
         for group in self.groups:
             group["lr"] = value
 
-    def _check(self, settings: Mapping[str, Any]) -> None:
-        """Hold that settings are in their ranges."""
+    def _check(self, settings: Mapping[str, Any], *, resting: bool = False) -> None:
+        """Hold that settings, all of them, are in their ranges.
+
+        Args:
+            settings: the settings by name.
+            resting: allow a learning rate of 0, where a schedule may have come to.
+        """
         for name, value in settings.items():
             if name in self._switches:
-                if not isinstance(value, bool):
-                    raise ValueError(f"{name} is {value!r}: expected True or False")
-                continue
-            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            if not number or not isfinite(value) or value < 0:
-                raise ValueError(f"{name} is {value!r}: expected a number of at least 0")
-            if name in ("beta1", "beta2") and value >= 1:
-                raise ValueError(f"{name} is {value!r}: expected 0 … below 1")
+                check_switch(name, value)
+            elif name in self._shares:
+                check_number(name, value, least=0, below=1)
+            elif name == "lr" and not resting:
+                check_number(name, value, above=0)
+            else:
+                check_number(name, value, least=0)
 
     # -- parameters -----------------------------------------------------------------------
 
@@ -84,35 +107,38 @@ class Optimizer:
         """Take the parameters over, with fresh state."""
         given: list[Any] = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         grouped = bool(given) and all(isinstance(group, Mapping) for group in given)
-        groups = [dict(group) for group in given] if grouped else [{_KEY: given}]
-        for group in groups:
-            self._check_group(group)
-        tensors = [tensor for group in groups for tensor in group[_KEY]]
+        groups = [self._group(group) for group in (given if grouped else [{KEY: given}])]
+        tensors = [tensor for group in groups for tensor in group[KEY]]
         if not tensors:
             raise ValueError("the optimizer got no parameters: expected at least one tensor")
         if len({id(tensor) for tensor in tensors}) < len(tensors):
             raise ValueError("a parameter was given twice: expected each once")
-        self.groups = [{**self._settings, **group} for group in groups]
-        self._state = [{} for _ in tensors]
+        Plan.check_apart(arrays_of(tensors))
+        shapes: dict[tuple[int, DType], dict[int, tuple[int, ...]]] = {}
+        places = count()
+        for number, group in enumerate(groups):
+            for tensor in group[KEY]:
+                shapes.setdefault((number, tensor.dtype), {})[next(places)] = tensor.shape
+        self._arenas = [Arena(number, own, dtype) for (number, dtype), own in shapes.items()]
+        self._tensors = tensors
+        self.groups = groups
 
-    def _check_group(self, group: dict[str, Any]) -> None:
-        if _KEY not in group:
-            raise ValueError(f"a group has the keys {sorted(group)}: expected {_KEY!r} among them")
-        unknown = sorted(set(group) - {_KEY, *self._settings})
+    def _group(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """A group with all its settings."""
+        if KEY not in given:
+            raise ValueError(f"a group has the keys {sorted(given)}: expected {KEY!r} among them")
+        unknown = sorted(set(given) - {KEY, *self._settings})
         if unknown:
             known = ", ".join(self._settings)
             raise ValueError(f"a group has unknown settings {unknown}: expected any of {known}")
-        self._check({name: value for name, value in group.items() if name != _KEY})
-        tensors = group[_KEY]
-        group[_KEY] = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-        for tensor in group[_KEY]:
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"a parameter is a {type(tensor).__name__}: expected a Tensor")
+        group = {**self._settings, **given, KEY: tuple(as_tensors(given[KEY]))}
+        self._check(_settings_of(group))
+        for tensor in group[KEY]:
             if not tensor.is_leaf:
                 raise ValueError("a parameter is the result of an operation: expected a leaf")
-
-    def _tensors(self) -> list[Tensor]:
-        return [tensor for group in self.groups for tensor in group[_KEY]]
+            if tensor.dtype not in FLOATS:
+                raise ValueError(f"a parameter is of {tensor.dtype}: expected floats")
+        return group
 
     def _resolve(self, parameters: Iterable[Tensor] | None) -> list[Tensor]:
         """The parameters of a call: those bound, or those given, which mustn't change."""
@@ -121,43 +147,75 @@ class Optimizer:
                 raise ValueError(
                     "no parameters: bind them with parameters=…, or give them to every call"
                 )
-            return self._tensors()
-        given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+            given = [tensor for group in self.groups for tensor in group[KEY]]
+        else:
+            given = as_tensors(parameters)
         if not self.groups:
-            self._adopt(given)
-            if self._waiting is not None:
-                waiting, self._waiting = self._waiting, None
-                self.load_state_dict(waiting)
-        own = self._tensors()
-        if len(own) != len(given) or any(a is not b for a, b in zip(own, given, strict=True)):
+            self._begin(given)
+        own = self._tensors
+        if len(own) != len(given) or not all(map(is_, own, given)):
             raise ValueError(
                 f"the parameters changed: got {len(given)} tensors, expected the same {len(own)} "
                 "as before, in the same order; make a new optimizer for others"
             )
-        return given
+        return own
+
+    def _begin(self, given: list[Tensor]) -> None:
+        """Adopt the parameters of the first call, with the state that was loaded for them."""
+        self._adopt(given)
+        if self._waiting is not None:
+            try:
+                self.load_state_dict(self._waiting)
+            except ValueError:
+                self.groups, self._arenas, self._tensors = [], [], []
+                raise
+            self._waiting = None
 
     # -- the two calls --------------------------------------------------------------------
 
-    def step(self, parameters: Iterable[Tensor] | None = None) -> None:
+    def step(
+        self, parameters: Iterable[Tensor] | None = None, *, error_if_nonfinite: bool = False
+    ) -> None:
         """Change every parameter that has a gradient.
 
         Args:
             parameters: the parameters, unless they were bound.
+            error_if_nonfinite: raise where a gradient has an inf or a NaN, instead of using it.
 
         Raises:
-            ValueError: there are none, or others than before.
+            ValueError: there are none, or others than before; a setting is out of range; a
+                parameter can't be written to, or is on the memory of another. Nothing was changed.
+            FloatingPointError: a gradient isn't finite, and that was to raise; nothing was changed.
         """
-        for tensor in self._resolve(parameters):
-            if tensor.grad is not None and not tensor.writable:
-                raise ValueError(f"a parameter of shape {tensor.shape} has read-only memory")
-        states = iter(self._state)
-        with np.errstate(all="ignore"):
-            for group in self.groups:
-                for tensor, state in zip(group[_KEY], states, strict=False):
-                    if tensor.grad is not None:
-                        grad = tensor.grad.data
-                        with tensor.lock() as array:
-                            self._update_wide(array, grad, state, group)
+        tensors = self._resolve(parameters)
+        for group in self.groups:
+            self._check(_settings_of(group), resting=True)
+        grads = [tensor.grad for tensor in tensors]
+        found = iter(arrays_of(grad for grad in grads if grad is not None))
+        gradients = [None if grad is None else next(found) for grad in grads]
+        if error_if_nonfinite:
+            check_finite(gradients)
+        arrays = [
+            None if grad is None else array
+            for grad, array in zip(grads, arrays_of(tensors), strict=True)
+        ]
+        if self._plan is None or not self._plan.fits(arrays):
+            self._plan = Plan(self._arenas, arrays)
+        with storage.writing(self._plan.records), np.errstate(all="ignore"):
+            self._carry_out(self._plan, gradients)
+
+    def _carry_out(self, plan: Plan, gradients: Sequence[Array | None]) -> None:
+        tasks = []
+        for run in plan.runs:
+            group, arena = self.groups[run.arena.group], run.arena
+            scalar = partial(np.array, dtype=arena.wide)
+            initial = {name: self._initial(name, group) for name in self._arrays_for(group)}
+            rule = self._rule(group, run.step + 1, scalar)
+            tasks += run.tasks(rule, gradients, initial)
+        plan.carry_out(tasks)
+        for run in plan.runs:
+            if run.arena.state:  # without any state there is nothing to count for
+                run.arena.steps[run.members] += 1
 
     def zero_grad(self, parameters: Iterable[Tensor] | None = None) -> None:
         """Drop the gradients.
@@ -168,23 +226,29 @@ class Optimizer:
         for tensor in self._resolve(parameters):
             tensor.zero_grad()
 
-    def _update_wide(
-        self, array: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]
-    ) -> None:
-        """Update in float32 or float64; a parameter that is stored small is rounded once."""
-        wide = state_dtype(array.dtype)
-        if wide == array.dtype:
-            self._update(array, grad, state, group)
-            return
-        work = array.astype(wide)
-        self._update(work, grad.astype(wide), state, group)
-        array[...] = work
+    # -- what a subclass defines ----------------------------------------------------------
 
-    def _update(
-        self, array: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]
-    ) -> None:
-        """Change one parameter in place; a subclass defines it."""
+    def _rule(self, settings: Mapping[str, Any], step: int, scalar: Scalar) -> Rule:
+        """The update rule of one step.
+
+        Args:
+            settings: those of the group.
+            step: the number of the step, from 1.
+            scalar: takes a number to the dtype that the rule works in.
+
+        Returns:
+            A function of flat arrays: the values, which it changes in place, their gradient,
+            which it doesn't, and the arrays of `_arrays_for`, which it changes in place.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no update rule")
+
+    def _arrays_for(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the arrays, a value for each of a parameter's, that these settings need."""
+        return self._arrays
+
+    def _initial(self, name: str, settings: Mapping[str, Any]) -> float:
+        """What the array of this name begins with."""
+        return 0.0
 
     # -- state ----------------------------------------------------------------------------
 
@@ -192,21 +256,23 @@ class Optimizer:
         """What resuming needs, the parameters themselves excepted.
 
         Returns:
-            "groups": the settings of each group with the positions of its parameters;
-            "state": for each parameter, in order, a dict of Tensors and numbers.
+            "optimizer": the kind; "groups": the settings of each group with the positions of its
+            parameters; "state": for each parameter, in order, a dict of Tensors and "step", or {}
+            where there is nothing to keep.
         """
-        groups = []
-        start = 0
-        for group in self.groups:
-            count = len(group[_KEY])
-            settings = {name: value for name, value in group.items() if name != _KEY}
-            groups.append({**settings, _KEY: list(range(start, start + count))})
-            start += count
-        state = [
-            {k: Tensor(v) if isinstance(v, np.ndarray) else v for k, v in entry.items()}
-            for entry in self._state
+        positions = iter(range(len(self._tensors)))
+        groups = [
+            {**_settings_of(group), KEY: [next(positions) for _ in group[KEY]]}
+            for group in self.groups
         ]
-        return {"groups": groups, "state": state}
+        state: list[dict[str, Any]] = [{} for _ in self._tensors]
+        for arena in self._arenas:
+            for index, place in enumerate(arena.places):
+                state[place] = {
+                    name: Tensor(value) if isinstance(value, np.ndarray) else value
+                    for name, value in arena.entry(index).items()
+                }
+        return {"optimizer": type(self).__name__, "groups": groups, "state": state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that `state_dict` gave, with parameters of the same shapes.
@@ -222,30 +288,37 @@ class Optimizer:
         if not self.groups:
             self._waiting = state
             return
-        tensors = self._tensors()
         groups, entries = self._parts_of(state)
-        layout = [len(group[_KEY]) for group in self.groups]
-        given = [len(group[_KEY]) for group in groups]
+        layout = [len(group[KEY]) for group in self.groups]
+        given = [len(group[KEY]) for group in groups]
         if layout != given:
             raise ValueError(f"the state has groups of {given} parameters: expected {layout}")
         for group in groups:
-            self._check({name: value for name, value in group.items() if name != _KEY})
-        if len(entries) != len(tensors):
-            raise ValueError(f"the state is of {len(entries)} parameters: expected {len(tensors)}")
-        settings = [group for group in groups for _ in group[_KEY]]
+            self._check(_settings_of(group), resting=True)
+        if len(entries) != sum(layout):
+            raise ValueError(f"the state is of {len(entries)} parameters: expected {sum(layout)}")
         checked = [
-            self._checked_entry(position, *each)
-            for position, each in enumerate(zip(entries, tensors, settings, strict=True))
+            [
+                self._checked_entry(arena, index, entries[place], groups[arena.group])
+                for index, place in enumerate(arena.places)
+            ]
+            for arena in self._arenas
         ]
-        self._state = checked
         for group, loaded in zip(self.groups, groups, strict=True):
-            group.update({name: value for name, value in loaded.items() if name != _KEY})
+            group.update(_settings_of(loaded))
+        for arena, filling in zip(self._arenas, checked, strict=True):
+            arena.fill(filling, partial(self._initial, settings=self.groups[arena.group]))
+        self._plan = None
 
     def _parts_of(self, state: Any) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-        """The groups and the parameters' states, if it is such a state at all."""
-        if not isinstance(state, Mapping) or set(state) != {"groups", "state"}:
-            raise ValueError("no state of an optimizer: expected the keys 'groups' and 'state'")
-        wanted = {*self._settings, _KEY}
+        """The groups and the parameters' states, if it is a state of such an optimizer at all."""
+        kind = type(self).__name__
+        if not isinstance(state, Mapping) or set(state) != {"optimizer", "groups", "state"}:
+            keys = sorted(map(str, state)) if isinstance(state, Mapping) else state
+            raise ValueError(f"got {keys!r}: expected the keys optimizer, groups and state")
+        if state["optimizer"] != kind:
+            raise ValueError(f"the state is of {state['optimizer']}: expected one of {kind}")
+        wanted = {*self._settings, KEY}
         for name, keys in (("groups", wanted), ("state", None)):
             if not isinstance(state[name], (list, tuple)):
                 raise ValueError(f"the state's {name} is {state[name]!r}: expected a list")
@@ -255,38 +328,37 @@ class Optimizer:
                     raise ValueError(f"the state's settings are {given}: expected {sorted(wanted)}")
         return list(state["groups"]), list(state["state"])
 
-    def _arrays_for(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the arrays that these settings need."""
-        return self._arrays
-
     def _checked_entry(
-        self, position: int, entry: Mapping[str, Any], tensor: Tensor, settings: Mapping[str, Any]
+        self, arena: Arena, index: int, entry: Mapping[str, Any], settings: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """One parameter's state, its arrays copied; nothing, or all that the settings need."""
-        needed = {*self._arrays_for(settings), *(("step",) if self._counts_steps else ())}
-        if entry and set(entry) != needed:
+        """One parameter's state as numbers and arrays: nothing, or all that the settings need."""
+        place, shape = arena.places[index], arena.shapes[index]
+        master = (MASTER,) if arena.stores_small else ()
+        known = {"step", *self._arrays, *master}
+        needed = {"step", *self._arrays_for(settings), *master}
+        if entry and not needed <= set(entry) <= known:
             raise ValueError(
-                f"parameter {position} has the state {sorted(entry)}: expected {sorted(needed)}"
+                f"parameter {place} has the state {sorted(entry)}: expected {sorted(needed)}"
             )
-        copied: dict[str, Any] = {}
+        checked: dict[str, Any] = {}
         for name, value in entry.items():
             if name == "step":
-                if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                    raise ValueError(
-                        f"step of parameter {position} is {value!r}: expected 1 or more"
-                    )
-                copied[name] = int(value)
+                check_count(f"step of parameter {place}", value, least=1)
+                checked[name] = int(value)
                 continue
-            array = np.array(value)
-            if array.shape != tensor.shape or array.dtype.kind != "f":
+            array = np.asarray(value)
+            if array.shape != shape or array.dtype.kind != "f":
                 raise ValueError(
-                    f"{name} of parameter {position} is {array.dtype} of shape {array.shape}: "
-                    f"expected floats of shape {tensor.shape}"
+                    f"{name} of parameter {place} is {array.dtype} of shape {array.shape}: "
+                    f"expected floats of shape {shape}"
                 )
-            copied[name] = array.astype(state_dtype(tensor.dtype))
-        return copied
+            checked[name] = array
+        return checked
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: all but the plan, which knows the memory of these parameters."""
+        return {**vars(self), "_plan": None}
 
 
-def state_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of a parameter's state: float32 for parameters that are stored small."""
-    return dtype if dtype.itemsize >= 4 else np.dtype(np.float32)
+def _settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != KEY}

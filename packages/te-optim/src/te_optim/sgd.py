@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from te_tensor.parallel import elementwise
+from te_tensor.dtypes import Array
+from te_tensor.memory import scratch
 
-from .optimizer import Array, Optimizer, Parameters
+from .optimizer import Optimizer, Parameters, Rule, Scalar
 
 
 class SGD(Optimizer):
@@ -20,6 +21,7 @@ class SGD(Optimizer):
         momentum: share of the last step that is kept.
         weight_decay: weight·weight_decay is added to the gradient.
         nesterov: step with g + momentum·v instead of v.
+        dampening: v = momentum·v + (1 - dampening)·g from the second step on.
         parameters: tensors or groups to bind; else they are given with each call.
 
     Raises:
@@ -44,6 +46,7 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
         *,
+        dampening: float = 0.0,
         parameters: Parameters | None = None,
     ) -> None:
         settings = {
@@ -51,39 +54,40 @@ class SGD(Optimizer):
             "momentum": momentum,
             "weight_decay": weight_decay,
             "nesterov": nesterov,
+            "dampening": dampening,
         }
         super().__init__(settings, parameters)
 
-    def _check(self, settings: Mapping[str, Any]) -> None:
-        super()._check(settings)
-        whole = {**self._settings, **settings}
-        if whole.get("nesterov") and not whole.get("momentum"):
-            raise ValueError("nesterov without momentum: expected a momentum above 0")
+    def _check(self, settings: Mapping[str, Any], *, resting: bool = False) -> None:
+        super()._check(settings, resting=resting)
+        if settings["nesterov"] and (not settings["momentum"] or settings["dampening"]):
+            raise ValueError(
+                f"nesterov with momentum {settings['momentum']} and dampening "
+                f"{settings['dampening']}: expected a momentum above 0 and no dampening"
+            )
 
     def _arrays_for(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         return self._arrays if settings["momentum"] else ()
 
-    def _update(
-        self, array: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]
-    ) -> None:
-        scalar = array.dtype.type
-        lr, momentum, decay = (scalar(group[n]) for n in ("lr", "momentum", "weight_decay"))
-        nesterov = group["nesterov"]
+    def _rule(self, settings: Mapping[str, Any], step: int, scalar: Scalar) -> Rule:
+        lr, momentum, decay = (scalar(settings[n]) for n in ("lr", "momentum", "weight_decay"))
+        dampening, nesterov = settings["dampening"], settings["nesterov"]
+        fresh = scalar(1 - dampening)
 
-        def block(p: Array, g: Array, *velocity: Array) -> None:
+        def rule(p: Array, g: Array, velocity: Array | None = None) -> None:
+            spare, ahead = scratch(2, p.shape, p.dtype)
             if decay:
-                g = g + decay * p
-            if velocity:
-                (v,) = velocity
-                np.multiply(v, momentum, out=v)
-                np.add(v, g, out=v)
-                g = g + momentum * v if nesterov else v
-            np.subtract(p, lr * g, out=p)
+                g = np.add(g, np.multiply(p, decay, spare), spare)
+            if velocity is not None:
+                np.multiply(velocity, momentum, velocity)
+                if dampening and step > 1:
+                    g = np.multiply(g, fresh, spare)
+                np.add(velocity, g, velocity)
+                g = (
+                    np.add(g, np.multiply(velocity, momentum, ahead), ahead)
+                    if nesterov
+                    else velocity
+                )
+            np.subtract(p, np.multiply(g, lr, spare), p)
 
-        if not momentum:
-            elementwise(block, array, grad)
-            return
-        # A buffer of zeros makes the first step's velocity the gradient, as PyTorch has it.
-        if not state:
-            state["momentum_buffer"] = np.zeros_like(array, order="C")
-        elementwise(block, array, grad, state["momentum_buffer"])
+        return rule

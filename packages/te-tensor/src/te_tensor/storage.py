@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
 from .dtypes import Array
 
 
-class _Record:
+class Record:
     """What is known of one piece of memory."""
 
     __slots__ = ("changed_at", "lock", "reference")
@@ -28,7 +30,7 @@ class _Record:
         self.changed_at = 0
 
 
-_records: dict[int, _Record] = {}
+_records: dict[int, Record] = {}
 _guard = threading.Lock()
 _clock = 0
 
@@ -40,13 +42,13 @@ def owner(array: Array) -> Array:
     return array
 
 
-def _record(array: Array) -> _Record:
+def _record(array: Array) -> Record:
     array = owner(array)
     key = id(array)
     record = _records.get(key)
     if record is None:
         with _guard:
-            record = _records.setdefault(key, _Record(array, key))
+            record = _records.setdefault(key, Record(array, key))
     return record
 
 
@@ -62,11 +64,54 @@ def now() -> int:
 
 def mark_changed(array: Array) -> None:
     """Note that the memory under `array` has been written to."""
+    _mark([_record(array)])
+
+
+def _mark(records: Iterable[Record]) -> None:
     global _clock
-    record = _record(array)
     with _guard:
         _clock += 1
-        record.changed_at = _clock
+        for record in records:
+            record.changed_at = _clock
+
+
+def records_of(arrays: Iterable[Array]) -> list[Record]:
+    """What is known of the memory under each array; it holds while the arrays are kept."""
+    return [_record(array) for array in arrays]
+
+
+@contextmanager
+def writing(records: Sequence[Record]) -> Iterator[None]:
+    """Exclusive access to many pieces of memory at once; leaving marks all of them as changed.
+
+    Args:
+        records: as `records_of` gave them; memory may be among them more than once.
+    """
+    _lock(records)
+    try:
+        yield
+    finally:
+        _mark(records)
+        for record in records:
+            record.lock.release()
+
+
+def _lock(records: Sequence[Record]) -> None:
+    """Take every lock. Nothing waits for a lock while holding others, so nothing deadlocks."""
+    contended = records[0] if records else None
+    while contended is not None:
+        with contended.lock:
+            contended = _try_locks(records)
+
+
+def _try_locks(records: Sequence[Record]) -> Record | None:
+    """Take every lock; or none of them, and return one that another thread holds."""
+    for place, record in enumerate(records):
+        if not record.lock.acquire(blocking=False):
+            for other in records[:place]:
+                other.lock.release()
+            return record
+    return None
 
 
 def changed_since(array: Array, time: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import traceback
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -807,6 +807,14 @@ def _accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
             tensor._grad = Tensor._wrap(grad if owned else np.array(grad))
         else:
             autograd.add_to(tensor._grad._array, grad)
+
+
+def arrays_of(tensors: Iterable[Tensor]) -> list[Array]:
+    """The tensors' own arrays, for work on many at once.
+
+    Whoever writes to them does so under `storage.writing`.
+    """
+    return [tensor._array for tensor in tensors]
 
 
 def _rebuild(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
