@@ -1,4 +1,4 @@
-"""The state of parameters, end to end in flat arrays, one for all parameters of a group and dtype."""
+"""The state of parameters, end to end in flat arrays: one for each group and dtype."""
 
 from __future__ import annotations
 
