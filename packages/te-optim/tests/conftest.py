@@ -1,5 +1,36 @@
-"""Files that compare with PyTorch are collected where PyTorch is installed."""
+"""What compares with PyTorch is collected where PyTorch is installed; small work is cut up too."""
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("torch") else ["test_torch.py"]
+import pytest
+
+import te_tensor as te
+
+collect_ignore = [] if find_spec("torch") else ["test_torch.py", "test_torch_schedules.py"]
+
+#: Sizes from which work is gathered, cut and spread, small enough for tests to reach them.
+CUT = {
+    "arena.SMALL": 40,
+    "gradients.SMALL": 40,
+    "gradients._PARALLEL_FROM": 200,
+    "plan.SMALL": 40,
+    "plan.BLOCK": 128,
+    "plan._GATHERED": 64,
+    "plan._PARALLEL_FROM": 200,
+}
+
+
+@pytest.fixture(autouse=True)
+def _cut_small_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CUT.items():
+        monkeypatch.setattr(f"te_optim.{name}", value)
+
+
+@pytest.fixture(autouse=True)
+def _settings() -> Iterator[None]:
+    threads = te.get_num_threads()
+    te.manual_seed(0)
+    te.set_num_threads(2)
+    yield
+    te.set_num_threads(threads)
