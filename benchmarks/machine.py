@@ -25,6 +25,7 @@ FORCING = (
 #: Modules that a contestant needs; others need only what this project itself depends on.
 NEEDS = {
     "torch": ("torch",),
+    "torch fused": ("torch",),
     "jax": ("jax",),
     "onnxruntime": ("onnx", "onnxruntime"),
     "openblas": ("scipy_openblas32",),

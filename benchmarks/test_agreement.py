@@ -114,6 +114,16 @@ def test_losses_of_the_molecules(contestant: str) -> None:
     assert ours == pytest.approx(theirs, rel=1e-3)
 
 
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD"])
+@pytest.mark.parametrize("contestant", peers("optimizers"))
+def test_steps_of_optimizers(contestant: str, optimizer: str) -> None:
+    job = load("optimizers").Job(optimizer, 3, (16, 16))
+    steps = [load("optimizers").CONTESTANTS[name](job) for name in (OURS, contestant)]
+    for _ in range(STEPS):
+        ours, theirs = (arrays(step())[0] for step in steps)
+    assert_close(ours, theirs)
+
+
 @pytest.mark.skipif(missing("torch") is not None, reason="torch isn't installed")
 def test_gradients_of_the_molecules() -> None:
     import torch

@@ -5,6 +5,8 @@ import importlib
 import os
 import pkgutil
 import re
+import shlex
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 import te_io
+import te_optim
 
 PACKAGES = Path(__file__).parent.parent / "packages"
 EXAMPLES = PACKAGES / "te-optim" / "examples"
@@ -118,6 +121,60 @@ def test_train_molecules_gives_the_same_bits_for_the_same_seed(tmp_path):
     assert files[0] == files[1] != files[2]
 
 
+@pytest.mark.skipif(not find_spec("ase"), reason="needs ase")
+def test_train_molecules_resumes_to_the_same_bits(tmp_path):
+    options = ("--data", "g2", "--epochs", 4, "--threads", 2)
+    assert molecules(tmp_path / "through", *options).returncode == 0
+    stopped = molecules(tmp_path / "resumed", *options, "--stop-at", 3)
+    assert stopped.returncode == 130, stopped.stderr
+    command = re.search(r"Go on with: python (.*)", stopped.stdout)[1]
+    other = molecules(tmp_path / "resumed", *options, "--resume", "--seed", 1)
+    assert other.returncode == 2 and "other arguments" in other.stderr
+    done = run(*shlex.split(command))
+    assert done.returncode == 0, done.stderr
+    name = "molecules-gaussian.safetensors"
+    first, second = (tmp_path / folder / name for folder in ("through", "resumed"))
+    assert first.read_bytes() == second.read_bytes()
+    again = run(*shlex.split(command))
+    assert again.returncode == 2 and "nothing to go on with" in again.stderr
+
+
+@pytest.mark.skipif(not find_spec("ase"), reason="needs ase")
+def test_train_molecules_saves_on_ctrl_c(tmp_path):
+    script = EXAMPLES / "train_molecules.py"
+    options = ("--data", "g2", "--epochs", "100000", "--output", str(tmp_path))
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", str(script), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "to learn from" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Stopped after step" in output and "--resume" in output
+    assert (tmp_path / "molecules-gaussian.progress").exists()
+
+
+def test_schedules_are_plotted(tmp_path):
+    done = run(EXAMPLES / "schedules.py", "--steps", 40, "--output", tmp_path / "all.png")
+    assert done.returncode == 0, done.stderr
+    for name in vars(te_optim):
+        kind = getattr(te_optim, name)
+        if isinstance(kind, type) and issubclass(kind, te_optim.Schedule):
+            assert name in done.stdout or name == "Schedule"
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    done = run(EXAMPLES / "accumulate_gradients.py", "--parts", 8, "--steps", 20)
+    assert done.returncode == 0, done.stderr
+    difference = re.search(r"two models' parameters: (\S+)", done.stdout)[1]
+    assert float(difference) < 1e-4
+    assert run(EXAMPLES / "accumulate_gradients.py", "--parts", 7).returncode == 2
+
+
 @pytest.mark.parametrize(
     ("package", "line"),
     [
@@ -140,6 +197,8 @@ def test_a_missing_package_gives_the_pip_line(tmp_path, package, line):
     [
         (("--bias", "gauss"), "gauss"),
         (("--epochs", 0), "--epochs is 0"),
+        (("--stop-at", 0), "--stop-at is 0"),
+        (("--resume",), "nothing to go on with"),
         (("--seed", -1), "--seed is -1"),
         (("--lr", "nan"), "lr is nan"),
     ],

@@ -3,6 +3,7 @@
     python train_molecules.py                     # QM9, gaussian distance bias
     python train_molecules.py --bias all          # compare the functions of the bias
     python train_molecules.py --data g2           # a small set, seconds
+    python train_molecules.py --resume            # go on after Ctrl-C, to the same bits
 
 The target is what is left of the energy when the best sum over the atoms' elements (the
 composition baseline) is taken away: the part that depends on how the atoms stand together.
@@ -13,24 +14,28 @@ distance bias, and a plot; saves the model, loads it again and compares.
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 try:
     import numpy as np
     from matplotlib import pyplot
     from molecules import MoleculeModel, Molecules, fail, read_g2, read_qm9
     from numpy.typing import NDArray
+    from resuming import Interrupt, Progress
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.progress import Progress as Bar
     from rich.table import Table
 
     import te_io
@@ -42,6 +47,8 @@ except ModuleNotFoundError as missing:
     raise SystemExit(f"error: this needs {name}: python -m pip install {name}") from None
 
 BIASES = ("gaussian", "logarithmic", "none")
+#: Arguments that a training goes on with as it began.
+HELD = ("data", "train", "test", "epochs", "batch", "lr", "seed")
 console = Console()
 
 
@@ -99,11 +106,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="threads to work with (default: all CPUs)")
     parser.add_argument("--output", type=Path, default=Path("demo-output"))
+    parser.add_argument("--resume", action="store_true", help="go on where Ctrl-C stopped")
+    parser.add_argument("--stop-at", type=int, help="stop after so many steps, as Ctrl-C does")
     arguments = parser.parse_args()
-    for name in ("train", "test", "epochs", "batch", "threads"):
+    for name in ("train", "test", "epochs", "batch", "threads", "stop_at"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
-            parser.error(f"--{name} is {value}: expected at least 1")
+            parser.error(f"--{name.replace('_', '-')} is {value}: expected at least 1")
     if not 0 < arguments.lr < float("inf"):
         parser.error(f"--lr is {arguments.lr}: expected a number above 0")
     if arguments.seed < 0:
@@ -122,7 +131,7 @@ def predict(model: MoleculeModel, molecules: Molecules, scale: float) -> NDArray
     return np.concatenate(parts).astype(np.float64) * scale
 
 
-def train(task: Task, bias: str, arguments: argparse.Namespace) -> Run:
+def train(task: Task, bias: str, arguments: argparse.Namespace, interrupt: Interrupt) -> Run:
     te.manual_seed(arguments.seed)
     rng = np.random.default_rng(arguments.seed)
     model = MoleculeModel(task.train.counts.shape[1], bias)
@@ -131,30 +140,63 @@ def train(task: Task, bias: str, arguments: argparse.Namespace) -> Run:
     count = len(task.train)
     steps = arguments.epochs * -(-count // arguments.batch)
     schedule = OneCycleLR(optimizer, max_lr=arguments.lr, total_steps=steps)
+    progress = Progress(
+        arguments.output / f"molecules-{bias}.progress",
+        {name: getattr(arguments, name) for name in HELD},
+        {"model": model, "optimizer": optimizer, "schedule": schedule},
+    )
+    if arguments.resume and (notes := progress.load()):
+        run.losses, run.seconds = notes["losses"], notes["seconds"]
     loss_function = nn.MSELoss()
     targets = (task.rest(task.train) / task.scale).astype(np.float32)
-    begin = perf_counter()
-    with progress() as bar:
-        row = bar.add_task(bias, total=steps, loss="")
-        for _ in range(arguments.epochs):
-            order = rng.permutation(count)
-            for start in range(0, count, arguments.batch):
-                chosen = order[start : start + arguments.batch]
-                loss = loss_function(model(*task.train.batch(chosen)), te.Tensor(targets[chosen]))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                run.losses.append(loss.item())
-                bar.update(row, advance=1, loss=f"loss {np.mean(run.losses[-50:]):.4f}")
+    begin = perf_counter() - run.seconds
+    with progress_bar() as bar:
+        row = bar.add_task(bias, total=steps, completed=len(run.losses), loss="")
+        for step, chosen in enumerate(batches(rng, count, arguments)):
+            if step < len(run.losses):
+                continue  # done before the interrupt
+            if interrupt.pressed or step == arguments.stop_at:
+                break
+            loss = loss_function(model(*task.train.batch(chosen)), te.Tensor(targets[chosen]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            run.losses.append(loss.item())
+            bar.update(row, advance=1, loss=f"loss {np.mean(run.losses[-50:]):.4f}")
     run.seconds = perf_counter() - begin
+    progress.save({"losses": run.losses, "seconds": run.seconds})
+    if len(run.losses) < steps:
+        stop(progress.path, len(run.losses), steps)
     run.predicted = predict(model, task.test, task.scale)
     return run
 
 
-def progress() -> Progress:
+def batches(
+    rng: np.random.Generator, count: int, arguments: argparse.Namespace
+) -> Iterator[NDArray[np.int64]]:
+    """Which molecules each step learns from, drawn anew for every epoch."""
+    for _ in range(arguments.epochs):
+        order = rng.permutation(count)
+        for start in range(0, count, arguments.batch):
+            yield order[start : start + arguments.batch]
+
+
+def stop(path: Path, done: int, steps: int) -> NoReturn:
+    """End the program and say how to go on."""
+    given = [word for word in sys.argv if word != "--resume"]
+    if "--stop-at" in given:
+        place = given.index("--stop-at")
+        del given[place : place + 2]
+    command = shlex.join(["python", *given, "--resume"])
+    console.print(f"Stopped after step {done} of {steps}, and saved {path}.", soft_wrap=True)
+    console.print(f"Go on with: {command}", soft_wrap=True, highlight=False)
+    sys.exit(130)
+
+
+def progress_bar() -> Bar:
     """A bar with the loss and the time left."""
-    return Progress(
+    return Bar(
         TextColumn("{task.description:>12}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -240,6 +282,11 @@ def report(task: Task, run: Run, folder: Path) -> None:
 
 def main() -> None:
     arguments = parse_arguments()
+    biases = BIASES if arguments.bias == "all" else (arguments.bias,)
+    if arguments.resume and not any(arguments.output.glob("molecules-*.progress")):
+        fail(f"--resume: there is nothing to go on with in {arguments.output}")
+    interrupt = Interrupt()
+    interrupt.listen()
     if arguments.threads:
         te.set_num_threads(arguments.threads)
     rng = np.random.default_rng(arguments.seed)
@@ -256,11 +303,11 @@ def main() -> None:
         f"{info['version']} ({info['kernel']}), {info['threads']} threads"
     )
     arguments.output.mkdir(parents=True, exist_ok=True)
-    biases = BIASES if arguments.bias == "all" else (arguments.bias,)
-    runs = [train(task, bias, arguments) for bias in biases]
+    runs = [train(task, bias, arguments, interrupt) for bias in biases]
     console.print(error_table(task, runs))
     for run in runs:
         report(task, run, arguments.output)
+        (arguments.output / f"molecules-{run.bias}.progress").unlink()
 
 
 if __name__ == "__main__":
