@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import rmtree
 from time import perf_counter
 from typing import Any, NoReturn
 
@@ -27,7 +28,7 @@ try:
     from matplotlib import pyplot
     from molecules import MoleculeModel, Molecules, fail, read_g2, read_qm9
     from numpy.typing import NDArray
-    from resuming import Interrupt, Progress
+    from resuming import History, Interrupt
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -140,20 +141,27 @@ def train(task: Task, bias: str, arguments: argparse.Namespace, interrupt: Inter
     count = len(task.train)
     steps = arguments.epochs * -(-count // arguments.batch)
     schedule = OneCycleLR(optimizer, max_lr=arguments.lr, total_steps=steps)
-    progress = Progress(
-        arguments.output / f"molecules-{bias}.progress",
-        {name: getattr(arguments, name) for name in HELD},
-        {"model": model, "optimizer": optimizer, "schedule": schedule},
+    history = History({name: getattr(arguments, name) for name in HELD})
+    checkpoints = te_io.Checkpointer(
+        progress_of(bias, arguments),
+        keep=1,
+        history=history,
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
     )
-    if arguments.resume and (notes := progress.load()):
-        run.losses, run.seconds = notes["losses"], notes["seconds"]
+    if arguments.resume:
+        try:
+            checkpoints.restore()
+        except te_io.FormatError as error:
+            fail(str(error))
     loss_function = nn.MSELoss()
     targets = (task.rest(task.train) / task.scale).astype(np.float32)
-    begin = perf_counter() - run.seconds
+    begin = perf_counter() - history.seconds
     with progress_bar() as bar:
-        row = bar.add_task(bias, total=steps, completed=len(run.losses), loss="")
+        row = bar.add_task(bias, total=steps, completed=len(history.losses), loss="")
         for step, chosen in enumerate(batches(rng, count, arguments)):
-            if step < len(run.losses):
+            if step < len(history.losses):
                 continue  # done before the interrupt
             if interrupt.pressed or step == arguments.stop_at:
                 break
@@ -162,14 +170,20 @@ def train(task: Task, bias: str, arguments: argparse.Namespace, interrupt: Inter
             loss.backward()
             optimizer.step()
             schedule.step()
-            run.losses.append(loss.item())
-            bar.update(row, advance=1, loss=f"loss {np.mean(run.losses[-50:]):.4f}")
-    run.seconds = perf_counter() - begin
-    progress.save({"losses": run.losses, "seconds": run.seconds})
-    if len(run.losses) < steps:
-        stop(progress.path, len(run.losses), steps)
+            history.losses.append(loss.item())
+            bar.update(row, advance=1, loss=f"loss {np.mean(history.losses[-50:]):.4f}")
+    history.seconds = perf_counter() - begin
+    saved = checkpoints.save(len(history.losses))
+    if len(history.losses) < steps:
+        stop(saved, len(history.losses), steps)
+    run.losses, run.seconds = history.losses, history.seconds
     run.predicted = predict(model, task.test, task.scale)
     return run
+
+
+def progress_of(bias: str, arguments: argparse.Namespace) -> Path:
+    """Where a training is kept until it is reported."""
+    return Path(arguments.output, f"molecules-{bias}.progress")
 
 
 def batches(
@@ -283,7 +297,7 @@ def report(task: Task, run: Run, folder: Path) -> None:
 def main() -> None:
     arguments = parse_arguments()
     biases = BIASES if arguments.bias == "all" else (arguments.bias,)
-    if arguments.resume and not any(arguments.output.glob("molecules-*.progress")):
+    if arguments.resume and not any(progress_of(bias, arguments).exists() for bias in biases):
         fail(f"--resume: there is nothing to go on with in {arguments.output}")
     interrupt = Interrupt()
     interrupt.listen()
@@ -307,7 +321,7 @@ def main() -> None:
     console.print(error_table(task, runs))
     for run in runs:
         report(task, run, arguments.output)
-        (arguments.output / f"molecules-{run.bias}.progress").unlink()
+        rmtree(progress_of(run.bias, arguments))
 
 
 if __name__ == "__main__":
