@@ -10,6 +10,9 @@ import numpy as np
 from ..blas import gemm
 from ..dtypes import WIDE_FLOATS, Array
 
+#: Elements below which NumPy's own sum over rows is quicker than a product.
+_SMALL_SUM = 1 << 13
+
 Axis: TypeAlias = int | tuple[int, ...] | None
 
 
@@ -44,9 +47,9 @@ def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
 
 
 def sum_rows(matrix: Array) -> Array:
-    """Sum of a matrix over its rows, shape (columns,): a product with ones."""
-    if matrix.dtype not in WIDE_FLOATS:
-        return np.asarray(matrix.sum(axis=0))
+    """Sum of a matrix over its rows, shape (columns,): a product with ones, where it is large."""
+    if matrix.size < _SMALL_SUM or matrix.dtype not in WIDE_FLOATS:
+        return np.asarray(np.add.reduce(matrix, axis=0))
     ones = np.ones((1, matrix.shape[0]), matrix.dtype)
     total = gemm(ones, matrix, np.empty((1, matrix.shape[1]), matrix.dtype))
     return total.reshape(-1)
