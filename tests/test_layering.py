@@ -30,6 +30,7 @@ FLOORS: dict[str, list[str]] = {
         "operation",
         "autograd",
         "ops/_kernels",
+        "ops/_sequence",
         "ops/*",
         "ops/__init__",
         "tensor",

@@ -52,10 +52,12 @@ from .functional import expand as expand
 from .functional import flatten as flatten
 from .functional import gelu as gelu
 from .functional import grad as grad
+from .functional import gru as gru
 from .functional import layer_norm as layer_norm
 from .functional import linear as linear
 from .functional import log as log
 from .functional import log_softmax as log_softmax
+from .functional import lstm as lstm
 from .functional import matmul as matmul
 from .functional import max as max
 from .functional import mean as mean
@@ -66,6 +68,7 @@ from .functional import permute as permute
 from .functional import pow as pow
 from .functional import relu as relu
 from .functional import reshape as reshape
+from .functional import rnn as rnn
 from .functional import sigmoid as sigmoid
 from .functional import softmax as softmax
 from .functional import sqrt as sqrt

@@ -14,11 +14,12 @@ import importlib.util
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from . import memory, parallel
 from .dtypes import WIDE_FLOATS, Array
@@ -58,6 +59,10 @@ class NumPyBlas:
             out += product
 
     gemm_batch = gemm
+
+    def stepwise(self, a: Array, b: Array, out: Array, beta: float) -> Callable[[int], None]:
+        """Products of the matrices of 3-D stacks, one at a time."""
+        return lambda step: self.gemm(a[step], b[step], out[step], 1.0, beta)
 
 
 def _layout(matrix: Array) -> tuple[int, int] | None:
@@ -195,6 +200,29 @@ class OpenBlas:
             *(alpha, matrix.ctypes.data, lead, vector.ctypes.data, steps[0]),
             *(beta, out.ctypes.data, steps[1]),
         )
+
+    def stepwise(self, a: Array, b: Array, out: Array, beta: float) -> Callable[[int], None]:
+        """Products of the matrices of 3-D stacks, one at a time."""
+        layouts = [_layout(stack[0]) for stack in (a, b, out)]
+        lengths = [*out.shape[1:], *a.shape[1:], *(layout[1] for layout in layouts if layout)]
+        if None in layouts or layouts[2][0] == _TRANSPOSE or max(lengths) > self._limit:  # type: ignore[index]
+            return lambda step: self.gemm(a[step], b[step], out[step], 1.0, beta)
+        (flag_a, lead_a), (flag_b, lead_b), (_, lead_out) = layouts  # type: ignore[misc]
+        rows, columns = out.shape[1:]
+        fixed = (_ROW_MAJOR, flag_a, flag_b, rows, columns, a.shape[2], 1.0)
+        function = self._gemm[out.dtype]
+        (at_a, at_b, at_out), (by_a, by_b, by_out) = zip(
+            *((stack.ctypes.data, stack.strides[0]) for stack in (a, b, out)), strict=True
+        )
+
+        def product(step: int, stacks: tuple[Array, ...] = (a, b, out)) -> None:
+            function(
+                *fixed,
+                *(at_a + step * by_a, lead_a, at_b + step * by_b, lead_b),
+                *(beta, at_out + step * by_out, lead_out),
+            )
+
+        return product
 
     def gemm_batch(self, a: Array, b: Array, out: Array, alpha: float, beta: float) -> None:
         """Many products, of N-D views with equal leading axes; a and b may repeat, out not."""
@@ -424,6 +452,33 @@ def gemm_batch(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: floa
 
     parallel.parallel_for(run, len(pieces))
     return out
+
+
+def stepwise(a: Array, b: Array, out: Array, *, beta: float = 0.0) -> Callable[[int], None]:
+    """Products that are wanted one by one: out[i] = a[i] @ b[i] + beta * out[i].
+
+    What is the same for all of them is looked at once: for recurrences, whose products are so
+    small that this counts. Each runs in the thread that asks for it.
+
+    Args:
+        a: shape (steps, m, k), or (m, k) for one matrix that serves all steps.
+        b: shape (steps, k, n) or (k, n).
+        out: shape (steps, m, n) or (m, n).
+        beta: factor of what `out` held.
+
+    Returns:
+        A function that computes the product of a step.
+    """
+    if not a.dtype == b.dtype == out.dtype:  # BLAS would read one as the other
+        raise TypeError(f"gemm of {a.dtype} and {b.dtype} into {out.dtype}: expected one dtype")
+    count = max(len(m) for m in (a, b, out) if m.ndim == 3)
+    a, b, out = (
+        m if m.ndim == 3 else as_strided(m, (count, *m.shape), (0, *m.strides)) for m in (a, b, out)
+    )
+    if not (a.size and b.size and out.size):
+        return lambda step: _scale(out[step], beta)
+    blas: OpenBlas | NumPyBlas = _blas() if out.dtype in WIDE_FLOATS else NumPyBlas()
+    return blas.stepwise(a, b, out, beta)
 
 
 def rows_of(array: Array) -> Array | None:

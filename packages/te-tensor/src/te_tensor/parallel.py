@@ -253,6 +253,68 @@ def run_each(function: Callable[[int], None], count: int) -> None:
         raise
 
 
+#: How many items the helper of a relay is ahead.
+_AHEAD = 2
+
+
+def relay(
+    ahead: Callable[[int], None],
+    step: Callable[[int], None],
+    after: Callable[[int], None],
+    count: int,
+    *,
+    helped: bool,
+) -> None:
+    """For each of the items 0 … count-1, in order: ahead(i), then step(i), then after(i).
+
+    With help, the steps run in the calling thread and the others in a second one, which is up to
+    two items ahead: for a chain of steps that must follow each other, and work around it that
+    must not. The order in each thread is fixed, whatever the timing.
+
+    Args:
+        ahead: prepares an item; must not depend on steps.
+        step: the link of the chain.
+        after: what an item's step leaves to do.
+        count: how many items.
+        helped: use the second thread, where there is one.
+    """
+    if not helped or count < 2 or _threads < 2 or in_parallel():
+        for item in range(count):
+            ahead(item)
+            step(item)
+            after(item)
+        return
+    prepared: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False: the other side failed
+    stepped: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def lead() -> None:
+        try:
+            for item in range(count):
+                if not prepared.get():
+                    return
+                step(item)
+                stepped.put(True)
+        except BaseException:
+            stepped.put(False)
+            raise
+
+    def help_out() -> None:
+        try:
+            for item in range(count + _AHEAD):
+                if item < count:
+                    ahead(item)
+                    prepared.put(True)
+                if item >= _AHEAD:
+                    if not stepped.get():
+                        return
+                    after(item - _AHEAD)
+        except BaseException:
+            prepared.put(False)
+            raise
+
+    run_each(lambda index: help_out() if index else lead(), 2)
+
+
 def split(total: int, parts: int) -> list[slice]:
     """Contiguous slices of range(total) whose sizes differ by at most one, none empty."""
     parts = max(1, min(parts, total))

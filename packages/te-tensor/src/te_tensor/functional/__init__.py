@@ -39,3 +39,6 @@ from .methods import tanh as tanh
 from .methods import transpose as transpose
 from .methods import unsqueeze as unsqueeze
 from .normalization import layer_norm as layer_norm
+from .recurrent import gru as gru
+from .recurrent import lstm as lstm
+from .recurrent import rnn as rnn

@@ -10,6 +10,7 @@ from . import (
     linalg,
     loss,
     normalization,
+    recurrent,
     reduction,
     shape,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "linalg",
     "loss",
     "normalization",
+    "recurrent",
     "reduction",
     "shape",
 ]
