@@ -226,7 +226,8 @@ class Recurrent(Operation, abstract=True):
         of_steps = None if grad_x is None else self._steps(grad_x)
         of_first = [np.empty((steps.shape[1], hidden), x.dtype) for _ in self.states]
         blocks = weight_hh.reshape(len(self.order), hidden, hidden)
-        back = self._in_order(blocks).reshape(weight_hh.shape).T
+        # A copy: each of the many products is the quicker for it.
+        back = np.ascontiguousarray(self._in_order(blocks).reshape(weight_hh.shape).T)
         helped = len(kept) == 1 and _plan(steps.shape, weight_hh.shape)[1]
         links: list[list[_Links]] = [[] for _ in kept]
 
@@ -381,9 +382,18 @@ def _plan(shape: tuple[int, ...], weight_shape: tuple[int, ...]) -> tuple[list[s
 
 
 def _chunks(length: int, batch: int) -> list[slice]:
-    """Runs of steps that are one product around the chain."""
-    count = max(1, _COLUMNS // max(batch, 1))
-    return [slice(begin, min(begin + count, length)) for begin in range(0, length, count)]
+    """Runs of steps that are one product around the chain.
+
+    The first ones are shorter: forward the chain waits for the first, and backward for nothing but
+    what the first one leaves to do.
+    """
+    most = max(1, _COLUMNS // max(batch, 1))
+    chunks, begin, count = [], 0, max(1, most // 4)
+    while begin < length:
+        chunks.append(slice(begin, min(begin + count, length)))
+        begin += count
+        count = min(2 * count, most)
+    return chunks
 
 
 def _turned(grad: Array | None, piece: slice, record: Array) -> Array:
