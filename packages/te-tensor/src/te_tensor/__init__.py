@@ -41,6 +41,7 @@ from .functional import abs as abs
 from .functional import add as add
 from .functional import allclose as allclose
 from .functional import attention as attention
+from .functional import batch_norm as batch_norm
 from .functional import cat as cat
 from .functional import concat as concat
 from .functional import cross_entropy as cross_entropy
@@ -52,6 +53,7 @@ from .functional import expand as expand
 from .functional import flatten as flatten
 from .functional import gelu as gelu
 from .functional import grad as grad
+from .functional import group_norm as group_norm
 from .functional import gru as gru
 from .functional import layer_norm as layer_norm
 from .functional import linear as linear
@@ -68,6 +70,7 @@ from .functional import permute as permute
 from .functional import pow as pow
 from .functional import relu as relu
 from .functional import reshape as reshape
+from .functional import rms_norm as rms_norm
 from .functional import rnn as rnn
 from .functional import sigmoid as sigmoid
 from .functional import softmax as softmax

@@ -1,11 +1,11 @@
-"""Recurrent layers: one layer, one direction, a whole sequence."""
+"""_Recurrent layers: one layer, one direction, a whole sequence."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from ..ops._sequence import _Recurrent
 from ..ops.recurrent import GRU, LSTM, RNN
-from ..ops._sequence import Recurrent
 from ..tensor import Tensor, as_tensor
 from ._common import Like, floats
 
@@ -142,7 +142,7 @@ def gru(
 
 
 def _run(
-    operation: Recurrent,
+    operation: _Recurrent,
     x: Like,
     weight_ih: Like,
     weight_hh: Like,

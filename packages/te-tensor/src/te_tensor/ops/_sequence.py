@@ -50,7 +50,7 @@ class _Links(NamedTuple):
     hidden: Array  # (n·B, H)
 
 
-class Recurrent(Operation, abstract=True):
+class _Recurrent(Operation, abstract=True):
     """A recurrent layer over a whole sequence, in one direction.
 
     Inputs: x (T, B, I), h0 (B, H) (and c0, of LSTM), weight_ih (gates·H, I), weight_hh
@@ -162,9 +162,7 @@ class Recurrent(Operation, abstract=True):
         chunks = _chunks(length, batch)
         gates = len(self.order)
         flat = record[:-1].reshape(length, -1, batch)
-        product = stepwise(
-            weights.hidden, flat[:, -hidden:], flat[:, : gates * hidden], beta=1.0
-        )
+        product = stepwise(weights.hidden, flat[:, -hidden:], flat[:, : gates * hidden], beta=1.0)
         only_hidden = sorted(set(range(gates)) - set(self.input_slots))
 
         def ahead(item: int) -> None:
@@ -201,8 +199,8 @@ class Recurrent(Operation, abstract=True):
         for bias, slots in zip(biases, (self.input_slots, range(gates)), strict=False):
             for block, slot in zip(arranged(bias), slots, strict=True):
                 of_slot[slot] += block
-        weights = (arranged(weight).reshape(weight.shape) for weight in (weight_ih, weight_hh))
-        return _Weights(*weights, of_slot)
+        inputs, hidden_weights = (arranged(w).reshape(w.shape) for w in (weight_ih, weight_hh))
+        return _Weights(inputs, hidden_weights, of_slot)
 
     def _in_order(self, blocks: Array) -> Array:
         """Blocks of weights in the order of the record."""
@@ -254,7 +252,7 @@ class Recurrent(Operation, abstract=True):
         helped: bool,
     ) -> list[_Links]:
         """Go back through a record: what its steps leave to do; the flows become the gradients."""
-        length, batch, hidden = upstream.shape
+        length, batch, _ = upstream.shape
         chunks = _chunks(length, batch)[::-1]
         given: dict[int, tuple[tuple[Array, ...], Array]] = {}
         links: list[_Links] = []
@@ -280,7 +278,7 @@ class Recurrent(Operation, abstract=True):
     def _around(
         self, record: Array, steps: Array, weight_ih: Array, grad_x: Array | None
     ) -> Callable[[slice, Array], _Links]:
-        """What is done with the gradients of the gates: that of x, and matrices for the weights'."""
+        """What is done with gates' gradients: that of x, and matrices for the weights'."""
         gates = len(self.order)
 
         def joined(gradients: Array, slots: Sequence[int]) -> Array:
@@ -308,7 +306,6 @@ class Recurrent(Operation, abstract=True):
         needed = self.needs_grad[1 + len(self.states) :]
         height, columns = links[0].for_inputs.shape
         dtype = links[0].inputs.dtype
-        ones = np.ones((max(link.inputs.shape[0] for link in links), 1), dtype)
         widths = (links[0].inputs.shape[1], links[0].hidden.shape[1], 1, 1)
         totals = [
             memory.empty((height, width), dtype) if need else None
@@ -322,7 +319,8 @@ class Recurrent(Operation, abstract=True):
             piece = pieces[index]
             for place, link in enumerate(links):
                 left = (link.for_inputs[piece], link.for_hidden[piece]) * 2
-                right = (link.inputs, link.hidden, ones[: left[0].shape[1]], ones[: left[0].shape[1]])
+                ones = np.ones((left[0].shape[1], 1), dtype)
+                right = (link.inputs, link.hidden, ones, ones)
                 for total, a, b in zip(totals, left, right, strict=False):
                     if total is not None:
                         gemm(a, b, total[piece], beta=float(place > 0))

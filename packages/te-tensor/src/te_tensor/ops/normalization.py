@@ -1,4 +1,4 @@
-"""Normalization: LayerNorm."""
+"""Normalization over the last axes: LayerNorm RMSNorm."""
 
 from __future__ import annotations
 
@@ -107,4 +107,88 @@ class LayerNorm(Operation):
             grads.append(None)
         if len(self.needs_grad) > 2:
             grads.append(sum_rows(grad).reshape(shape[len(shape) - self.axes :]))
+        return grads
+
+
+class RMSNorm(Operation):
+    """x / √(mean(x²) + eps), over the last axes (Zhang and Sennrich, arXiv:1910.07467).
+
+    Inputs: x, and optionally weight in the shape of the last axes.
+
+    Args:
+        axes: how many last axes are normalized together.
+        eps: added to the mean of the squares.
+    """
+
+    one_dtype = ("x", "weight")
+    samples = (
+        Sample((3, 4), (4,)),
+        Sample((2, 3, 4), (3, 4), kwargs={"axes": 2, "eps": 0.1}),
+        Sample((5, 3)),
+    )
+
+    def __init__(self, axes: int = 1, eps: float = 1e-5) -> None:
+        self.axes = axes
+        self.eps = eps
+
+    def forward(self, x: Array, *weight: Array) -> Array:
+        """The normalized x, times weight."""
+        shape = x.shape[x.ndim - self.axes :]
+        if self.axes < 1 or x.ndim < self.axes or any(w.shape != shape for w in weight):
+            given = ", ".join(str(w.shape) for w in weight) or "none"
+            raise ValueError(
+                f"rms_norm over the last {self.axes} axes of {x.shape} got a weight of shape "
+                f"{given}: expected {shape}"
+            )
+        rows = as_rows(x, self.axes)
+        flat = [w.reshape(-1) for w in weight]
+        out = memory.empty(rows.shape, x.dtype)
+        inverse = np.empty((len(rows), 1), x.dtype)
+        share = x.dtype.type(1 / max(rows.shape[1], 1))
+
+        def block(out: Array, rows: Array, inverse: Array) -> None:
+            np.einsum("ij,ij->i", rows, rows, out=inverse[:, 0])
+            np.divide(1, np.sqrt(inverse * share + self.eps), out=inverse)
+            np.multiply(rows, inverse, out=out)
+            if flat:
+                np.multiply(out, flat[0], out=out)
+
+        if rows.size:
+            parallel.rowwise(block, out, rows, inverse)
+        self.save(rows, inverse, *flat)
+        return out.reshape(x.shape)
+
+    def backward(self, grad: Array) -> Gradients:
+        """Of the normalized values n: (g' - n·mean(g'·n)) / rms, with g' = g·weight."""
+        rows, inverse, *weight = self.saved
+        shape = grad.shape
+        grad = as_rows(grad, self.axes)
+        share = rows.dtype.type(1 / max(rows.shape[1], 1))
+        out = memory.empty(rows.shape, rows.dtype)
+        needs_weight = len(self.needs_grad) > 1 and self.needs_grad[1]
+        products = memory.empty(rows.shape, rows.dtype) if needs_weight else None
+
+        def block(out: Array, grad: Array, rows: Array, inverse: Array, *products: Array) -> None:
+            (scaled,) = memory.scratch(1, grad.shape, grad.dtype)
+            np.multiply(rows, inverse, out=out)
+            for product in products:
+                np.multiply(grad, out, out=product)
+            if weight:
+                np.multiply(grad, weight[0], out=scaled)
+            else:
+                scaled = grad
+            correlation = np.einsum("ij,ij->i", scaled, out)[:, None] * share
+            np.multiply(out, correlation, out=out)
+            np.subtract(scaled, out, out=out)
+            np.multiply(out, inverse, out=out)
+
+        if out.size:
+            extra = () if products is None else (products,)
+            parallel.rowwise(block, out, grad, rows, inverse, *extra)
+        grads: list[Array | None] = [out.reshape(shape)]
+        if len(self.needs_grad) > 1:
+            of_weight = None if products is None else sum_rows(products)
+            grads.append(
+                None if of_weight is None else of_weight.reshape(shape[len(shape) - self.axes :])
+            )
         return grads

@@ -1,4 +1,4 @@
-"""Recurrent layers over a whole sequence: RNN LSTM GRU."""
+"""_Recurrent layers over a whole sequence: RNN LSTM GRU."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import numpy as np
 from .. import memory
 from ..dtypes import Array
 from ..operation import Sample
-from ._sequence import Product, Recurrent
+from ._sequence import Product, _Recurrent
 
 _ORDERS = {"batch_first": True, "reverse": True}
 
 
-class RNN(Recurrent):
+class RNN(_Recurrent):
     """h' = tanh(W_ih·x + b_ih + W_hh·h + b_hh), or with relu (Elman, 1990).
 
     Args:
@@ -40,6 +40,7 @@ class RNN(Recurrent):
         self.nonlinearity = nonlinearity
 
     def forward_steps(self, record: Array, product: Product, steps: range) -> None:
+        """The gates, and the next states."""
         for step in steps:
             product(step)
             if self.nonlinearity == "tanh":
@@ -48,6 +49,7 @@ class RNN(Recurrent):
                 np.maximum(record[step, 0], 0, out=record[step + 1, 1])
 
     def factors(self, record: Array) -> tuple[Array, ...]:
+        """Derivatives of a step's states by its gates' arguments and by the states before it."""
         after = record[1:, 1:]
         slope = memory.empty(after.shape, after.dtype)
         if self.nonlinearity == "tanh":
@@ -60,6 +62,7 @@ class RNN(Recurrent):
     def backward_steps(
         self, factors: tuple[Array, ...], upstream: Array, flows: list[Array], product: Product
     ) -> None:
+        """Multiply the factors with what flows back."""
         (gates,) = factors
         (of_h,) = flows
         for step in reversed(range(len(gates))):
@@ -68,7 +71,7 @@ class RNN(Recurrent):
             product(step)
 
 
-class LSTM(Recurrent):
+class LSTM(_Recurrent):
     """c' = f·c + i·g, h' = o·tanh(c') (Hochreiter and Schmidhuber, 1997; Gers et al., 2000).
 
     The rows of the weights hold the gates i, f, g, o; i, f and o are sigmoids, g is a tanh.
@@ -92,6 +95,7 @@ class LSTM(Recurrent):
     )
 
     def forward_steps(self, record: Array, product: Product, steps: range) -> None:
+        """The gates, and the next states."""
         half = record.dtype.type(0.5)
         pair, squashed = np.empty_like(record[0, :2]), np.empty_like(record[0, 0])
         for step in steps:
@@ -107,6 +111,7 @@ class LSTM(Recurrent):
             np.multiply(row[0], squashed, out=h)
 
     def factors(self, record: Array) -> tuple[Array, ...]:
+        """Derivatives of a step's states by its gates' arguments and by the states before it."""
         o, _, f, g, c, _ = record[:-1].swapaxes(0, 1)
         sigmoids, i = record[:-1, :3], record[:-1, 1]
         squashed = np.tanh(record[1:, 4])
@@ -125,6 +130,7 @@ class LSTM(Recurrent):
     def backward_steps(
         self, factors: tuple[Array, ...], upstream: Array, flows: list[Array], product: Product
     ) -> None:
+        """Multiply the factors with what flows back."""
         gates, through, forget = factors
         of_h, of_c = flows
         passed = np.empty_like(of_h)
@@ -139,7 +145,7 @@ class LSTM(Recurrent):
             product(step)
 
 
-class GRU(Recurrent):
+class GRU(_Recurrent):
     """h' = n + z·(h - n), n = tanh(W_in·x + b_in + r·(W_hn·h + b_hn)) (Cho et al., 2014).
 
     The rows of the weights hold the gates r, z, n; r and z are sigmoids. As in PyTorch and cuDNN,
@@ -163,6 +169,7 @@ class GRU(Recurrent):
     )
 
     def forward_steps(self, record: Array, product: Product, steps: range) -> None:
+        """The gates, and the next states."""
         half = record.dtype.type(0.5)
         part = np.empty_like(record[0, 0])
         for step in steps:
@@ -181,6 +188,7 @@ class GRU(Recurrent):
             np.add(n, part, out=following)
 
     def factors(self, record: Array) -> tuple[Array, ...]:
+        """Derivatives of a step's states by its gates' arguments and by the states before it."""
         r, z, m, n, h = record[:-1].swapaxes(0, 1)
         gates = memory.empty((len(r), 4, *r.shape[1:]), r.dtype)
         of_r, of_z, of_m, of_n = gates.swapaxes(0, 1)
@@ -200,6 +208,7 @@ class GRU(Recurrent):
     def backward_steps(
         self, factors: tuple[Array, ...], upstream: Array, flows: list[Array], product: Product
     ) -> None:
+        """Multiply the factors with what flows back."""
         gates, z = factors
         (of_h,) = flows
         for step in reversed(range(len(gates))):
