@@ -8,9 +8,7 @@ import pytest
 import te_tensor as te
 
 # PyTorch is a reference; where it isn't installed, what compares with it is not collected.
-collect_ignore = (
-    [] if importlib.util.find_spec("torch") else ["test_torch.py", "test_torch_attention.py"]
-)
+collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_torch*.py"]
 
 
 #: Sizes from which work is cut, small enough for tests to reach them.
@@ -21,6 +19,9 @@ CUT = {
     "ops.linalg._PARALLEL_FROM": 1 << 20,
     "ops.attention._PARALLEL_FROM": 1 << 16,
     "ops.attention._BLOCK": 1 << 17,
+    "ops._sequence._PARALLEL_FROM": 1 << 10,
+    "ops._sequence._ROWS": 2,
+    "ops._sequence._COLUMNS": 12,
 }
 
 

@@ -24,5 +24,15 @@ from .module import Parameter as Parameter
 from .module import StateDictError as StateDictError
 from .nl_oob import NLOOB as NLOOB
 from .nl_oob import BiasFunction as BiasFunction
+from .normalization import BatchNorm1D as BatchNorm1D
+from .normalization import BatchNorm2D as BatchNorm2D
+from .normalization import GroupNorm as GroupNorm
 from .normalization import LayerNorm as LayerNorm
+from .normalization import RMSNorm as RMSNorm
+from .recurrent import GRU as GRU
+from .recurrent import LSTM as LSTM
+from .recurrent import RNN as RNN
+from .recurrent import GRUCell as GRUCell
+from .recurrent import LSTMCell as LSTMCell
+from .recurrent import RNNCell as RNNCell
 from .transformer import TransformerBlock as TransformerBlock

@@ -203,6 +203,8 @@ class OpenBlas:
 
     def stepwise(self, a: Array, b: Array, out: Array, beta: float) -> Callable[[int], None]:
         """Products of the matrices of 3-D stacks, one at a time."""
+        if out.shape[2] == 1:  # gemm knows what is quicker for one column
+            return lambda step: self.gemm(a[step], b[step], out[step], 1.0, beta)
         layouts = [_layout(stack[0]) for stack in (a, b, out)]
         lengths = [*out.shape[1:], *a.shape[1:], *(layout[1] for layout in layouts if layout)]
         if None in layouts or layouts[2][0] == _TRANSPOSE or max(lengths) > self._limit:  # type: ignore[index]

@@ -161,7 +161,7 @@ class _Recurrent(Operation, abstract=True):
         hidden = record.shape[2]
         chunks = _chunks(length, batch)
         gates = len(self.order)
-        flat = record[:-1].reshape(length, -1, batch)
+        flat = record[:-1].reshape(length, record.shape[1] * hidden, batch)
         product = stepwise(weights.hidden, flat[:, -hidden:], flat[:, : gates * hidden], beta=1.0)
         only_hidden = sorted(set(range(gates)) - set(self.input_slots))
 
@@ -170,7 +170,9 @@ class _Recurrent(Operation, abstract=True):
             rows = as_rows(steps[chunk])
             projected = memory.empty((gates * hidden, len(rows)), record.dtype)
             gemm(weights.inputs, rows.T, projected)
-            columns = projected.reshape(gates, hidden, -1, batch).swapaxes(1, 2)
+            columns = projected.reshape(gates, hidden, chunk.stop - chunk.start, batch).swapaxes(
+                1, 2
+            )
             for place, slot in enumerate(self.input_slots):
                 np.add(columns[place], weights.biases[slot], out=record[:-1][chunk, slot])
             for slot in only_hidden:
@@ -252,7 +254,7 @@ class _Recurrent(Operation, abstract=True):
         helped: bool,
     ) -> list[_Links]:
         """Go back through a record: what its steps leave to do; the flows become the gradients."""
-        length, batch, _ = upstream.shape
+        length, batch, hidden = upstream.shape
         chunks = _chunks(length, batch)[::-1]
         given: dict[int, tuple[tuple[Array, ...], Array]] = {}
         links: list[_Links] = []
@@ -264,7 +266,8 @@ class _Recurrent(Operation, abstract=True):
 
         def step(item: int) -> None:
             factors, turned = given[item]
-            gates = factors[0].reshape(len(turned), -1, batch)[:, : back.shape[1]]
+            rows = self.gate_slots * hidden
+            gates = factors[0].reshape(len(turned), rows, batch)[:, : back.shape[1]]
             product = stepwise(back, gates, flows[0], beta=self.carried)
             self.backward_steps(factors, turned, flows, product)
 
@@ -297,7 +300,7 @@ class _Recurrent(Operation, abstract=True):
             if grad_x is not None:
                 _multiply_into(grad_x[chunk], for_inputs.T, weight_ih)
             before = np.ascontiguousarray(record[chunk, -1].swapaxes(0, 1))
-            return _Links(for_inputs, rows, for_hidden, before.reshape(len(before), -1).T)
+            return _Links(for_inputs, rows, for_hidden, before.reshape(len(before), len(rows)).T)
 
         return around
 
