@@ -78,6 +78,12 @@ def test_loading(contestant: str) -> None:
         np.testing.assert_array_equal(tensor.numpy(), np.asarray(theirs[name]))
 
 
+@pytest.mark.parametrize("what", ["inference", "forward", "both"])
+@pytest.mark.parametrize("contestant", peers("lstm"))
+def test_lstm_and_its_gradients(contestant: str, what: str) -> None:
+    assert_same_results("lstm", contestant, load("lstm").Size(20, 16, 64, what))
+
+
 @pytest.mark.parametrize("contestant", peers("products"))
 def test_products(contestant: str) -> None:
     assert_same_results("products", contestant, (70, 50, 60))

@@ -88,6 +88,22 @@ def test_attention_bias_needs_te_nn_alone():
     assert done.stdout.count("mean squared error") == 3
 
 
+def test_sequence_lstm_learns_to_add():
+    options = ("--length", 6, "--hidden", 32, "--steps", 300, "--layer", "GRU")
+    done = run(PACKAGES / "te-nn" / "examples" / "sequence_lstm.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mean squared error") == 9
+    found = re.search(r"new sequences: mean squared error (\S+) ", done.stdout)
+    assert float(found[1]) < 0.02  # 1/6 without a memory
+
+
+def test_sequence_lstm_needs_te_optim():
+    script = PACKAGES / "te-nn" / "examples" / "sequence_lstm.py"
+    done = run(script, blocked="te_optim")
+    assert done.returncode != 0
+    assert "pip install te-optim" in done.stderr and "Traceback" not in done.stderr
+
+
 def molecules(folder, *arguments, **options):
     return run(EXAMPLES / "train_molecules.py", "--output", folder, *arguments, **options)
 

@@ -40,9 +40,7 @@ class Adder(nn.Module):
         return self.readout(output[-1]).squeeze(1)
 
 
-def make_batch(
-    length: int, count: int, rng: np.random.Generator
-) -> tuple[te.Tensor, te.Tensor]:
+def make_batch(length: int, count: int, rng: np.random.Generator) -> tuple[te.Tensor, te.Tensor]:
     """Sequences (T, B, 2) of numbers and marks, and the sums (B,)."""
     numbers = rng.random((length, count), np.float32)
     marks = np.zeros_like(numbers)
@@ -83,8 +81,12 @@ def main() -> None:
         answers = model.eval()(x)
     error = te.mse_loss(answers, target).item()
     right = np.mean(np.abs(answers.numpy() - target.numpy()) < 0.1)
-    print(f"{arguments.layer}, {arguments.length} steps, {perf_counter() - begin:.0f} s of training")
-    print(f"on 500 new sequences: mean squared error {error:.4f} (saying 1 every time: {CHANCE:.4f})")
+    print(
+        f"{arguments.layer}, {arguments.length} steps, {perf_counter() - begin:.0f} s of training"
+    )
+    print(
+        f"on 500 new sequences: mean squared error {error:.4f} (saying 1 every time: {CHANCE:.4f})"
+    )
     print(f"within 0.1 of the sum: {right:.1%}")
 
 
