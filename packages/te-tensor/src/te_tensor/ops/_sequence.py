@@ -23,11 +23,11 @@ from ..operation import Gradients, Operation
 from ._kernels import as_rows
 
 #: Multiply-adds of a whole sequence from which threads are used.
-_PARALLEL_FROM = 1 << 24
+_PARALLEL_FROM = 1 << 26
 #: Rows of a batch below which a product of a step costs as much as with these.
 _ROWS = 16
 #: Columns, steps times rows of the batch, of a product around the chain.
-_COLUMNS = 256
+_COLUMNS = 512
 
 #: The product of a step, by its place in the stack.
 Product = Callable[[int], None]
@@ -195,7 +195,8 @@ class _Recurrent(Operation, abstract=True):
         factor[: self.sigmoids] = 0.5
 
         def arranged(array: Array) -> Array:
-            return self._in_order(array.reshape(gates, hidden, -1)) * factor
+            blocks = self._in_order(array.reshape(gates, hidden, -1))
+            return np.multiply(blocks, factor, out=memory.empty(blocks.shape, array.dtype))
 
         of_slot = {slot: np.zeros((hidden, 1), weight_hh.dtype) for slot in range(self.gate_slots)}
         for bias, slots in zip(biases, (self.input_slots, range(gates)), strict=False):
@@ -227,7 +228,7 @@ class _Recurrent(Operation, abstract=True):
         of_first = [np.empty((steps.shape[1], hidden), x.dtype) for _ in self.states]
         blocks = weight_hh.reshape(len(self.order), hidden, hidden)
         # A copy: each of the many products is the quicker for it.
-        back = np.ascontiguousarray(self._in_order(blocks).reshape(weight_hh.shape).T)
+        back = _packed(self._in_order(blocks).reshape(weight_hh.shape).T)
         helped = len(kept) == 1 and _plan(steps.shape, weight_hh.shape)[1]
         links: list[list[_Links]] = [[] for _ in kept]
 
@@ -261,7 +262,7 @@ class _Recurrent(Operation, abstract=True):
 
         def ahead(item: int) -> None:
             chunk = chunks[item]
-            turned = np.ascontiguousarray(upstream[chunk].swapaxes(1, 2))
+            turned = _packed(upstream[chunk].swapaxes(1, 2))
             given[item] = self.factors(record[chunk.start : chunk.stop + 1]), turned
 
         def step(item: int) -> None:
@@ -299,7 +300,7 @@ class _Recurrent(Operation, abstract=True):
             rows = as_rows(steps[chunk])
             if grad_x is not None:
                 _multiply_into(grad_x[chunk], for_inputs.T, weight_ih)
-            before = np.ascontiguousarray(record[chunk, -1].swapaxes(0, 1))
+            before = _packed(record[chunk, -1].swapaxes(0, 1))
             return _Links(for_inputs, rows, for_hidden, before.reshape(len(before), len(rows)).T)
 
         return around
@@ -389,12 +390,19 @@ def _chunks(length: int, batch: int) -> list[slice]:
     what the first one leaves to do.
     """
     most = max(1, _COLUMNS // max(batch, 1))
-    chunks, begin, count = [], 0, max(1, most // 4)
+    chunks, begin, count = [], 0, max(1, most // 8)
     while begin < length:
         chunks.append(slice(begin, min(begin + count, length)))
         begin += count
         count = min(2 * count, most)
     return chunks
+
+
+def _packed(array: Array) -> Array:
+    """A copy in C order."""
+    copy = memory.empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 def _turned(grad: Array | None, piece: slice, record: Array) -> Array:

@@ -114,7 +114,7 @@ class LSTM(_Recurrent):
         """Derivatives of a step's states by its gates' arguments and by the states before it."""
         o, _, f, g, c, _ = record[:-1].swapaxes(0, 1)
         sigmoids, i = record[:-1, :3], record[:-1, 1]
-        squashed = np.tanh(record[1:, 4])
+        squashed = np.tanh(record[1:, 4], out=memory.empty(o.shape, o.dtype))
         gates = memory.empty((len(o), 4, *o.shape[1:]), o.dtype)
         np.multiply(sigmoids, sigmoids, out=gates[:, :3])
         np.subtract(sigmoids, gates[:, :3], out=gates[:, :3])
@@ -192,7 +192,7 @@ class GRU(_Recurrent):
         r, z, m, n, h = record[:-1].swapaxes(0, 1)
         gates = memory.empty((len(r), 4, *r.shape[1:]), r.dtype)
         of_r, of_z, of_m, of_n = gates.swapaxes(0, 1)
-        rest = np.subtract(1, z)
+        rest = np.subtract(1, z, out=memory.empty(z.shape, z.dtype))
         np.multiply(n, n, out=of_n)
         np.subtract(1, of_n, out=of_n)
         np.multiply(of_n, rest, out=of_n)
