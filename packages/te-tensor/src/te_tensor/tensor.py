@@ -32,13 +32,19 @@ from .dtypes import (
 )
 from .hooks import HookHandle, Hooks
 from .operation import Operation, Outputs
-from .ops.activation import GELU, LogSoftmax, ReLU, Sigmoid, Softmax, Tanh
-from .ops.arithmetic import Abs, Add, Div, Exp, Log, Mul, Neg, Pow, Sqrt, Sub
+from .ops._kernels import normalize_axis
+from .ops.activation import LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
+from .ops.arithmetic import Add, Div, Mul, Pow, Sub
 from .ops.cast import Cast
+from .ops.elementwise import Abs, Cos, Erf, Exp, Log, Log1p, Neg, Sin, Sqrt
+from .ops.gelu import GELU
 from .ops.indexing import Gather, Slice
 from .ops.linalg import MatMul
-from .ops.reduction import Max, Mean, Sum
-from .ops.shape import Expand, Permute, Reshape
+from .ops.reduction import Max, Mean, Min, Std, Sum, Var
+from .ops.scan import CumSum
+from .ops.selection import Clip, Maximum, Minimum, Where
+from .ops.shape import Expand, Permute, Reshape, Split
+from .ops.softmax import LogSoftmax, Softmax
 
 _new = object.__new__
 
@@ -677,9 +683,44 @@ class Tensor:
         """The natural logarithm of each element; -inf at 0, NaN below."""
         return self._float(Log())
 
+    def log1p(self) -> Tensor:
+        """ln(1 + x), elementwise, exact also near 0; -inf at -1, NaN below."""
+        return self._float(Log1p())
+
     def sqrt(self) -> Tensor:
         """The square root of each element; NaN below 0."""
         return self._float(Sqrt())
+
+    def sin(self) -> Tensor:
+        """The sine of each element, in radians."""
+        return self._float(Sin())
+
+    def cos(self) -> Tensor:
+        """The cosine of each element, in radians."""
+        return self._float(Cos())
+
+    def erf(self) -> Tensor:
+        """The error function 2/√π · ∫₀ˣ e^(-t²) dt of each element."""
+        return self._float(Erf())
+
+    def clip(self, min: Operand | None = None, max: Operand | None = None) -> Tensor:
+        """Limited to min … max, each a number, a tensor or None; `max` wins where they cross.
+
+        As in PyTorch the gradient reaches elements within the limits or on one, else the limit.
+        """
+        return _clip(self, min, max)
+
+    def maximum(self, other: Operand) -> Tensor:
+        """The greater of each two elements, broadcast; equal ones get half the gradient each."""
+        return _binary(Maximum, self, other)
+
+    def minimum(self, other: Operand) -> Tensor:
+        """The lesser of each two elements, broadcast; equal ones get half the gradient each."""
+        return _binary(Minimum, self, other)
+
+    def where(self, condition: Tensor | Array | bool, other: Operand) -> Tensor:
+        """These elements where the condition holds, those of `other` elsewhere; broadcast."""
+        return where(condition, self, other)
 
     def sum(self, axis: _Axis = None, keepdims: bool = False) -> Tensor:
         """The sum over an axis, several, or all; of integers and bool, in int64."""
@@ -693,9 +734,37 @@ class Tensor:
         """The maximum over an axis, several, or all; equal ones share the gradient."""
         return self._unary(Max(axis, keepdims))
 
+    def min(self, axis: _Axis = None, keepdims: bool = False) -> Tensor:
+        """The minimum over an axis, several, or all; equal ones share the gradient."""
+        return self._unary(Min(axis, keepdims))
+
+    def var(self, axis: _Axis = None, keepdims: bool = False, *, correction: float = 0.0) -> Tensor:
+        """The variance Σ (x - mean)² / (n - correction) over an axis, several, or all."""
+        return self._float(Var(axis, keepdims, correction))
+
+    def std(self, axis: _Axis = None, keepdims: bool = False, *, correction: float = 0.0) -> Tensor:
+        """The square root of `var`; its gradient is 0 where it is 0."""
+        return self._float(Std(axis, keepdims, correction))
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """Where the first of the greatest (or the first NaN) is, along an axis or among all."""
+        return _argument(np.argmax, self, axis, keepdims)
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """Where the first of the least (or the first NaN) is, along an axis or among all."""
+        return _argument(np.argmin, self, axis, keepdims)
+
+    def cumsum(self, axis: int | None = None) -> Tensor:
+        """The sums of the first 1, 2, … elements along an axis, or of all in C order."""
+        return self.flatten().cumsum(0) if axis is None else self._unary(CumSum(axis))
+
     def relu(self) -> Tensor:
         """max(x, 0), elementwise."""
         return self._unary(ReLU())
+
+    def leaky_relu(self, alpha: float = 0.01) -> Tensor:
+        """x above 0, alpha·x elsewhere."""
+        return self._float(LeakyReLU(alpha))
 
     def sigmoid(self) -> Tensor:
         """1 / (1 + e^-x), elementwise."""
@@ -708,6 +777,10 @@ class Tensor:
     def gelu(self, approximate: str = "none") -> Tensor:
         """x·Φ(x), elementwise; approximate="tanh" for the form with tanh instead of erf."""
         return self._float(GELU(approximate))
+
+    def silu(self) -> Tensor:
+        """x / (1 + e^-x), elementwise."""
+        return self._float(SiLU())
 
     def softmax(self, axis: int = -1) -> Tensor:
         """e^x / Σ e^x along an axis."""
@@ -772,6 +845,14 @@ class Tensor:
     def expand(self, *shape: int | Sequence[int]) -> Tensor:
         """Axes of length 1 repeated without copying; -1 keeps an axis."""
         return self._unary(Expand(_lengths(shape)))
+
+    def split(self, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
+        """Contiguous parts along an axis, as views.
+
+        `size` is the length of each, the last perhaps shorter; or the lengths of all.
+        """
+        parts: tuple[Tensor, ...] = Tensor.apply(Split(_part_lengths(size), axis), self)
+        return parts
 
     def astype(self, dtype: npt.DTypeLike) -> Tensor:
         """The same values in another dtype; the gradient is cast back."""
@@ -954,6 +1035,71 @@ def _compare(function: np.ufunc, a: Tensor, b: object) -> Tensor:
         return Tensor._wrap(np.asarray(function(first._array, second._array)))
     except ValueError as error:
         _broadcast_error(function.__name__, first, second, error)
+
+
+def _broadcast(name: str, operation: Operation, *tensors: Tensor) -> Tensor:
+    """Apply to tensors that must broadcast together."""
+    shapes = [t.shape for t in tensors]
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ValueError(
+            f"{name} of shapes {', '.join(map(str, shapes))}: expected lengths that are equal or "
+            "1, counted from the last axis"
+        ) from None
+    result: Tensor = Tensor.apply(operation, *tensors)
+    return result
+
+
+def _clip(x: Tensor, low: Any, high: Any) -> Tensor:
+    limits = {n: v for n, v in (("low", low), ("high", high)) if v is not None}
+    for value in limits.values():
+        x, _ = pair(x, value)  # in the dtype in which all meet
+    tensors = [pair(x, value)[1] for value in limits.values()]
+    return _broadcast("clip", Clip(tuple(limits)), x, *tensors)
+
+
+def where(condition: Any, a: Any, b: Any) -> Tensor:
+    """The elements of a where the condition holds, of b elsewhere; broadcast.
+
+    Args:
+        condition: bool.
+        a: a tensor, an array or a number.
+        b: likewise.
+
+    Returns:
+        The shape that the three broadcast to.
+
+    Raises:
+        TypeError: the condition isn't bool.
+        ValueError: shapes that don't broadcast.
+
+    Example:
+        >>> import te_tensor as te
+        >>> x = te.Tensor([-1.0, 2.0])
+        >>> te.where(x > 0, x, 0.5).tolist()
+        [0.5, 2.0]
+    """
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        a = as_tensor(a)
+    return _broadcast("where", Where(), as_tensor(condition), *pair(a, b))
+
+
+def _argument(function: Callable[..., Any], x: Tensor, axis: int | None, keepdims: bool) -> Tensor:
+    """The place of an extreme, int64."""
+    promote(x.dtype, bool_)  # raises for what is stored only
+    place = None if axis is None else normalize_axis(axis, x.ndim)
+    if (x.size if place is None else x.shape[place]) == 0:
+        raise ValueError(
+            f"{function.__name__} over axis {axis} of shape {x.shape}: there is no element"
+        )
+    found = function(x._array, axis=place, keepdims=keepdims)
+    return Tensor._wrap(np.asarray(found, int64))
+
+
+def _part_lengths(size: int | Sequence[int]) -> int | tuple[int, ...]:
+    """Of `split`: one length, or several."""
+    return operator.index(size) if hasattr(size, "__index__") else _lengths([size])
 
 
 def _matmul(a: Any, b: Any) -> Tensor:

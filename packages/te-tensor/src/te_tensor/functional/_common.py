@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..dtypes import FLOATS, Array
 from ..operation import Operation
-from ..tensor import Tensor, as_tensor
+from ..tensor import Operand, Tensor, as_tensor
 
 #: What a function takes where it expects a tensor.
 Like: TypeAlias = Tensor | Array
@@ -31,6 +31,11 @@ def floats(name: str, x: Like) -> Tensor:
 def cast(x: Tensor, like: Tensor) -> Tensor:
     """The tensor in the dtype of another."""
     return x if x.dtype == like.dtype else x.astype(like.dtype)
+
+
+def left(x: Operand, y: Operand) -> Any:
+    """The left side of an operator: beside a tensor a number stays one, and weak."""
+    return x if isinstance(y, Tensor) else as_tensor(x)
 
 
 def check_probability(p: float) -> None:

@@ -1,4 +1,4 @@
-"""Tensors made of several."""
+"""Tensors made of several, and several made of one."""
 
 from __future__ import annotations
 
@@ -56,3 +56,27 @@ def stack(tensors: Sequence[Like], axis: int = 0) -> Tensor:
         IndexError: axis is out of range.
     """
     return apply(Stack(axis), *_of_one_dtype("stack", tensors))
+
+
+def split(x: Like, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
+    """Contiguous parts along an axis; views.
+
+    Args:
+        x: any tensor with axes.
+        size: the length of each part, of which the last may be shorter; or the lengths of all
+            parts, as in PyTorch. (NumPy's `split` takes their number, or where to cut.)
+        axis: the axis that is cut.
+
+    Returns:
+        The parts, in order.
+
+    Raises:
+        ValueError: lengths that don't sum to the axis's, or a length below 1.
+        IndexError: there is no such axis.
+
+    Example:
+        >>> import te_tensor as te
+        >>> [part.tolist() for part in te.split(te.arange(5), 2)]
+        [[0, 1], [2, 3], [4]]
+    """
+    return as_tensor(x).split(size, axis)

@@ -6,34 +6,44 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from ..tensor import Operand, Tensor, as_tensor
-from ._common import Like
+from ._common import Like, left
 
 _Axis: TypeAlias = int | tuple[int, ...] | None
 
 
-def add(x: Tensor, y: Operand) -> Tensor:
+def _tensor_first(x: Operand, y: Operand) -> tuple[Tensor, Operand]:
+    """Both sides of what is symmetric."""
+    return (y, x) if isinstance(y, Tensor) else (as_tensor(x), y)
+
+
+def add(x: Operand, y: Operand) -> Tensor:
     """`x + y`, broadcast."""
-    return as_tensor(x) + y
+    result: Tensor = left(x, y) + y
+    return result
 
 
-def sub(x: Tensor, y: Operand) -> Tensor:
+def sub(x: Operand, y: Operand) -> Tensor:
     """`x - y`, broadcast."""
-    return as_tensor(x) - y
+    result: Tensor = left(x, y) - y
+    return result
 
 
-def mul(x: Tensor, y: Operand) -> Tensor:
+def mul(x: Operand, y: Operand) -> Tensor:
     """`x * y`, broadcast."""
-    return as_tensor(x) * y
+    result: Tensor = left(x, y) * y
+    return result
 
 
-def div(x: Tensor, y: Operand) -> Tensor:
+def div(x: Operand, y: Operand) -> Tensor:
     """`x / y`, broadcast; integers are divided in float32."""
-    return as_tensor(x) / y
+    result: Tensor = left(x, y) / y
+    return result
 
 
-def pow(x: Tensor, y: Operand) -> Tensor:
+def pow(x: Operand, y: Operand) -> Tensor:
     """`x ** y`, broadcast."""
-    return as_tensor(x) ** y
+    result: Tensor = left(x, y) ** y
+    return result
 
 
 def neg(x: Like) -> Tensor:
@@ -61,9 +71,49 @@ def log(x: Like) -> Tensor:
     return as_tensor(x).log()
 
 
+def log1p(x: Like) -> Tensor:
+    """ln(1 + x), elementwise, exact also near 0; -inf at -1, NaN below."""
+    return as_tensor(x).log1p()
+
+
 def sqrt(x: Like) -> Tensor:
     """The square root of each element; NaN below 0."""
     return as_tensor(x).sqrt()
+
+
+def sin(x: Like) -> Tensor:
+    """The sine of each element, in radians."""
+    return as_tensor(x).sin()
+
+
+def cos(x: Like) -> Tensor:
+    """The cosine of each element, in radians."""
+    return as_tensor(x).cos()
+
+
+def erf(x: Like) -> Tensor:
+    """The error function 2/√π · ∫₀ˣ e^(-t²) dt of each element."""
+    return as_tensor(x).erf()
+
+
+def clip(x: Like, min: Operand | None = None, max: Operand | None = None) -> Tensor:
+    """Limited to min … max, each a number, a tensor or None; `max` wins where they cross.
+
+    As in PyTorch the gradient reaches elements within the limits or on one, else the limit.
+    """
+    return as_tensor(x).clip(min, max)
+
+
+def maximum(x: Operand, y: Operand) -> Tensor:
+    """The greater of each two elements, broadcast; equal ones get half the gradient each."""
+    first, second = _tensor_first(x, y)
+    return first.maximum(second)
+
+
+def minimum(x: Operand, y: Operand) -> Tensor:
+    """The lesser of each two elements, broadcast; equal ones get half the gradient each."""
+    first, second = _tensor_first(x, y)
+    return first.minimum(second)
 
 
 def sum(x: Like, axis: _Axis = None, keepdims: bool = False) -> Tensor:
@@ -81,9 +131,44 @@ def max(x: Like, axis: _Axis = None, keepdims: bool = False) -> Tensor:
     return as_tensor(x).max(axis, keepdims)
 
 
+def min(x: Like, axis: _Axis = None, keepdims: bool = False) -> Tensor:
+    """The minimum over an axis, several, or all; equal ones share the gradient."""
+    return as_tensor(x).min(axis, keepdims)
+
+
+def var(x: Like, axis: _Axis = None, keepdims: bool = False, *, correction: float = 0.0) -> Tensor:
+    """The variance Σ (x - mean)² / (n - correction) over an axis, several, or all."""
+    return as_tensor(x).var(axis, keepdims, correction=correction)
+
+
+def std(x: Like, axis: _Axis = None, keepdims: bool = False, *, correction: float = 0.0) -> Tensor:
+    """The square root of `var`; its gradient is 0 where it is 0."""
+    return as_tensor(x).std(axis, keepdims, correction=correction)
+
+
+def argmax(x: Like, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Where the first of the greatest (or the first NaN) is, along an axis or among all."""
+    return as_tensor(x).argmax(axis, keepdims)
+
+
+def argmin(x: Like, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """Where the first of the least (or the first NaN) is, along an axis or among all."""
+    return as_tensor(x).argmin(axis, keepdims)
+
+
+def cumsum(x: Like, axis: int | None = None) -> Tensor:
+    """The sums of the first 1, 2, … elements along an axis, or of all in C order."""
+    return as_tensor(x).cumsum(axis)
+
+
 def relu(x: Like) -> Tensor:
     """max(x, 0), elementwise."""
     return as_tensor(x).relu()
+
+
+def leaky_relu(x: Like, alpha: float = 0.01) -> Tensor:
+    """x above 0, alpha·x elsewhere."""
+    return as_tensor(x).leaky_relu(alpha)
 
 
 def sigmoid(x: Like) -> Tensor:
@@ -99,6 +184,11 @@ def tanh(x: Like) -> Tensor:
 def gelu(x: Like, approximate: str = "none") -> Tensor:
     """x·Φ(x), elementwise; approximate="tanh" for the form with tanh instead of erf."""
     return as_tensor(x).gelu(approximate)
+
+
+def silu(x: Like) -> Tensor:
+    """x / (1 + e^-x), elementwise."""
+    return as_tensor(x).silu()
 
 
 def softmax(x: Like, axis: int = -1) -> Tensor:

@@ -46,6 +46,20 @@ def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def check_reduction(reduction: str) -> str:
+    """The reduction of a loss.
+
+    Raises:
+        ValueError: there is no such reduction.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction is {reduction!r}: expected one of {', '.join(REDUCTIONS)}")
+    return reduction
+
+
 def sum_rows(matrix: Array) -> Array:
     """Sum of a matrix over its rows, shape (columns,): a product with ones, where it is large."""
     if matrix.size < _SMALL_SUM or matrix.dtype not in WIDE_FLOATS:

@@ -1,16 +1,12 @@
-"""Activations: ReLU Sigmoid Tanh GELU Softmax LogSoftmax."""
+"""Activations of one element each: ReLU LeakyReLU PReLU Sigmoid SiLU Tanh; GELU is in gelu.py."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Callable
 
 import numpy as np
 
 from .. import memory, parallel
-from ..dtypes import Array, float64
+from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
-from ._kernels import normalize_axis
 
 
 class ReLU(Operation):
@@ -35,6 +31,83 @@ class ReLU(Operation):
         out = np.zeros(result.shape, result.dtype)
         parallel.elementwise(block, out, grad, result)
         return (out,)
+
+
+class LeakyReLU(Operation):
+    """x above 0, alpha·x elsewhere (Maas, Hannun and Ng, 2013); gradient alpha at 0.
+
+    Args:
+        alpha: slope below 0.
+    """
+
+    samples = (Sample((3, 4), low=0.1), Sample((3,), low=-1.0, high=-0.1, args=(0.2,)))
+
+    def __init__(self, alpha: float = 0.01) -> None:
+        self.alpha = alpha
+
+    def forward(self, x: Array) -> Array:
+        """The activation."""
+        self.save(x)
+        return self._bent(x, x)
+
+    def backward(self, grad: Array) -> Gradients:
+        """The gradient where x is positive, alpha times it elsewhere."""
+        (x,) = self.saved
+        return (self._bent(grad, x),)
+
+    def _bent(self, values: Array, x: Array) -> Array:
+        alpha = x.dtype.type(self.alpha)
+
+        def block(out: Array, values: Array, x: Array) -> None:
+            np.multiply(values, alpha, out=out)
+            np.copyto(out, values, where=x > 0)
+
+        out = memory.empty(x.shape, x.dtype)
+        parallel.elementwise(block, out, values, x)
+        return out
+
+
+class PReLU(Operation):
+    """x above 0, weight·x elsewhere, the weight learned (He et al., arXiv:1502.01852).
+
+    Inputs: x, and a weight of one element, or of one for each index of axis 1.
+    """
+
+    samples = (
+        Sample((2, 3, 4), (3,)),
+        Sample((5,), (1,)),
+        Sample((3, 2), ()),
+    )
+
+    def forward(self, x: Array, weight: Array) -> Array:
+        """The activation."""
+        channels = x.shape[1] if x.ndim > 1 else 1
+        if weight.ndim > 1 or weight.size not in (1, channels):
+            raise ValueError(
+                f"prelu of shape {x.shape} got a weight of shape {weight.shape}: expected (1,) "
+                f"or ({channels},)"
+            )
+        self.save(x, weight)
+        return np.where(x > 0, x, x * self._aligned(weight, x))
+
+    @staticmethod
+    def _aligned(weight: Array, x: Array) -> Array:
+        """The weight as it broadcasts along axis 1."""
+        if weight.size == 1:
+            return weight.reshape(())
+        return weight.reshape(-1, *[1] * (x.ndim - 2))
+
+    def backward(self, grad: Array) -> Gradients:
+        """As of LeakyReLU; to the weight, Σ g·x where x isn't positive."""
+        x, weight = self.saved
+        positive = x > 0
+        grad_weight = None
+        if self.needs_grad[1]:
+            shares = np.where(positive, np.zeros((), x.dtype), grad * x)
+            one = weight.size == 1
+            axes = tuple(axis for axis in range(x.ndim) if one or axis != 1)
+            grad_weight = shares.sum(axis=axes).reshape(weight.shape)
+        return np.where(positive, grad, grad * self._aligned(weight, x)), grad_weight
 
 
 class Sigmoid(Operation):
@@ -75,6 +148,59 @@ class Sigmoid(Operation):
         return (out,)
 
 
+#: Beyond it e^-|x| is 0 in either dtype; limited to it, nothing turns to inf·0.
+_FAR = 1000.0
+
+
+def _silu(out: Array, slope: Array | None, x: Array) -> None:
+    """x·σ(x) and its derivative, for one block.
+
+    With a = |x| and h = σ(-a) the result is max(x, 0) - a·h. The derivative is w = h - a·h·(1-h)
+    below 0, and 1 - w above.
+    """
+    scalar = x.dtype.type
+    a, h = memory.scratch(2, x.shape, x.dtype)
+    np.abs(x, out=a)
+    np.minimum(a, scalar(_FAR), out=a)
+    np.negative(a, out=h)
+    np.exp(h, out=h)
+    np.add(h, scalar(1), out=out)
+    np.divide(h, out, out=h)
+    if slope is not None:
+        # copysign(1/2 - w, x) + 1/2 is both sides in one; w is at most 1/2
+        np.subtract(h, scalar(1), out=slope)
+        np.multiply(slope, a, out=slope)
+        np.add(slope, scalar(1), out=slope)
+        np.multiply(slope, h, out=slope)
+        np.subtract(scalar(0.5), slope, out=slope)
+        np.copysign(slope, x, out=slope)
+        np.add(slope, scalar(0.5), out=slope)
+    np.multiply(a, h, out=h)
+    np.maximum(x, scalar(0), out=out)
+    np.subtract(out, h, out=out)
+
+
+class SiLU(Operation):
+    """x·σ(x), also called swish (Hendrycks and Gimpel, arXiv:1606.08415)."""
+
+    samples = (Sample((3, 4), low=-3, high=3), Sample(()))
+
+    def forward(self, x: Array) -> Array:
+        """The activation; the derivative is made on the way, while everything is in cache."""
+        out = memory.empty(x.shape, x.dtype)
+        if self.needs_grad[0]:
+            slope = memory.empty(x.shape, x.dtype)
+            parallel.elementwise(_silu, out, slope, x)
+            self.save(slope)
+        else:
+            parallel.elementwise(lambda out, x: _silu(out, None, x), out, x)
+        return out
+
+    def backward(self, grad: Array) -> Gradients:
+        """The gradient times the derivative."""
+        return (parallel.ufunc(np.multiply, grad, self.saved[0]),)
+
+
 class Tanh(Operation):
     """The hyperbolic tangent."""
 
@@ -99,212 +225,3 @@ class Tanh(Operation):
         out = memory.empty(result.shape, result.dtype)
         parallel.elementwise(block, out, grad, result)
         return (out,)
-
-
-_erfc_exact = np.frompyfunc(math.erfc, 1, 1)
-
-# Abramowitz and Stegun, Handbook of Mathematical Functions (1964), formula 7.1.26:
-# erfc(z) ≈ (a1 t + … + a5 t⁵)·exp(-z²), t = 1/(1 + p z), for z ≥ 0, error below 1.5e-7.
-_ERFC_P = 0.3275911
-_ERFC_A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
-
-
-#: From here on both forms are x or 0 to the last bit; limited to it, nothing turns to inf - inf.
-_FAR = 40.0
-
-
-def _gelu_erf(out: Array, slope: Array | None, x: Array) -> None:
-    """x·Φ(x) and its derivative Φ(x) + x·φ(x), for one block.
-
-    With a = |x| and h = Φ(-a) = erfc(a/√2)/2 the result is max(x, 0) - a·h: no cancellation where
-    Φ is near 0, and one formula on both sides. The derivative is w = h - a·φ(a) below 0, and
-    1 - w above.
-    """
-    scalar = x.dtype.type
-    a, density, tail, t = memory.scratch(4, x.shape, x.dtype)
-    np.abs(x, out=a)
-    np.minimum(a, scalar(_FAR), out=a)
-    np.multiply(a, a, out=density)
-    np.multiply(density, scalar(-0.5), out=density)
-    np.exp(density, out=density)  # e^(-x²/2), of the tail and of the derivative
-    if x.dtype == float64:
-        tail[...] = _erfc_exact(a * math.sqrt(0.5))
-        np.multiply(tail, 0.5, out=tail)
-    else:
-        np.multiply(a, scalar(_ERFC_P * math.sqrt(0.5)), out=t)
-        np.add(t, scalar(1), out=t)
-        np.reciprocal(t, out=t)
-        np.multiply(t, scalar(0.5 * _ERFC_A[-1]), out=tail)
-        for coefficient in reversed(_ERFC_A[:-1]):
-            np.add(tail, scalar(0.5 * coefficient), out=tail)
-            np.multiply(tail, t, out=tail)
-        np.multiply(tail, density, out=tail)
-    if slope is not None:
-        # copysign(1/2 - w, x) + 1/2 is both sides in one; w is at most 1/2
-        np.multiply(density, scalar(1 / math.sqrt(2 * math.pi)), out=density)
-        np.multiply(density, a, out=density)
-        np.subtract(density, tail, out=density)
-        np.add(density, scalar(0.5), out=density)
-        np.copysign(density, x, out=slope)
-        np.add(slope, scalar(0.5), out=slope)
-    np.multiply(a, tail, out=tail)
-    np.maximum(x, scalar(0), out=out)
-    np.subtract(out, tail, out=out)
-
-
-_TANH_A = math.sqrt(2 / math.pi)
-_TANH_B = 0.044715 * _TANH_A
-
-
-def _gelu_tanh(out: Array, slope: Array | None, x: Array) -> None:
-    """x·(1 + tanh u)/2 with u = √(2/π)·(x + 0.044715 x³), and its derivative, for one block."""
-    scalar = x.dtype.type
-    limited, square, t = memory.scratch(3, x.shape, x.dtype)
-    np.minimum(x, scalar(_FAR), out=limited)
-    np.maximum(limited, scalar(-_FAR), out=limited)
-    np.multiply(limited, limited, out=square)
-    np.multiply(square, scalar(_TANH_B), out=t)
-    np.add(t, scalar(_TANH_A), out=t)
-    np.multiply(t, limited, out=t)
-    np.tanh(t, out=t)
-    if slope is not None:
-        # (1 + t)/2 + x·(1 - t²)·u'/2 with u' = a + 3b·x²
-        np.multiply(square, scalar(1.5 * _TANH_B), out=square)
-        np.add(square, scalar(0.5 * _TANH_A), out=square)
-        np.multiply(square, limited, out=square)
-        np.multiply(t, t, out=slope)
-        np.subtract(scalar(1), slope, out=slope)
-        np.multiply(slope, square, out=slope)
-    np.multiply(t, scalar(0.5), out=t)
-    np.add(t, scalar(0.5), out=t)
-    if slope is not None:
-        np.add(slope, t, out=slope)
-    np.multiply(x, t, out=out)
-
-
-class GELU(Operation):
-    """x·Φ(x), Φ the normal distribution function (Hendrycks and Gimpel, arXiv:1606.08415).
-
-    Args:
-        approximate: "none" for Φ by erf, "tanh" for the paper's approximation of it.
-    """
-
-    samples = (
-        Sample((3, 4), low=-3, high=3),
-        Sample((3, 4), low=-3, high=3, kwargs={"approximate": "tanh"}),
-    )
-    _kernels: dict[str, Callable[[Array, Array | None, Array], None]] = {
-        "none": _gelu_erf,
-        "tanh": _gelu_tanh,
-    }
-
-    def __init__(self, approximate: str = "none") -> None:
-        if approximate not in self._kernels:
-            raise ValueError(f"approximate is {approximate!r}: expected 'none' or 'tanh'")
-        self.approximate = approximate
-
-    def forward(self, x: Array) -> Array:
-        """The activation; the derivative is made on the way, while everything is in cache."""
-        kernel = self._kernels[self.approximate]
-        out = memory.empty(x.shape, x.dtype)
-        if self.needs_grad[0]:
-            slope = memory.empty(x.shape, x.dtype)
-            parallel.elementwise(kernel, out, slope, x)
-            self.save(slope)
-        else:
-            parallel.elementwise(lambda o, x: kernel(o, None, x), out, x)
-        return out
-
-    def backward(self, grad: Array) -> Gradients:
-        """The gradient times the derivative."""
-        return (parallel.ufunc(np.multiply, grad, self.saved[0]),)
-
-
-class _AlongAxis(Operation, abstract=True):
-    """A function of whole lines along one axis.
-
-    Args:
-        axis: the axis the lines run along.
-    """
-
-    def __init__(self, axis: int = -1) -> None:
-        self.axis = axis
-
-    def _by_rows(self, kernel: Callable[..., None], *inputs: Array) -> Array:
-        """Run the kernel on blocks of rows, the axis being last, and put it back."""
-        x = inputs[0]
-        if x.ndim == 0:  # a single element is a line of its own
-            return self._by_rows(kernel, *(a.reshape(1) for a in inputs)).reshape(())
-        axis = normalize_axis(self.axis, x.ndim)
-        moved = [np.ascontiguousarray(np.moveaxis(a, axis, -1)) for a in inputs]
-        out = memory.empty(moved[0].shape, x.dtype)
-        if out.size:
-            length = x.shape[axis]
-            parallel.rowwise(kernel, *(a.reshape(-1, length) for a in (out, *moved)))
-        return np.moveaxis(out, -1, axis)
-
-
-_AXIS_SAMPLES = (Sample((3, 4)), Sample((2, 3, 4), kwargs={"axis": 1}), Sample(()))
-
-
-def _shifted(out: Array, x: Array) -> None:
-    """X minus its row's maximum; a row of -inf stays as it is instead of turning NaN."""
-    top = x.max(axis=1, keepdims=True)
-    np.copyto(top, 0, where=np.isinf(top) & (top < 0))
-    np.subtract(x, top, out=out)
-
-
-class Softmax(_AlongAxis):
-    """e^x / Σ e^x along an axis."""
-
-    samples = _AXIS_SAMPLES
-
-    def forward(self, x: Array) -> Array:
-        """Shares that sum to 1."""
-
-        def block(out: Array, x: Array) -> None:
-            _shifted(out, x)
-            np.exp(out, out=out)
-            np.divide(out, out.sum(axis=1, keepdims=True), out=out)
-
-        result = self._by_rows(block, x)
-        self.save(result)
-        return result
-
-    def backward(self, grad: Array) -> Gradients:
-        """p·(g - Σ g·p)."""
-        (result,) = self.saved
-
-        def block(out: Array, p: Array, grad: Array) -> None:
-            np.subtract(grad, np.einsum("ij,ij->i", grad, p)[:, None], out=out)
-            np.multiply(out, p, out=out)
-
-        return (self._by_rows(block, result, grad),)
-
-
-class LogSoftmax(_AlongAxis):
-    """x - ln Σ e^x along an axis."""
-
-    samples = _AXIS_SAMPLES
-
-    def forward(self, x: Array) -> Array:
-        """The logarithms of softmax, exact where softmax rounds to 0."""
-
-        def block(out: Array, x: Array) -> None:
-            _shifted(out, x)
-            np.subtract(out, np.log(np.exp(out).sum(axis=1, keepdims=True)), out=out)
-
-        result = self._by_rows(block, x)
-        self.save(result)
-        return result
-
-    def backward(self, grad: Array) -> Gradients:
-        """g - e^y·Σ g."""
-        (result,) = self.saved
-
-        def block(out: Array, y: Array, grad: Array) -> None:
-            np.exp(y, out=out)
-            np.multiply(out, grad.sum(axis=1, keepdims=True), out=out)
-            np.subtract(grad, out, out=out)
-
-        return (self._by_rows(block, result, grad),)

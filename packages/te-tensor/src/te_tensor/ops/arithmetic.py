@@ -1,8 +1,6 @@
-"""Elementwise arithmetic with broadcasting: Add Sub Mul Div Pow Neg Abs Exp Log Sqrt."""
+"""Elementwise arithmetic with broadcasting: Add Sub Mul Div Pow."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -116,91 +114,3 @@ class Pow(Operation):
             logarithm = np.where((a == 0) & (b >= 0), np.zeros((), a.dtype), np.log(a))
             grad_b = grad * result * logarithm
         return grad_a, grad_b
-
-
-class _Unary(Operation, abstract=True):
-    """One input, one output of the same shape."""
-
-    def backward(self, grad: Array) -> Gradients:
-        """The gradient times the derivative."""
-        return (self.slope(grad, *self.saved),)
-
-    def slope(self, grad: Array, *saved: Any) -> Array:
-        """The gradient times the derivative, from what was saved."""
-        raise NotImplementedError
-
-
-class Neg(_Unary):
-    """-x."""
-
-    samples = (Sample((3, 4)), Sample(()))
-
-    def forward(self, x: Array) -> Array:
-        """The negative."""
-        return ufunc(np.negative, x)
-
-    def slope(self, grad: Array) -> Array:
-        """-g."""
-        return ufunc(np.negative, grad)
-
-
-class Abs(_Unary):
-    """|x|, with gradient 0 at 0."""
-
-    samples = (Sample((3, 4), low=0.5, high=2.0), Sample((3,), low=-2.0, high=-0.5))
-
-    def forward(self, x: Array) -> Array:
-        """The absolute value."""
-        self.save(x)
-        return ufunc(np.absolute, x)
-
-    def slope(self, grad: Array, x: Array) -> Array:
-        """G·sign x."""
-        return grad * np.sign(x)
-
-
-class Exp(_Unary):
-    """e ** x."""
-
-    samples = (Sample((3, 4)), Sample(()))
-
-    def forward(self, x: Array) -> Array:
-        """The exponential; inf where it overflows."""
-        result = ufunc(np.exp, x)
-        self.save(result)
-        return result
-
-    def slope(self, grad: Array, result: Array) -> Array:
-        """G·eˣ."""
-        return ufunc(np.multiply, grad, result)
-
-
-class Log(_Unary):
-    """The natural logarithm."""
-
-    samples = (Sample((3, 4), low=0.5, high=2.0), Sample((), low=0.5, high=2.0))
-
-    def forward(self, x: Array) -> Array:
-        """The logarithm; -inf at 0 and NaN below."""
-        self.save(x)
-        return ufunc(np.log, x)
-
-    def slope(self, grad: Array, x: Array) -> Array:
-        """g/x."""
-        return ufunc(np.divide, grad, x)
-
-
-class Sqrt(_Unary):
-    """The square root."""
-
-    samples = (Sample((3, 4), low=0.5, high=2.0), Sample((), low=0.5, high=2.0))
-
-    def forward(self, x: Array) -> Array:
-        """The root; NaN below 0."""
-        result = ufunc(np.sqrt, x)
-        self.save(result)
-        return result
-
-    def slope(self, grad: Array, result: Array) -> Array:
-        """g / (2·√x)."""
-        return ufunc(np.divide, grad, ufunc(np.add, result, result))

@@ -1,64 +1,161 @@
-"""Losses: MSELoss CrossEntropy."""
+"""Losses of one element each, then averaged: MSELoss L1Loss HuberLoss BCEWithLogits."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .. import parallel
-from ..dtypes import INTEGERS, Array
+from .. import memory, parallel
+from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
+from ._kernels import check_reduction
 
-_REDUCTIONS = ("mean", "sum", "none")
+_SAMPLES = (
+    Sample((3, 4), (3, 4)),
+    Sample((3,), (3,), kwargs={"reduction": "sum"}),
+    Sample((2, 3), (2, 3), kwargs={"reduction": "none"}),
+)
 
 
-def _check_reduction(reduction: str) -> str:
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"reduction is {reduction!r}: expected one of {', '.join(_REDUCTIONS)}")
-    return reduction
-
-
-class MSELoss(Operation):
-    """The squared difference, averaged, summed or as it is.
+class _PointLoss(Operation, abstract=True):
+    """A loss of each prediction and its target, averaged, summed or as it is.
 
     Args:
         reduction: "mean", "sum" or "none".
     """
 
-    samples = (
-        Sample((3, 4), (3, 4)),
-        Sample((3,), (3,), kwargs={"reduction": "sum"}),
-        Sample((2, 3), (2, 3), kwargs={"reduction": "none"}),
-    )
-
     def __init__(self, reduction: str = "mean") -> None:
-        self.reduction = _check_reduction(reduction)
+        self.reduction = check_reduction(reduction)
+
+    def _check_shapes(self, name: str, prediction: Array, target: Array) -> None:
+        if prediction.shape != target.shape:
+            raise ValueError(
+                f"{name} got prediction {prediction.shape} and target {target.shape}: "
+                "expected equal shapes"
+            )
+
+    def _reduced(self, losses: Array) -> Array:
+        """The losses as the reduction has them."""
+        if self.reduction == "none":
+            return losses
+        return self._averaged(losses.sum(), losses)
+
+    def _averaged(self, total: Any, losses: Array) -> Array:
+        if self.reduction == "mean":
+            total = np.divide(total, losses.dtype.type(losses.size))
+        return np.asarray(total, losses.dtype)
+
+    def _factor(self, grad: Array, size: int) -> Array:
+        """What each loss counts for in what is returned, times the gradient."""
+        return np.asarray(
+            grad / grad.dtype.type(max(size, 1)) if self.reduction == "mean" else grad
+        )
+
+
+class _DifferenceLoss(_PointLoss, abstract=True):
+    """A loss of the difference alone."""
+
+    _name: str
 
     def forward(self, prediction: Array, target: Array) -> Array:
         """The loss: a scalar, or the inputs' shape for "none"."""
-        if prediction.shape != target.shape:
-            raise ValueError(
-                f"mse_loss got prediction {prediction.shape} and target {target.shape}: "
-                "expected equal shapes"
-            )
+        self._check_shapes(self._name, prediction, target)
         difference = parallel.ufunc(np.subtract, prediction, target)
         self.save(difference)
-        if self.reduction == "none":
-            return difference * difference
-        flat = difference.reshape(-1)
-        total = np.einsum("i,i->", flat, flat) if flat.size < 1024 else _square_sum(flat)
-        if self.reduction == "mean":
-            total = np.divide(total, difference.dtype.type(difference.size))
-        return np.asarray(total, difference.dtype)
+        return self._loss(difference)
+
+    def _loss(self, difference: Array) -> Array:
+        """The reduced loss."""
+        raise NotImplementedError
+
+    def _slope(self, difference: Array, factor: Array) -> Array:
+        """The derivative times a factor."""
+        raise NotImplementedError
 
     def backward(self, grad: Array) -> Gradients:
-        """±2·difference·g, over the number of elements for "mean"."""
+        """The derivative to the prediction, its negative to the target."""
         (difference,) = self.saved
-        factor = grad * grad.dtype.type(2)
-        if self.reduction == "mean":
-            factor = factor / grad.dtype.type(max(difference.size, 1))
-        grad_prediction = parallel.ufunc(np.multiply, difference, np.asarray(factor))
-        needs_target = self.needs_grad[1]
-        return grad_prediction, np.negative(grad_prediction) if needs_target else None
+        slope = self._slope(difference, self._factor(grad, difference.size))
+        needs_prediction, needs_target = self.needs_grad
+        return slope if needs_prediction else None, np.negative(slope) if needs_target else None
+
+
+class MSELoss(_DifferenceLoss):
+    """The squared difference."""
+
+    samples = _SAMPLES
+    _name = "mse_loss"
+
+    def _loss(self, difference: Array) -> Array:
+        if self.reduction == "none":
+            return parallel.ufunc(np.square, difference)
+        flat = difference.reshape(-1)
+        total = np.einsum("i,i->", flat, flat) if flat.size < 1024 else _square_sum(flat)
+        return self._averaged(total, difference)
+
+    def _slope(self, difference: Array, factor: Array) -> Array:
+        return parallel.ufunc(np.multiply, difference, factor * factor.dtype.type(2))
+
+
+class L1Loss(_DifferenceLoss):
+    """The absolute difference, with gradient 0 at 0."""
+
+    samples = tuple(
+        Sample(*s.shapes, inputs=(None, np.full(s.shapes[0], 2.0)), kwargs=s.kwargs)
+        for s in _SAMPLES
+    )
+    _name = "l1_loss"
+
+    def _loss(self, difference: Array) -> Array:
+        return self._reduced(parallel.ufunc(np.absolute, difference))
+
+    def _slope(self, difference: Array, factor: Array) -> Array:
+        return parallel.ufunc(np.multiply, parallel.ufunc(np.sign, difference), factor)
+
+
+class HuberLoss(_DifferenceLoss):
+    """d²/2 for |d| up to delta, delta·(|d| - delta/2) beyond (Huber, 1964).
+
+    With c = min(|d|, delta) both are c·(|d| - c/2), and nothing overflows on the way.
+
+    Args:
+        reduction: "mean", "sum" or "none".
+        delta: where the square ends, above 0.
+    """
+
+    samples = (
+        *_SAMPLES,
+        Sample((3, 4), (3, 4), low=-4, high=4, kwargs={"delta": 0.7}),
+    )
+    _name = "huber_loss"
+
+    def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
+        super().__init__(reduction)
+        if not delta > 0:
+            raise ValueError(f"huber_loss delta is {delta}: expected more than 0")
+        self.delta = delta
+
+    def _loss(self, difference: Array) -> Array:
+        scalar = difference.dtype.type
+
+        def block(out: Array, difference: Array) -> None:
+            (near,) = memory.scratch(1, difference.shape, difference.dtype)
+            np.absolute(difference, out=out)
+            np.minimum(out, scalar(self.delta), out=near)
+            # halves before they are taken off: delta may be the greatest number
+            np.multiply(near, scalar(0.5), out=near)
+            np.subtract(out, near, out=out)
+            np.add(near, near, out=near)
+            np.multiply(out, near, out=out)
+
+        losses = memory.empty(difference.shape, difference.dtype)
+        parallel.elementwise(block, losses, difference)
+        return self._reduced(losses)
+
+    def _slope(self, difference: Array, factor: Array) -> Array:
+        limit = difference.dtype.type(self.delta)
+        return parallel.ufunc(np.multiply, np.clip(difference, -limit, limit), factor)
 
 
 def _square_sum(flat: Array) -> float:
@@ -74,117 +171,76 @@ def _square_sum(flat: Array) -> float:
     return float(sums.sum())
 
 
-class CrossEntropy(Operation):
-    """-Σ t·log softmax(logits) over classes, with PyTorch's options and meaning.
+class BCEWithLogits(_PointLoss):
+    """-w·(p·t·ln σ(x) + (1 - t)·ln(1 - σ(x))), from the logit x.
 
-    Inputs: logits (N, C, …) or (C,), and target: class labels (N, …) or (), or probabilities in
-    the shape of the logits; optionally the classes' weights (C,), which have no gradient.
+    ln σ(x) is -softplus(-x), and ln(1 - σ(x)) is -softplus(x), with softplus(x) = max(x, 0) +
+    ln(1 + e^-|x|): nothing overflows, and no small number is lost.
+
+    Inputs: logits, targets of the same shape, and what `factors` names, which must broadcast to
+    it and has no gradient.
 
     Args:
-        reduction: "mean" (weighted by the labels' weights), "sum" or "none".
-        ignore_index: a label that counts for nothing.
-        label_smoothing: share of the target that is spread evenly over the classes.
+        reduction: "mean", "sum" or "none".
+        factors: "weight" (w, of each element), "pos_weight" (p, of positive targets) or both, in
+            this order.
     """
 
     samples = (
-        Sample((4, 3), inputs=(None, [0, 2, 1, 1]), nondiff=(1,)),
+        Sample((3, 4), (3, 4), low=0.1, high=0.9),
+        Sample((2, 3), (2, 3), (3,), nondiff=(2,), low=0.1, kwargs={"factors": ("pos_weight",)}),
         Sample(
-            (2, 3, 2),
-            inputs=(None, [[0, 2], [-1, 1]], [0.5, 1.0, 2.0]),
-            nondiff=(1, 2),
-            kwargs={"ignore_index": -1, "label_smoothing": 0.1},
+            *((2, 3), (2, 3), (2, 1), (3,)),
+            nondiff=(2, 3),
+            low=0.1,
+            kwargs={"reduction": "sum", "factors": ("weight", "pos_weight")},
         ),
-        Sample((4, 3), (4, 3), low=0.1, kwargs={"reduction": "sum", "label_smoothing": 0.2}),
-        Sample((3,), inputs=(None, 2), nondiff=(1,), kwargs={"reduction": "none"}),
     )
 
-    def __init__(
-        self,
-        reduction: str = "mean",
-        ignore_index: int = -100,
-        label_smoothing: float = 0.0,
-    ) -> None:
-        if not 0.0 <= label_smoothing <= 1.0:
-            raise ValueError(f"label_smoothing is {label_smoothing}: expected 0 … 1")
-        self.reduction = _check_reduction(reduction)
-        self.ignore_index = ignore_index
-        self.label_smoothing = label_smoothing
-        self.class_axis = 0
-        self.divisor = 1.0
+    def __init__(self, reduction: str = "mean", factors: tuple[str, ...] = ()) -> None:
+        super().__init__(reduction)
+        self.factors = factors
 
-    def forward(self, logits: Array, target: Array, *weight: Array) -> Array:
-        """The loss: a scalar, or the labels' shape for "none"."""
-        if not logits.ndim:
-            raise ValueError("cross_entropy got logits without axes: expected (C,) or (N, C, …)")
-        self.class_axis = min(1, logits.ndim - 1)
-        last = np.moveaxis(logits, self.class_axis, -1)
-        classes = last.shape[-1]
-        if weight and weight[0].shape != (classes,):
-            raise ValueError(f"weight has shape {weight[0].shape}: expected ({classes},)")
-        coefficients, weights = self._coefficients(target, last, *weight)
-        shifted = last - last.max(axis=-1, keepdims=True) if last.size else last.copy()
-        exponential = np.exp(shifted)
-        total = exponential.sum(axis=-1, keepdims=True)
-        log_p = shifted - np.log(total)
-        np.divide(exponential, total, out=exponential)
-        losses = -np.einsum("...c,...c->...", coefficients, log_p)
-        # 0·(-inf) is NaN where a class of probability 0 doesn't count
-        if np.isnan(losses).any():
-            losses = -np.where(coefficients == 0, 0, coefficients * log_p).sum(axis=-1)
-        factors = weight[0] if weight else np.ones((), logits.dtype)
-        self.save(exponential, coefficients, log_p if self.needs_grad[1] else None, factors)
-        if self.reduction == "none":
-            return np.asarray(losses, logits.dtype)
-        self.divisor = float(weights.sum()) if self.reduction == "mean" else 1.0
-        return np.asarray(losses.sum() / logits.dtype.type(self.divisor), logits.dtype)
-
-    def _coefficients(self, target: Array, last: Array, *weight: Array) -> tuple[Array, Array]:
-        """What each log-probability is multiplied by, and each place's share in the mean."""
-        classes = last.shape[-1]
-        smooth = self.label_smoothing
-        if target.dtype in INTEGERS:
-            return self._from_labels(target, last, *weight)
-        if target.shape != (shape := np.moveaxis(last, -1, self.class_axis).shape):
-            raise ValueError(f"target probabilities have shape {target.shape}: expected {shape}")
-        coefficients = np.moveaxis(target, self.class_axis, -1)
-        if smooth:
-            coefficients = coefficients * (1 - smooth) + smooth / classes
-        if weight:
-            coefficients = coefficients * weight[0]
-        return np.asarray(coefficients, last.dtype), np.ones(last.shape[:-1])
-
-    def _from_labels(self, labels: Array, last: Array, *weight: Array) -> tuple[Array, Array]:
-        classes = last.shape[-1]
-        if labels.shape != last.shape[:-1]:
-            raise ValueError(f"target labels have shape {labels.shape}: expected {last.shape[:-1]}")
-        counted = labels != self.ignore_index
-        wrong = labels[counted & ((labels < 0) | (labels >= classes))]
-        if wrong.size:
-            raise IndexError(f"target label {wrong.flat[0]}: expected 0 … {classes - 1}")
-        safe = np.where(counted, labels, 0)[..., None]
-        factors = weight[0].astype(last.dtype) if weight else np.ones(classes, last.dtype)
-        weights = factors[safe[..., 0]] * counted
-        smooth = self.label_smoothing
-        coefficients = np.zeros(last.shape, last.dtype)
-        if smooth:
-            coefficients += (smooth / classes * factors) * counted[..., None]
-        chosen = np.take_along_axis(coefficients, safe, axis=-1) + (1 - smooth) * weights[..., None]
-        np.put_along_axis(coefficients, safe, chosen.astype(last.dtype), axis=-1)
-        return coefficients, weights
+    def forward(self, x: Array, target: Array, *factors: Array) -> Array:
+        """The loss: a scalar, or the inputs' shape for "none"."""
+        self._check_shapes("bce_with_logits", x, target)
+        given = dict(zip(self.factors, factors, strict=True))
+        for name, factor in given.items():
+            if np.broadcast_shapes(factor.shape, x.shape) != x.shape:
+                raise ValueError(
+                    f"bce_with_logits {name} has shape {factor.shape}: expected one that "
+                    f"broadcasts to {x.shape}"
+                )
+        weight, positive = given.get("weight"), given.get("pos_weight")
+        of_one = target if positive is None else target * positive
+        of_zero = 1 - target
+        self.save(x, of_one, of_zero, weight, positive)
+        rest = np.log1p(np.exp(-np.abs(x)))
+        losses = _product(of_one, np.maximum(-x, 0) + rest)
+        losses += _product(of_zero, np.maximum(x, 0) + rest)
+        return self._reduced(losses if weight is None else losses * weight)
 
     def backward(self, grad: Array) -> Gradients:
-        """(softmax·Σ coefficients - coefficients)·g; to probabilities, -log softmax·g."""
-        p, coefficients, log_p, factors = self.saved
-        # Where every label is ignored the loss is NaN, but nothing can change it.
-        scale = grad / grad.dtype.type(self.divisor) if self.divisor else grad * 0
-        scale = np.broadcast_to(scale, p.shape[:-1])[..., None]
-        result = p * coefficients.sum(axis=-1, keepdims=True)
-        np.subtract(result, coefficients, out=result)
-        np.multiply(result, scale, out=result)
-        grads = [np.moveaxis(result, -1, self.class_axis)]
+        """(1 - t)·σ(x) - p·t·σ(-x) to the logits; p·softplus(-x) - softplus(x) to the target."""
+        x, of_one, of_zero, weight, positive = self.saved
+        factor = self._factor(grad, x.size)
+        if weight is not None:
+            factor = factor * weight
+        small = np.exp(-np.abs(x))
+        near, far = 1 / (1 + small), small / (1 + small)
+        above = x >= 0
+        slope = of_zero * np.where(above, near, far) - of_one * np.where(above, far, near)
+        grad_target = None
         if self.needs_grad[1]:
-            smooth = 1 - self.label_smoothing
-            grads.append(np.moveaxis(-log_p * factors * scale * smooth, -1, self.class_axis))
-        else:
-            grads.append(None)
-        return grads + [None] * (len(self.needs_grad) - 2)
+            rest = np.log1p(small)
+            one, zero = np.maximum(-x, 0) + rest, np.maximum(x, 0) + rest
+            grad_target = ((one if positive is None else positive * one) - zero) * factor
+        return [slope * factor, grad_target] + [None] * len(self.factors)
+
+
+def _product(share: Array, loss: Array) -> Array:
+    """share·loss, a share of 0 being 0 also of an infinite loss."""
+    product = share * loss
+    if np.isinf(loss).any():
+        product[np.isinf(loss) & (share == 0)] = 0
+    return product

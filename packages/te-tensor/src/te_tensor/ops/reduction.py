@@ -1,4 +1,4 @@
-"""Reductions over axes: Sum Mean Max."""
+"""Reductions over axes: Sum Mean Max Min Var Std."""
 
 from __future__ import annotations
 
@@ -36,10 +36,13 @@ class _Reduction(Operation, abstract=True):
         self.axes = normalize_axes(self.axis, x.ndim)
         self.shape = x.shape
 
+    def _kept(self, reduced: Array) -> Array:
+        """What was reduced, its axes kept with length 1."""
+        return reduced.reshape([1 if a in self.axes else n for a, n in enumerate(self.shape)])
+
     def _spread(self, reduced: Array) -> Array:
         """What was reduced, as a read-only view in the input's shape."""
-        kept = tuple(1 if a in self.axes else n for a, n in enumerate(self.shape))
-        return np.broadcast_to(reduced.reshape(kept), self.shape)
+        return np.broadcast_to(self._kept(reduced), self.shape)
 
 
 class Sum(_Reduction):
@@ -78,24 +81,105 @@ class Mean(_Reduction):
         return (self._spread(grad / grad.dtype.type(max(count, 1))),)
 
 
-class Max(_Reduction):
-    """The greatest element; equal greatest ones share the gradient, as PyTorch's amax has it."""
+class _Extreme(_Reduction, abstract=True):
+    """The greatest or the least; equal ones share the gradient, as PyTorch's amax has it."""
 
-    samples = _SAMPLES
+    _reduce: np.ufunc
 
     def forward(self, x: Array) -> Array:
-        """The maximum over the axes."""
+        """The extreme over the axes; NaN where there is one."""
         self._begin(x)
         if any(x.shape[a] == 0 for a in self.axes):
-            raise ValueError(f"max over axes {self.axes} of shape {x.shape}: there is no element")
-        result = np.asarray(x.max(axis=self.axes, keepdims=self.keepdims))
+            name = type(self).__name__.lower()
+            raise ValueError(
+                f"{name} over axes {self.axes} of shape {x.shape}: there is no element"
+            )
+        result = np.asarray(self._reduce.reduce(x, axis=self.axes, keepdims=self.keepdims))
         self.save(x, result)
         return result
 
     def backward(self, grad: Array) -> Gradients:
-        """The gradient, shared among the greatest."""
+        """The gradient, shared among the equal ones."""
         x, result = self.saved
-        greatest = self._spread(result)
-        is_greatest = (x == greatest) | ((x != x) & (greatest != greatest))  # NaN is the greatest
-        count = is_greatest.sum(axis=self.axes, keepdims=True).astype(grad.dtype)
-        return (self._spread(grad) * is_greatest / np.maximum(count, 1),)
+        extreme = self._spread(result)
+        chosen = (x == extreme) | ((x != x) & (extreme != extreme))  # NaN is every extreme
+        count = chosen.sum(axis=self.axes, keepdims=True).astype(grad.dtype)
+        share = self._kept(grad) / np.maximum(count, 1)
+        return (np.where(chosen, share, np.zeros((), grad.dtype)),)
+
+
+class Max(_Extreme):
+    """The greatest element."""
+
+    samples = _SAMPLES
+    _reduce = np.maximum
+
+
+class Min(_Extreme):
+    """The least element."""
+
+    samples = _SAMPLES
+    _reduce = np.minimum
+
+
+class Var(_Reduction):
+    """The mean squared distance from the mean: Σ (x - mean)² / (n - correction).
+
+    Args:
+        axis: an axis, several, or None for all.
+        keepdims: keep the reduced axes, with length 1.
+        correction: taken off the number of elements; 1 for the unbiased estimate from a sample.
+    """
+
+    samples = (
+        Sample((3, 4)),
+        Sample((2, 3, 4), kwargs={"axis": 1, "correction": 1}),
+        Sample((2, 3, 4), kwargs={"axis": (0, -1), "correction": 0.5, "keepdims": True}),
+    )
+
+    def __init__(self, axis: Axis = None, keepdims: bool = False, correction: float = 0.0) -> None:
+        super().__init__(axis, keepdims)
+        self.correction = correction
+        self.divisor = 0.0
+
+    def forward(self, x: Array) -> Array:
+        """The variance; NaN or inf where no element is left to divide by."""
+        centred, variance = self._centred(x)
+        self.save(centred)
+        return variance
+
+    def _centred(self, x: Array) -> tuple[Array, Array]:
+        """x - mean, and the variance."""
+        self._begin(x)
+        count = prod(x.shape[a] for a in self.axes)
+        self.divisor = x.dtype.type(max(count - self.correction, 0.0))
+        shares = x.dtype.type(count)
+        centred = x - x.sum(axis=self.axes, keepdims=True) / shares
+        # The mean is rounded; what is left of it matters far from zero.
+        centred -= centred.sum(axis=self.axes, keepdims=True) / shares
+        squares = np.square(centred).sum(axis=self.axes, keepdims=self.keepdims)
+        return centred, np.asarray(squares / self.divisor)
+
+    def backward(self, grad: Array) -> Gradients:
+        """2·(x - mean)·g / (n - correction)."""
+        (centred,) = self.saved
+        return (centred * self._kept(grad * grad.dtype.type(2) / self.divisor),)
+
+
+class Std(Var):
+    """The square root of the variance, with gradient 0 where it is 0."""
+
+    samples = Var.samples
+
+    def forward(self, x: Array) -> Array:
+        """The standard deviation."""
+        centred, variance = self._centred(x)
+        result = np.sqrt(variance)
+        self.save(centred, result)
+        return result
+
+    def backward(self, grad: Array) -> Gradients:
+        """(x - mean)·g / ((n - correction)·std)."""
+        centred, result = self.saved
+        factor = np.where(result == 0, np.zeros((), grad.dtype), grad / result / self.divisor)
+        return (centred * self._kept(factor),)

@@ -1,4 +1,4 @@
-"""Operations that move elements or make views: Reshape Permute Expand Concat Stack."""
+"""Operations that move elements or make views: Reshape Permute Expand Concat Stack Split."""
 
 from __future__ import annotations
 
@@ -153,3 +153,52 @@ class Stack(Operation):
     def backward(self, grad: Array) -> Gradients:
         """A view of the gradient for each part."""
         return tuple(np.moveaxis(grad, self.axis, 0))
+
+
+class Split(Operation):
+    """Contiguous parts along an axis; views.
+
+    Args:
+        size: the length of each part but the last, which may be shorter; or the lengths of all.
+        axis: the axis that is cut.
+    """
+
+    computes = False
+    samples = (
+        Sample((2, 5), args=(2, 1)),
+        Sample((5, 2), args=((1, 0, 4),), kwargs={"axis": -2}),
+    )
+
+    def __init__(self, size: int | tuple[int, ...], axis: int = 0) -> None:
+        self.size = size
+        self.axis = axis
+        self.shapes: list[tuple[int, ...]] = []
+
+    def forward(self, x: Array) -> tuple[Array, ...]:
+        """The parts."""
+        self.axis = normalize_axis(self.axis, x.ndim)
+        lengths = self._lengths(x.shape[self.axis])
+        parts = np.split(x, np.cumsum(lengths)[:-1], axis=self.axis)
+        self.shapes = [part.shape for part in parts]
+        return tuple(parts)
+
+    def _lengths(self, total: int) -> list[int]:
+        if isinstance(self.size, int):
+            if self.size < 1:
+                raise ValueError(f"split into parts of length {self.size}: expected at least 1")
+            starts = range(0, max(total, 1), self.size)
+            return [min(self.size, total - start) for start in starts]
+        if sum(self.size) != total or any(n < 0 for n in self.size) or not self.size:
+            raise ValueError(
+                f"split into lengths {self.size} along axis {self.axis}: expected a sum of {total}"
+            )
+        return list(self.size)
+
+    def backward(self, *grads: Array | None) -> Gradients:
+        """The gradients joined, zeros for parts that led nowhere."""
+        dtype = next(grad.dtype for grad in grads if grad is not None)
+        joined = [
+            np.zeros(shape, dtype) if grad is None else grad
+            for shape, grad in zip(self.shapes, grads, strict=True)
+        ]
+        return (np.concatenate(joined, axis=self.axis),)

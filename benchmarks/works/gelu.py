@@ -1,0 +1,11 @@
+"""The exact GELU, by erf, of 8192 × 512 elements."""
+
+from __future__ import annotations
+
+from ..blocks.single import SIZES as SIZES
+from ..blocks.single import contestants
+
+CONTESTANTS = contestants(
+    lambda te, x: te.gelu(x),
+    lambda torch, x: torch.nn.functional.gelu(x),
+)

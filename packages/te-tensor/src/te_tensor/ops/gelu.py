@@ -1,0 +1,130 @@
+"""The activation GELU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from .. import memory, parallel
+from ..dtypes import Array, float64
+from ..operation import Gradients, Operation, Sample
+
+_erfc_exact = np.frompyfunc(math.erfc, 1, 1)
+
+# Abramowitz and Stegun, Handbook of Mathematical Functions (1964), formula 7.1.26:
+# erfc(z) ≈ (a1 t + … + a5 t⁵)·exp(-z²), t = 1/(1 + p z), for z ≥ 0, error below 1.5e-7.
+_ERFC_P = 0.3275911
+_ERFC_A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+
+
+#: From here on both forms are x or 0 to the last bit; limited to it, nothing turns to inf - inf.
+_FAR = 40.0
+
+
+def _gelu_erf(out: Array, slope: Array | None, x: Array) -> None:
+    """x·Φ(x) and its derivative Φ(x) + x·φ(x), for one block.
+
+    With a = |x| and h = Φ(-a) = erfc(a/√2)/2 the result is max(x, 0) - a·h: no cancellation where
+    Φ is near 0, and one formula on both sides. The derivative is w = h - a·φ(a) below 0, and
+    1 - w above.
+    """
+    scalar = x.dtype.type
+    a, density, tail, t = memory.scratch(4, x.shape, x.dtype)
+    np.abs(x, out=a)
+    np.minimum(a, scalar(_FAR), out=a)
+    np.multiply(a, a, out=density)
+    np.multiply(density, scalar(-0.5), out=density)
+    np.exp(density, out=density)  # e^(-x²/2), of the tail and of the derivative
+    if x.dtype == float64:
+        tail[...] = _erfc_exact(a * math.sqrt(0.5))
+        np.multiply(tail, 0.5, out=tail)
+    else:
+        np.multiply(a, scalar(_ERFC_P * math.sqrt(0.5)), out=t)
+        np.add(t, scalar(1), out=t)
+        np.reciprocal(t, out=t)
+        np.multiply(t, scalar(0.5 * _ERFC_A[-1]), out=tail)
+        for coefficient in reversed(_ERFC_A[:-1]):
+            np.add(tail, scalar(0.5 * coefficient), out=tail)
+            np.multiply(tail, t, out=tail)
+        np.multiply(tail, density, out=tail)
+    if slope is not None:
+        # copysign(1/2 - w, x) + 1/2 is both sides in one; w is at most 1/2
+        np.multiply(density, scalar(1 / math.sqrt(2 * math.pi)), out=density)
+        np.multiply(density, a, out=density)
+        np.subtract(density, tail, out=density)
+        np.add(density, scalar(0.5), out=density)
+        np.copysign(density, x, out=slope)
+        np.add(slope, scalar(0.5), out=slope)
+    np.multiply(a, tail, out=tail)
+    np.maximum(x, scalar(0), out=out)
+    np.subtract(out, tail, out=out)
+
+
+_TANH_A = math.sqrt(2 / math.pi)
+_TANH_B = 0.044715 * _TANH_A
+
+
+def _gelu_tanh(out: Array, slope: Array | None, x: Array) -> None:
+    """x·(1 + tanh u)/2 with u = √(2/π)·(x + 0.044715 x³), and its derivative, for one block."""
+    scalar = x.dtype.type
+    limited, square, t = memory.scratch(3, x.shape, x.dtype)
+    np.minimum(x, scalar(_FAR), out=limited)
+    np.maximum(limited, scalar(-_FAR), out=limited)
+    np.multiply(limited, limited, out=square)
+    np.multiply(square, scalar(_TANH_B), out=t)
+    np.add(t, scalar(_TANH_A), out=t)
+    np.multiply(t, limited, out=t)
+    np.tanh(t, out=t)
+    if slope is not None:
+        # (1 + t)/2 + x·(1 - t²)·u'/2 with u' = a + 3b·x²
+        np.multiply(square, scalar(1.5 * _TANH_B), out=square)
+        np.add(square, scalar(0.5 * _TANH_A), out=square)
+        np.multiply(square, limited, out=square)
+        np.multiply(t, t, out=slope)
+        np.subtract(scalar(1), slope, out=slope)
+        np.multiply(slope, square, out=slope)
+    np.multiply(t, scalar(0.5), out=t)
+    np.add(t, scalar(0.5), out=t)
+    if slope is not None:
+        np.add(slope, t, out=slope)
+    np.multiply(x, t, out=out)
+
+
+class GELU(Operation):
+    """x·Φ(x), Φ the normal distribution function (Hendrycks and Gimpel, arXiv:1606.08415).
+
+    Args:
+        approximate: "none" for Φ by erf, "tanh" for the paper's approximation of it.
+    """
+
+    samples = (
+        Sample((3, 4), low=-3, high=3),
+        Sample((3, 4), low=-3, high=3, kwargs={"approximate": "tanh"}),
+    )
+    _kernels: dict[str, Callable[[Array, Array | None, Array], None]] = {
+        "none": _gelu_erf,
+        "tanh": _gelu_tanh,
+    }
+
+    def __init__(self, approximate: str = "none") -> None:
+        if approximate not in self._kernels:
+            raise ValueError(f"approximate is {approximate!r}: expected 'none' or 'tanh'")
+        self.approximate = approximate
+
+    def forward(self, x: Array) -> Array:
+        """The activation; the derivative is made on the way, while everything is in cache."""
+        kernel = self._kernels[self.approximate]
+        out = memory.empty(x.shape, x.dtype)
+        if self.needs_grad[0]:
+            slope = memory.empty(x.shape, x.dtype)
+            parallel.elementwise(kernel, out, slope, x)
+            self.save(slope)
+        else:
+            parallel.elementwise(lambda o, x: kernel(o, None, x), out, x)
+        return out
+
+    def backward(self, grad: Array) -> Gradients:
+        """The gradient times the derivative."""
+        return (parallel.ufunc(np.multiply, grad, self.saved[0]),)
