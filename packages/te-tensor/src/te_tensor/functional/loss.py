@@ -89,7 +89,7 @@ def bce_with_logits(
 
     Example:
         >>> import te_tensor as te
-        >>> logits, target = te.Tensor([100.0, -float("inf")]), te.Tensor([1, 0])
+        >>> logits, target = te.Tensor([200.0, -float("inf")]), te.Tensor([1, 0])
         >>> te.bce_with_logits(logits, target, reduction="none").tolist()
         [0.0, 0.0]
     """
