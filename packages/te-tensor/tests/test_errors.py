@@ -27,6 +27,20 @@ ERRORS = {
     "pow": (lambda: t(3) ** t(4), ValueError, ["Pow", "(3,)", "(4,)"]),
     "compare": (lambda: t(3) < t(4), ValueError, ["less", "(3,)", "(4,)"]),
     "equal": (lambda: t(3) == t(4), ValueError, ["equal", "(3,)", "(4,)"]),
+    "maximum": (lambda: t(2, 3).maximum(t(4)), ValueError, ["Maximum", "(2, 3)", "(4,)"]),
+    "minimum": (lambda: te.minimum(t(2), np.ones(3)), ValueError, ["Minimum", "(2,)", "(3,)"]),
+    "maximum stored": (
+        lambda: te.maximum(t(2, dtype="uint16"), 1), TypeError, ["uint16", "storage only"]),
+    "clip": (lambda: te.clip(t(2, 3), t(4), 1), ValueError, ["clip", "(2, 3)", "(4,)", "()"]),
+    "clip text": (lambda: te.clip(t(2), "0"), TypeError, ["str"]),
+    "where": (
+        lambda: te.where(t(2, dtype="bool"), t(3), t(1)), ValueError, ["where", "(2,)", "(3,)"]),
+    "where condition": (lambda: te.where(t(2), t(2), 0), TypeError, ["float32", "bool"]),
+    "less": (lambda: te.less(t(3), t(4)), ValueError, ["less", "(3,)", "(4,)"]),
+    "leaky_relu text": (lambda: te.leaky_relu(t(2), "a"), (TypeError, ValueError), ["a"]),
+    "prelu": (lambda: te.prelu(t(2, 3), t(2)), ValueError, ["(2, 3)", "(2,)", "(3,)"]),
+    "prelu axes": (lambda: te.prelu(t(2, 3), t(1, 3)), ValueError, ["(1, 3)"]),
+    "prelu integers": (lambda: te.prelu(t(2, dtype="int64"), t(1)), TypeError, ["int64"]),
     # products
     "matmul": (lambda: t(2, 3) @ t(4, 5), ValueError, ["matmul", "(2, 3)", "(4, 5)"]),
     "matmul vectors": (lambda: t(3) @ t(4), ValueError, ["matmul", "(3,)", "(4,)"]),
@@ -60,6 +74,16 @@ ERRORS = {
     "sum text": (lambda: t(2, 3).sum("0"), TypeError, ["'0'"]),
     "sum bool": (lambda: t(2, 3).sum(True), TypeError, ["True"]),
     "max of nothing": (lambda: t(0, 3).max(0), ValueError, ["(0,)", "(0, 3)"]),
+    "min of nothing": (lambda: t(0, 3).min(0), ValueError, ["min", "(0,)", "(0, 3)"]),
+    "var": (lambda: t(2, 3).var(2), IndexError, ["axis is 2"]),
+    "std twice": (lambda: t(2, 3).std((0, 0)), ValueError, ["(0, 0)", "twice"]),
+    "var correction": (lambda: t(2).var(correction="1"), TypeError, ["correction", "'1'"]),
+    "argmax": (lambda: t(2, 3).argmax(2), IndexError, ["axis is 2"]),
+    "argmin of nothing": (lambda: t(0, 3).argmin(0), ValueError, ["argmin", "(0, 3)"]),
+    "argmax axes": (lambda: t(2, 3).argmax((0, 1)), TypeError, ["(0, 1)"]),
+    "argmax stored": (lambda: t(2, dtype="uint16").argmax(), TypeError, ["uint16"]),
+    "cumsum": (lambda: t(2, 3).cumsum(-3), IndexError, ["axis is -3"]),
+    "cumsum of a scalar": (lambda: t().cumsum(0), IndexError, ["axis is 0"]),
     "softmax": (lambda: t(2, 3).softmax(2), IndexError, ["axis is 2"]),
     "softmax of a scalar": (lambda: t().softmax(3), IndexError, ["axis is 3"]),
     "log_softmax": (lambda: t(2, 3).log_softmax(-3), IndexError, ["axis is -3"]),
@@ -93,6 +117,13 @@ ERRORS = {
     "concat scalars": (lambda: te.concat([t(), t()]), IndexError, ["axis is 0"]),
     "concat none": (lambda: te.concat([]), ValueError, ["one or more"]),
     "concat one": (lambda: te.concat(t(2)), ValueError, ["Tensor", "one or more"]),
+    "split": (lambda: t(5).split(0), ValueError, ["length 0", "at least 1"]),
+    "split sum": (lambda: t(2, 5).split([2, 2], 1), ValueError, ["(2, 2)", "axis 1", "sum of 5"]),
+    "split negative": (lambda: t(5).split([6, -1]), ValueError, ["(6, -1)"]),
+    "split none": (lambda: t(0).split([]), ValueError, ["()"]),
+    "split axis": (lambda: t(5).split(1, 1), IndexError, ["axis is 1"]),
+    "split scalar": (lambda: t().split(1), IndexError, ["axis is 0"]),
+    "split fraction": (lambda: t(5).split(2.5), TypeError, ["2.5"]),
     "stack": (lambda: te.stack([t(2), t(3)]), ValueError, ["(2,)", "(3,)"]),
     "stack axis": (lambda: te.stack([t(2)], 2), IndexError, ["axis is 2"]),
     "stack none": (lambda: te.stack([]), ValueError, ["one or more"]),
@@ -133,6 +164,30 @@ ERRORS = {
     "mse_loss broadcast": (lambda: te.mse_loss(t(2, 1), t(2)), ValueError, ["(2, 1)", "(2,)"]),
     "mse_loss reduction": (
         lambda: te.mse_loss(t(2), t(2), "avg"), ValueError, ["'avg'", "mean, sum, none"]),
+    "l1_loss": (lambda: te.l1_loss(t(2), t(3)), ValueError, ["l1_loss", "(2,)", "(3,)"]),
+    "l1_loss reduction": (lambda: te.l1_loss(t(2), t(2), "avg"), ValueError, ["'avg'"]),
+    "huber_loss": (lambda: te.huber_loss(t(2, 1), t(2)), ValueError, ["huber_loss", "(2, 1)"]),
+    "huber_loss delta": (
+        lambda: te.huber_loss(t(2), t(2), delta=0), ValueError, ["delta is 0", "more than 0"]),
+    "bce": (
+        lambda: te.bce_with_logits(t(2), t(3)), ValueError, ["bce_with_logits", "(2,)", "(3,)"]),
+    "bce weight": (
+        lambda: te.bce_with_logits(t(2, 3), t(2, 3), t(2)), ValueError, ["weight", "(2,)"]),
+    "bce pos_weight": (
+        lambda: te.bce_with_logits(t(3), t(3), pos_weight=t(2, 3)),
+        ValueError, ["pos_weight", "(2, 3)", "(3,)"]),
+    "bce weight's gradient": (
+        lambda: te.bce_with_logits(t(2), t(2), te.ones(2, requires_grad=True)),
+        ValueError, ["weight requires a gradient"]),
+    "bce integers": (lambda: te.bce_with_logits(t(2, dtype="int8"), t(2)), TypeError, ["int8"]),
+    "nll_loss label": (lambda: te.nll_loss(t(2, 3), [0, 3]), IndexError, ["label 3", "0 … 2"]),
+    "nll_loss shape": (lambda: te.nll_loss(t(2, 3), [0]), ValueError, ["(1,)", "(2,)"]),
+    "nll_loss floats": (
+        lambda: te.nll_loss(t(2, 3), t(2)), TypeError, ["float32", "integers"]),
+    "nll_loss weight": (lambda: te.nll_loss(t(2, 3), [0, 1], t(2)), ValueError, ["(2,)", "(3,)"]),
+    "nll_loss scalar": (lambda: te.nll_loss(t(), 0), ValueError, ["without axes"]),
+    "nll_loss reduction": (
+        lambda: te.nll_loss(t(2, 3), [0, 1], reduction="all"), ValueError, ["'all'"]),
     "cross_entropy label": (
         lambda: te.cross_entropy(t(2, 3), [0, 3]), IndexError, ["label 3", "0 … 2"]),
     "cross_entropy negative": (

@@ -46,6 +46,13 @@ def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+def broadcasts_to(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
+    """Whether broadcasting takes the one shape to the other."""
+    return len(shape) <= len(larger) and all(
+        n in (1, m) for n, m in zip(reversed(shape), reversed(larger), strict=False)
+    )
+
+
 REDUCTIONS = ("mean", "sum", "none")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from .. import memory, parallel
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
-from ._kernels import check_reduction
+from ._kernels import broadcasts_to, check_reduction
 
 _SAMPLES = (
     Sample((3, 4), (3, 4)),
@@ -206,7 +206,7 @@ class BCEWithLogits(_PointLoss):
         self._check_shapes("bce_with_logits", x, target)
         given = dict(zip(self.factors, factors, strict=True))
         for name, factor in given.items():
-            if np.broadcast_shapes(factor.shape, x.shape) != x.shape:
+            if not broadcasts_to(factor.shape, x.shape):
                 raise ValueError(
                     f"bce_with_logits {name} has shape {factor.shape}: expected one that "
                     f"broadcasts to {x.shape}"

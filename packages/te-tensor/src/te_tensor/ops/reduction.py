@@ -6,7 +6,7 @@ from math import prod
 
 import numpy as np
 
-from ..dtypes import FLOATS, Array, float32, int64
+from ..dtypes import FLOATS, Array, float32, float64, int64
 from ..operation import Gradients, Operation, Sample
 from ._kernels import Axis, normalize_axes
 
@@ -139,26 +139,31 @@ class Var(_Reduction):
 
     def __init__(self, axis: Axis = None, keepdims: bool = False, correction: float = 0.0) -> None:
         super().__init__(axis, keepdims)
+        if not isinstance(correction, (int, float, np.number)):
+            raise TypeError(f"correction is {correction!r}: expected a number")
         self.correction = correction
         self.divisor = 0.0
 
     def forward(self, x: Array) -> Array:
         """The variance; NaN or inf where no element is left to divide by."""
-        centred, variance = self._centred(x)
+        centred = self._centred(x)
         self.save(centred)
-        return variance
+        return self._mean_square(centred)
 
-    def _centred(self, x: Array) -> tuple[Array, Array]:
-        """x - mean, and the variance."""
+    def _centred(self, x: Array) -> Array:
+        """x - mean."""
         self._begin(x)
         count = prod(x.shape[a] for a in self.axes)
         self.divisor = x.dtype.type(max(count - self.correction, 0.0))
-        shares = x.dtype.type(count)
-        centred = x - x.sum(axis=self.axes, keepdims=True) / shares
+        share = np.divide(1, x.dtype.type(count))
+        centred = x - (x * share).sum(axis=self.axes, keepdims=True)
         # The mean is rounded; what is left of it matters far from zero.
-        centred -= centred.sum(axis=self.axes, keepdims=True) / shares
+        centred -= (centred * share).sum(axis=self.axes, keepdims=True)
+        return centred
+
+    def _mean_square(self, centred: Array) -> Array:
         squares = np.square(centred).sum(axis=self.axes, keepdims=self.keepdims)
-        return centred, np.asarray(squares / self.divisor)
+        return np.asarray(squares / self.divisor)
 
     def backward(self, grad: Array) -> Gradients:
         """2·(x - mean)·g / (n - correction)."""
@@ -173,8 +178,11 @@ class Std(Var):
 
     def forward(self, x: Array) -> Array:
         """The standard deviation."""
-        centred, variance = self._centred(x)
-        result = np.sqrt(variance)
+        centred = self._centred(x)
+        result = np.sqrt(variance := self._mean_square(centred))
+        if not ((variance > np.finfo(x.dtype).tiny) & np.isfinite(variance)).all():
+            # The squares left the range of the dtype, where the root may not.
+            result = np.sqrt(self._mean_square(centred.astype(float64))).astype(x.dtype)
         self.save(centred, result)
         return result
 
