@@ -156,7 +156,7 @@ class Var(_Reduction):
         count = prod(x.shape[a] for a in self.axes)
         self.divisor = x.dtype.type(max(count - self.correction, 0.0))
         share = np.divide(1, x.dtype.type(count))
-        centred = x - (x * share).sum(axis=self.axes, keepdims=True)
+        centred: Array = x - (x * share).sum(axis=self.axes, keepdims=True)
         # The mean is rounded; what is left of it matters far from zero.
         centred -= (centred * share).sum(axis=self.axes, keepdims=True)
         return centred
