@@ -29,7 +29,7 @@ def _inputs(others: tuple[tuple[int, ...], ...]) -> list[Array]:
 def _step(run: Callable[..., Any], inputs: list[Any], ones: Callable[..., Any]) -> Step:
     if not inputs[0].requires_grad:
         return lambda: run(*inputs)
-    upstream = ones(*run(*inputs).shape)
+    upstream = ones(run(*inputs).shape)
 
     def step() -> object:
         for tensor in inputs:

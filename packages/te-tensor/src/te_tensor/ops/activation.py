@@ -5,8 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from .. import memory, parallel
-from ..dtypes import Array
+from ..dtypes import Array, bool_
 from ..operation import Gradients, Operation, Sample
+from ._kernels import limited, masked, select
+
+
+def _zero(x: Array) -> Array:
+    return np.zeros((), x.dtype)
+
+
+def _sigmoid(out: Array, x: Array) -> None:
+    """The logistic function of one block."""
+    one = x.dtype.type(1)
+    np.negative(x, out=out)
+    np.exp(out, out=out)
+    np.add(out, one, out=out)
+    np.divide(one, out, out=out)
 
 
 class ReLU(Operation):
@@ -16,21 +30,14 @@ class ReLU(Operation):
 
     def forward(self, x: Array) -> Array:
         """The positive part; NaN stays NaN."""
-        result = parallel.ufunc(np.maximum, x, np.zeros((), x.dtype))
+        result = limited(x, low=0)
         self.save(result)
         return result
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient where the result is positive."""
         (result,) = self.saved
-
-        def block(out: Array, grad: Array, result: Array) -> None:
-            # A product with 0 would turn the gradient's inf into NaN.
-            np.copyto(out, grad, where=result > 0)
-
-        out = np.zeros(result.shape, result.dtype)
-        parallel.elementwise(block, out, grad, result)
-        return (out,)
+        return (masked(parallel.ufunc(np.greater, result, _zero(result), dtype=bool_), grad),)
 
 
 class LeakyReLU(Operation):
@@ -48,23 +55,36 @@ class LeakyReLU(Operation):
     def forward(self, x: Array) -> Array:
         """The activation."""
         self.save(x)
-        return self._bent(x, x)
+        return _bent(x, np.asarray(self.alpha, x.dtype))
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient where x is positive, alpha times it elsewhere."""
         (x,) = self.saved
-        return (self._bent(grad, x),)
+        return (_slopes(grad, x, np.asarray(self.alpha, x.dtype)),)
 
-    def _bent(self, values: Array, x: Array) -> Array:
-        alpha = x.dtype.type(self.alpha)
 
-        def block(out: Array, values: Array, x: Array) -> None:
-            np.multiply(values, alpha, out=out)
-            np.copyto(out, values, where=x > 0)
+def _bent(x: Array, alpha: Array) -> Array:
+    """max(x, 0) + alpha·min(x, 0)."""
 
-        out = memory.empty(x.shape, x.dtype)
-        parallel.elementwise(block, out, values, x)
-        return out
+    def block(out: Array, x: Array) -> None:
+        (positive,) = memory.scratch(1, x.shape, x.dtype)
+        np.clip(x, -np.inf, 0, out=out)
+        np.multiply(out, alpha, out=out)
+        np.clip(x, 0, np.inf, out=positive)
+        np.add(out, positive, out=out)
+
+    out = memory.empty(x.shape, x.dtype)
+    if alpha.ndim:
+        block(out, x)
+    else:
+        parallel.elementwise(block, out, x)
+    return out
+
+
+def _slopes(grad: Array, x: Array, alpha: Array) -> Array:
+    """The gradient where x is positive, alpha times it elsewhere."""
+    positive = parallel.ufunc(np.greater, x, _zero(x), dtype=bool_)
+    return parallel.ufunc(np.multiply, grad, select(positive, np.ones((), x.dtype), alpha))
 
 
 class PReLU(Operation):
@@ -88,7 +108,7 @@ class PReLU(Operation):
                 f"or ({channels},)"
             )
         self.save(x, weight)
-        return np.where(x > 0, x, x * self._aligned(weight, x))
+        return _bent(x, self._aligned(weight, x))
 
     @staticmethod
     def _aligned(weight: Array, x: Array) -> Array:
@@ -100,36 +120,24 @@ class PReLU(Operation):
     def backward(self, grad: Array) -> Gradients:
         """As of LeakyReLU; to the weight, Σ g·x where x isn't positive."""
         x, weight = self.saved
-        positive = x > 0
         grad_weight = None
         if self.needs_grad[1]:
-            shares = np.where(positive, np.zeros((), x.dtype), grad * x)
+            shares = grad * limited(x, high=0)
             one = weight.size == 1
             axes = tuple(axis for axis in range(x.ndim) if one or axis != 1)
             grad_weight = shares.sum(axis=axes).reshape(weight.shape)
-        return np.where(positive, grad, grad * self._aligned(weight, x)), grad_weight
+        return _slopes(grad, x, self._aligned(weight, x)), grad_weight
 
 
 class Sigmoid(Operation):
-    """1 / (1 + e^-x), as e^min(x,0) / (1 + e^-|x|), which neither overflows nor cancels."""
+    """1 / (1 + e^-x): nothing cancels, and where e^-x overflows the result is 0 but for 1e-38."""
 
     samples = (Sample((3, 4), low=-3, high=3), Sample(()))
 
     def forward(self, x: Array) -> Array:
         """The logistic function."""
-        one = x.dtype.type(1)
-
-        def block(out: Array, x: Array) -> None:
-            np.abs(x, out=out)
-            np.negative(out, out=out)
-            np.exp(out, out=out)
-            (denominator,) = memory.scratch(1, x.shape, x.dtype)
-            np.add(out, one, out=denominator)
-            np.copyto(out, one, where=x >= 0)
-            np.divide(out, denominator, out=out)
-
         out = memory.empty(x.shape, x.dtype)
-        parallel.elementwise(block, out, x)
+        parallel.elementwise(_sigmoid, out, x)
         self.save(out)
         return out
 
@@ -153,31 +161,18 @@ _FAR = 1000.0
 
 
 def _silu(out: Array, slope: Array | None, x: Array) -> None:
-    """x·σ(x) and its derivative, for one block.
-
-    With a = |x| and h = σ(-a) the result is max(x, 0) - a·h. The derivative is w = h - a·h·(1-h)
-    below 0, and 1 - w above.
-    """
-    scalar = x.dtype.type
-    a, h = memory.scratch(2, x.shape, x.dtype)
-    np.abs(x, out=a)
-    np.minimum(a, scalar(_FAR), out=a)
-    np.negative(a, out=h)
-    np.exp(h, out=h)
-    np.add(h, scalar(1), out=out)
-    np.divide(h, out, out=h)
+    """x·s with s = σ(x), and its derivative s·(1 + x·(1 - s)), for one block."""
+    one = x.dtype.type(1)
+    (share,) = memory.scratch(1, x.shape, x.dtype)
+    _sigmoid(share, x)
     if slope is not None:
-        # copysign(1/2 - w, x) + 1/2 is both sides in one; w is at most 1/2
-        np.subtract(h, scalar(1), out=slope)
-        np.multiply(slope, a, out=slope)
-        np.add(slope, scalar(1), out=slope)
-        np.multiply(slope, h, out=slope)
-        np.subtract(scalar(0.5), slope, out=slope)
-        np.copysign(slope, x, out=slope)
-        np.add(slope, scalar(0.5), out=slope)
-    np.multiply(a, h, out=h)
-    np.maximum(x, scalar(0), out=out)
-    np.subtract(out, h, out=out)
+        np.clip(x, -_FAR, _FAR, out=out)
+        np.subtract(one, share, out=slope)
+        np.multiply(slope, out, out=slope)
+        np.add(slope, one, out=slope)
+        np.multiply(slope, share, out=slope)
+    np.clip(x, -_FAR, np.inf, out=out)
+    np.multiply(out, share, out=out)
 
 
 class SiLU(Operation):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 
@@ -77,37 +77,44 @@ class LayerNorm(Operation):
     def backward(self, grad: Array) -> Gradients:
         """Of the normalized values n: (g' - mean g' - n·mean(g'·n)) / std, with g' = g·weight."""
         normal, inverse, *weight = self.saved
-        shape = grad.shape
-        grad = as_rows(grad, self.axes)
-        share = normal.dtype.type(1 / max(normal.shape[1], 1))
-        shares = np.full((normal.shape[1], 1), share)
+        needs_weight, needs_bias = (*self.needs_grad[1:], False, False)[:2]
+        rows, columns = normal.shape
+        share = normal.dtype.type(1 / max(columns, 1))
+        # Sums over rows and over columns are products with vectors, the fastest there is.
+        shares = (weight[0] * share if weight else np.full(columns, share))[:, None]
+        grad_rows = as_rows(grad, self.axes)
         out = memory.empty(normal.shape, normal.dtype)
-        needs_weight = len(self.needs_grad) > 1 and self.needs_grad[1]
-        products = memory.empty(normal.shape, normal.dtype) if needs_weight else None
+        blocks = parallel.split(rows, ceil(normal.size / parallel.BLOCK))
+        sums = np.zeros((2, len(blocks), columns), normal.dtype)
 
-        def block(out: Array, grad: Array, normal: Array, inverse: Array) -> None:
-            scaled = grad
-            if weight:
-                (scaled,) = memory.scratch(1, grad.shape, grad.dtype)
-                np.multiply(grad, weight[0], out=scaled)
-            mean = gemm(scaled, shares, np.empty_like(inverse))
-            correlation = np.einsum("ij,ij->i", scaled, normal)[:, None] * share
-            np.multiply(normal, correlation, out=out)
-            np.subtract(scaled, out, out=out)
-            np.subtract(out, mean, out=out)
-            np.multiply(out, inverse, out=out)
+        def run(index: int) -> None:
+            block = blocks[index]
+            g, n, result, scale = grad_rows[block], normal[block], out[block], inverse[block]
+            ones = np.ones((1, len(g)), g.dtype)
+            (products,) = memory.scratch(1, g.shape, g.dtype)
+            np.multiply(g, n, out=products)
+            correlation = gemm(products, shares, np.empty_like(scale))
+            mean = gemm(g, shares, np.empty_like(scale))
+            if needs_weight:
+                gemm(ones, products, sums[0, index : index + 1])
+            if needs_bias:
+                gemm(ones, g, sums[1, index : index + 1])
+            np.multiply(n, correlation, out=result)
+            scaled = np.multiply(g, weight[0], out=products) if weight else g
+            np.subtract(scaled, result, out=result)
+            np.subtract(result, mean, out=result)
+            np.multiply(result, scale, out=result)
 
         if out.size:
-            parallel.rowwise(block, out, grad, normal, inverse)
-        grads: list[Array | None] = [out.reshape(shape)]
-        if products is not None:
-            np.multiply(grad, normal, out=products)
-            grads.append(sum_rows(products).reshape(shape[len(shape) - self.axes :]))
-        elif len(self.needs_grad) > 1:
-            grads.append(None)
-        if len(self.needs_grad) > 2:
-            grads.append(sum_rows(grad).reshape(shape[len(shape) - self.axes :]))
-        return grads
+            parallel.parallel_for(run, len(blocks))
+        last = grad.shape[grad.ndim - self.axes :]
+        to_weight, to_bias = (total.sum(axis=0).reshape(last) for total in sums)
+        grads = (
+            out.reshape(grad.shape),
+            to_weight if needs_weight else None,
+            to_bias if needs_bias else None,
+        )
+        return grads[: len(self.needs_grad)]
 
 
 class RMSNorm(Operation):

@@ -6,9 +6,11 @@ from math import prod
 
 import numpy as np
 
-from ..dtypes import FLOATS, Array, float32, float64, int64
+from .. import memory
+from ..blas import gemm
+from ..dtypes import FLOATS, WIDE_FLOATS, Array, float32, float64, int64
 from ..operation import Gradients, Operation, Sample
-from ._kernels import Axis, normalize_axes
+from ._kernels import Axis, as_rows, normalize_axes, sum_rows
 
 _SAMPLES = (
     Sample((3, 4)),
@@ -36,6 +38,10 @@ class _Reduction(Operation, abstract=True):
         self.axes = normalize_axes(self.axis, x.ndim)
         self.shape = x.shape
 
+    def _reduced(self, kept: Array) -> Array:
+        """A result whose reduced axes have length 1, without them unless they are to stay."""
+        return kept if self.keepdims else np.asarray(kept.squeeze(self.axes))
+
     def _kept(self, reduced: Array) -> Array:
         """What was reduced, its axes kept with length 1."""
         return reduced.reshape([1 if a in self.axes else n for a, n in enumerate(self.shape)])
@@ -43,6 +49,36 @@ class _Reduction(Operation, abstract=True):
     def _spread(self, reduced: Array) -> Array:
         """What was reduced, as a read-only view in the input's shape."""
         return np.broadcast_to(self._kept(reduced), self.shape)
+
+
+#: Elements from which sums are products with ones, which read memory at its own speed.
+_PRODUCTS_FROM = 1 << 16
+#: Elements of a sum that is made in the dtype itself, before sums are added in float64.
+_PART = 1 << 12
+
+
+def _sum(x: Array, axes: tuple[int, ...]) -> Array:
+    """The sum of floats over axes, which are kept with length 1."""
+    kept = tuple(1 if axis in axes else length for axis, length in enumerate(x.shape))
+    if x.size >= _PRODUCTS_FROM and x.dtype in WIDE_FLOATS and x.flags.c_contiguous:
+        count = len(axes)
+        if count == x.ndim:
+            return np.asarray(_total(x.reshape(-1)), x.dtype).reshape(kept)
+        if axes == tuple(range(x.ndim - count, x.ndim)):
+            rows = as_rows(x, count)
+            ones = np.ones((rows.shape[1], 1), x.dtype)
+            return gemm(rows, ones, memory.empty((len(rows), 1), x.dtype)).reshape(kept)
+        if axes == tuple(range(count)):
+            return sum_rows(as_rows(x, x.ndim - count)).reshape(kept)
+    return np.asarray(x.sum(axis=axes, keepdims=True))
+
+
+def _total(flat: Array) -> float:
+    """The sum of a long vector."""
+    whole = flat.size // _PART
+    rows = flat[: whole * _PART].reshape(whole, _PART)
+    sums = gemm(rows, np.ones((_PART, 1), flat.dtype), np.empty((whole, 1), flat.dtype))
+    return float(sums.sum(dtype=float64) + flat[whole * _PART :].sum(dtype=float64))
 
 
 class Sum(_Reduction):
@@ -53,8 +89,9 @@ class Sum(_Reduction):
     def forward(self, x: Array) -> Array:
         """The sum over the axes."""
         self._begin(x)
-        dtype = x.dtype if x.dtype in FLOATS else int64
-        return np.asarray(x.sum(axis=self.axes, keepdims=self.keepdims, dtype=dtype))
+        if x.dtype in FLOATS:
+            return self._reduced(_sum(x, self.axes))
+        return np.asarray(x.sum(axis=self.axes, keepdims=self.keepdims, dtype=int64))
 
     def backward(self, grad: Array) -> Gradients:
         """Every summand gets the sum's gradient."""
@@ -69,11 +106,9 @@ class Mean(_Reduction):
     def forward(self, x: Array) -> Array:
         """The mean over the axes; of integers, in float32."""
         self._begin(x)
-        dtype = x.dtype if x.dtype in FLOATS else float32
+        x = x if x.dtype in FLOATS else x.astype(float32)
         count = prod(x.shape[a] for a in self.axes)
-        if not count:
-            return np.full(x.sum(axis=self.axes, keepdims=self.keepdims).shape, np.nan, dtype)
-        return np.asarray(x.mean(axis=self.axes, keepdims=self.keepdims, dtype=dtype))
+        return self._reduced(_sum(x, self.axes) / x.dtype.type(count))
 
     def backward(self, grad: Array) -> Gradients:
         """An equal share each."""
@@ -156,14 +191,13 @@ class Var(_Reduction):
         count = prod(x.shape[a] for a in self.axes)
         self.divisor = x.dtype.type(max(count - self.correction, 0.0))
         share = np.divide(1, x.dtype.type(count))
-        centred: Array = x - (x * share).sum(axis=self.axes, keepdims=True)
+        centred: Array = x - _sum(x * share, self.axes)
         # The mean is rounded; what is left of it matters far from zero.
-        centred -= (centred * share).sum(axis=self.axes, keepdims=True)
+        centred -= _sum(centred * share, self.axes)
         return centred
 
     def _mean_square(self, centred: Array) -> Array:
-        squares = np.square(centred).sum(axis=self.axes, keepdims=self.keepdims)
-        return np.asarray(squares / self.divisor)
+        return self._reduced(_sum(np.square(centred), self.axes) / self.divisor)
 
     def backward(self, grad: Array) -> Gradients:
         """2·(x - mean)·g / (n - correction)."""

@@ -7,6 +7,7 @@ import numpy as np
 from ..dtypes import Array, bool_
 from ..operation import Gradients, Operation, Sample
 from ..parallel import ufunc
+from ._kernels import limited, masked, select
 
 _PAIRS = (
     Sample((3, 4), (3, 4)),
@@ -22,22 +23,27 @@ class _Extremum(Operation, abstract=True):
     broadcasts = True
     _choose: np.ufunc
     _loses: np.ufunc
+    _limits: str
 
     def forward(self, a: Array, b: Array) -> Array:
         """The chosen one; NaN where either is NaN."""
         self.save(a, b)
-        return ufunc(self._choose, a, b)
+        side = self._limits
+        if not b.ndim:
+            return limited(a, **{side: b})
+        return limited(b, **{side: a}) if not a.ndim else ufunc(self._choose, a, b)
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient to the chosen one; beside a NaN, to both, as PyTorch has it."""
         a, b = self.saved
-        half = grad.dtype.type(0.5)
-        equal = a == b
-        shared = np.where(equal, grad * half, grad) if equal.any() else grad
-        zero = np.zeros((), grad.dtype)
-        grad_a = np.where(self._loses(a, b), zero, shared) if self.needs_grad[0] else None
-        grad_b = np.where(self._loses(b, a), zero, shared) if self.needs_grad[1] else None
-        return grad_a, grad_b
+        equal = ufunc(np.equal, a, b, dtype=bool_)
+        if equal.any():
+            grad = select(equal, grad * grad.dtype.type(0.5), grad)
+        needs_a, needs_b = self.needs_grad
+        return (
+            masked(~ufunc(self._loses, a, b, dtype=bool_), grad) if needs_a else None,
+            masked(~ufunc(self._loses, b, a, dtype=bool_), grad) if needs_b else None,
+        )
 
 
 class Maximum(_Extremum):
@@ -46,6 +52,7 @@ class Maximum(_Extremum):
     samples = _PAIRS
     _choose = np.maximum
     _loses = np.less
+    _limits = "low"
 
 
 class Minimum(_Extremum):
@@ -54,6 +61,7 @@ class Minimum(_Extremum):
     samples = _PAIRS
     _choose = np.minimum
     _loses = np.greater
+    _limits = "high"
 
 
 class Clip(Operation):
@@ -81,30 +89,34 @@ class Clip(Operation):
 
     def forward(self, x: Array, *limits: Array) -> Array:
         """The limited values; NaN where x or a limit is NaN."""
-        result = x
         self.save(x, *limits)
-        for name, limit in zip(self.limits, limits, strict=True):
-            result = ufunc(np.maximum if name == "low" else np.minimum, result, limit)
-        return result
+        given = dict(zip(self.limits, limits, strict=True))
+        if not any(limit.ndim for limit in limits):
+            return limited(x, **given)
+        for name, limit in given.items():
+            x = ufunc(np.maximum if name == "low" else np.minimum, x, limit)
+        return x
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient to x where it lies within the limits or on one, else to the limit."""
         x, *limits = self.saved
         given = dict(zip(self.limits, limits, strict=True))
-        low, high = given.get("low"), given.get("high")
-        zero = np.zeros((), grad.dtype)
-        outside = np.zeros((), bool_)
+        within: Array = np.ones((), bool_)
         to: dict[str, Array] = {}
-        if low is not None:
-            to["low"] = x < low if high is None else (x < low) & (low < high)
-            outside = outside | ~(x >= low)
-        if high is not None:
-            to["high"] = x > high if low is None else (x > high) | (high < low)
-            outside = outside | ~(x <= high)
-        grads: list[Array | None] = [np.where(outside, zero, grad)]
-        for name, needed in zip(self.limits, self.needs_grad[1:], strict=True):
-            grads.append(np.where(to[name], grad, zero) if needed else None)
-        return grads
+        if "low" in given:
+            within = ufunc(np.greater_equal, x, given["low"], dtype=bool_)
+            to["low"] = x < given["low"]
+        if "high" in given:
+            within = within & ufunc(np.less_equal, x, given["high"], dtype=bool_)
+            to["high"] = x > given["high"]
+        if len(given) == 2:  # where the limits cross, the upper one is the result
+            crossed = given["high"] < given["low"]
+            to = {"low": to["low"] & (given["low"] < given["high"]), "high": to["high"] | crossed}
+        needed = zip(self.limits, self.needs_grad[1:], strict=True)
+        return [
+            masked(within, grad),
+            *(masked(to[n], grad) if need else None for n, need in needed),
+        ]
 
 
 class Where(Operation):
@@ -122,15 +134,14 @@ class Where(Operation):
         if condition.dtype != bool_:
             raise TypeError(f"where got a condition of {condition.dtype}: expected bool")
         self.save(condition)
-        return np.where(condition, a, b)
+        return select(condition, a, b)
 
     def backward(self, grad: Array) -> Gradients:
         """To each, the gradient of the elements that it gave."""
         (condition,) = self.saved
-        zero = np.zeros((), grad.dtype)
         _, needs_a, needs_b = self.needs_grad
         return (
             None,
-            np.where(condition, grad, zero) if needs_a else None,
-            np.where(condition, zero, grad) if needs_b else None,
+            masked(condition, grad) if needs_a else None,
+            masked(~condition, grad) if needs_b else None,
         )

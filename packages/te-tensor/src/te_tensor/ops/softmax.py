@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import memory, parallel
+from ..blas import gemm
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
 from ._kernels import normalize_axis
@@ -46,6 +47,23 @@ def _shifted(out: Array, x: Array) -> None:
     np.subtract(x, top, out=out)
 
 
+def _row_sums(x: Array) -> Array:
+    """Sums of rows, shape (rows, 1): a product with ones is the fastest."""
+    ones = np.ones((x.shape[1], 1), x.dtype)
+    return gemm(x, ones, np.empty((len(x), 1), x.dtype))
+
+
+def _exponentials(out: Array, x: Array, most: float) -> Array | None:
+    """e^x, and the sums of its rows; None if a sum isn't between 2^-20 and `most`.
+
+    Numbers of usual size need no shift by the maximum, and then have no rounding by it. The sums
+    tell whether that holds: in between, no e^x that counts was rounded to 0 or to inf.
+    """
+    np.exp(x, out=out)
+    sums = _row_sums(out)
+    return sums if sums.min() >= 2.0**-20 and sums.max() <= most else None
+
+
 class Softmax(_AlongAxis):
     """e^x / Σ e^x along an axis."""
 
@@ -55,9 +73,12 @@ class Softmax(_AlongAxis):
         """Shares that sum to 1."""
 
         def block(out: Array, x: Array) -> None:
-            _shifted(out, x)
-            np.exp(out, out=out)
-            np.divide(out, out.sum(axis=1, keepdims=True), out=out)
+            sums = _exponentials(out, x, most=2.0**100)
+            if sums is None:
+                _shifted(out, x)
+                np.exp(out, out=out)
+                sums = _row_sums(out)
+            np.divide(out, sums, out=out)
 
         result = self._by_rows(block, x)
         self.save(result)
@@ -83,8 +104,12 @@ class LogSoftmax(_AlongAxis):
         """The logarithms of softmax, exact where softmax rounds to 0."""
 
         def block(out: Array, x: Array) -> None:
-            _shifted(out, x)
-            np.subtract(out, np.log(np.exp(out).sum(axis=1, keepdims=True)), out=out)
+            # ln Σ of more than 2^20 has a last bit that is seen in what is left of x
+            sums = _exponentials(out, x, most=2.0**20)
+            if sums is None:
+                _shifted(out, x)
+                x, sums = out, _row_sums(np.exp(out))
+            np.subtract(x, np.log(sums), out=out)
 
         result = self._by_rows(block, x)
         self.save(result)
@@ -96,7 +121,7 @@ class LogSoftmax(_AlongAxis):
 
         def block(out: Array, y: Array, grad: Array) -> None:
             np.exp(y, out=out)
-            np.multiply(out, grad.sum(axis=1, keepdims=True), out=out)
+            np.multiply(out, _row_sums(grad), out=out)
             np.subtract(grad, out, out=out)
 
         return (self._by_rows(block, result, grad),)
