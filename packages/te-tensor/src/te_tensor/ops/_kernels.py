@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import memory, parallel
 from ..blas import gemm
-from ..dtypes import WIDE_FLOATS, Array
+from ..dtypes import WIDE_FLOATS, Array, float64
 
 #: Elements below which NumPy's own sum over rows is quicker than a product.
 _SMALL_SUM = 1 << 13
@@ -150,6 +150,38 @@ def as_rows(array: Array, axes: int = 1) -> Array:
     """A matrix whose rows run over the last `axes` axes."""
     lead = array.shape[: array.ndim - axes]
     return array.reshape(prod(lead), prod(array.shape[array.ndim - axes :]))
+
+
+#: Elements from which sums are products with ones, which read memory at its own speed.
+_PRODUCTS_FROM = 1 << 16
+#: Elements of a sum that is made in the dtype itself, before sums are added in float64.
+_PART = 1 << 12
+
+
+def sum_over(x: Array, axes: tuple[int, ...]) -> Array:
+    """The sum of floats over axes, which are kept with length 1."""
+    kept = tuple(1 if axis in axes else length for axis, length in enumerate(x.shape))
+    if x.size >= _PRODUCTS_FROM and x.dtype in WIDE_FLOATS and x.flags.c_contiguous:
+        count = len(axes)
+        if count == x.ndim:
+            return np.asarray(total(x.reshape(-1)), x.dtype).reshape(kept)
+        if axes == tuple(range(x.ndim - count, x.ndim)):
+            rows = as_rows(x, count)
+            ones = np.ones((rows.shape[1], 1), x.dtype)
+            return gemm(rows, ones, memory.empty((len(rows), 1), x.dtype)).reshape(kept)
+        if axes == tuple(range(count)):
+            return sum_rows(as_rows(x, x.ndim - count)).reshape(kept)
+    return np.asarray(x.sum(axis=axes, keepdims=True))
+
+
+def total(flat: Array) -> float:
+    """The sum of a vector of floats; its parts' sums are added in float64."""
+    if flat.size < _PRODUCTS_FROM or flat.dtype not in WIDE_FLOATS:
+        return float(flat.sum())
+    whole = flat.size // _PART
+    rows = flat[: whole * _PART].reshape(whole, _PART)
+    sums = gemm(rows, np.ones((_PART, 1), flat.dtype), np.empty((whole, 1), flat.dtype))
+    return float(sums.sum(dtype=float64) + flat[whole * _PART :].sum(dtype=float64))
 
 
 def random_stream(key: tuple[int, ...]) -> np.random.Generator:

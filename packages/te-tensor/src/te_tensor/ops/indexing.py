@@ -64,8 +64,25 @@ class Gather(Operation):
     def backward(self, grad: Array) -> Gradients:
         """The gradient added up where it came from."""
         whole = np.zeros(self.shape, grad.dtype)
-        np.add.at(whole, self.index, grad)
+        parts = self.index if isinstance(self.index, tuple) else (self.index,)
+        arrays = [part for part in parts if isinstance(part, np.ndarray)]
+        if not any(array.dtype in INTEGERS for array in arrays):
+            whole[self.index] = grad  # masks choose nothing twice
+        elif len(parts) == 1:
+            rows = arrays[0].reshape(-1) % max(self.shape[0], 1)
+            _add_rows(whole, rows, grad.reshape(rows.size, *self.shape[1:]))
+        else:
+            np.add.at(whole, self.index, grad)
         return (whole,)
+
+
+def _add_rows(table: Array, rows: Array, grads: Array) -> None:
+    """Add to rows of the table, some of them perhaps several times."""
+    # Sorted by row, equal rows stand together and one pass sums each group.
+    order = np.argsort(rows, kind="stable")
+    if order.size:
+        chosen, starts = np.unique(rows[order], return_index=True)
+        table[chosen] = np.add.reduceat(grads[order], starts, axis=0)
 
 
 class Embedding(Operation):
@@ -102,14 +119,8 @@ class Embedding(Operation):
     def backward(self, grad: Array) -> Gradients:
         """Gradients added up by row."""
         indices, shape = self.saved
-        rows = indices.reshape(-1)
         table = np.zeros(shape, grad.dtype)
-        # Sorted by row, equal rows stand together and one pass sums each group.
-        order = np.argsort(rows, kind="stable")
-        if order.size:
-            chosen, starts = np.unique(rows[order], return_index=True)
-            flat = grad.reshape(-1, *shape[1:])
-            table[chosen] = np.add.reduceat(flat[order], starts, axis=0)
+        _add_rows(table, indices.reshape(-1), grad.reshape(indices.size, *shape[1:]))
         if self.padding_idx is not None:
             table[self.padding_idx] = 0
         return table, None

@@ -9,7 +9,7 @@ import numpy as np
 from .. import memory, parallel
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
-from ._kernels import broadcasts_to, check_reduction
+from ._kernels import broadcasts_to, check_reduction, limited, total
 
 _SAMPLES = (
     Sample((3, 4), (3, 4)),
@@ -39,12 +39,12 @@ class _PointLoss(Operation, abstract=True):
         """The losses as the reduction has them."""
         if self.reduction == "none":
             return losses
-        return self._averaged(losses.sum(), losses)
+        return self._averaged(total(losses.reshape(-1)), losses)
 
-    def _averaged(self, total: Any, losses: Array) -> Array:
+    def _averaged(self, summed: Any, losses: Array) -> Array:
         if self.reduction == "mean":
-            total = np.divide(total, losses.dtype.type(losses.size))
-        return np.asarray(total, losses.dtype)
+            summed = np.divide(summed, losses.dtype.type(losses.size))
+        return np.asarray(summed, losses.dtype)
 
     def _factor(self, grad: Array, size: int) -> Array:
         """What each loss counts for in what is returned, times the gradient."""
@@ -91,8 +91,8 @@ class MSELoss(_DifferenceLoss):
         if self.reduction == "none":
             return parallel.ufunc(np.square, difference)
         flat = difference.reshape(-1)
-        total = np.einsum("i,i->", flat, flat) if flat.size < 1024 else _square_sum(flat)
-        return self._averaged(total, difference)
+        summed = np.einsum("i,i->", flat, flat) if flat.size < 1024 else _square_sum(flat)
+        return self._averaged(summed, difference)
 
     def _slope(self, difference: Array, factor: Array) -> Array:
         return parallel.ufunc(np.multiply, difference, factor * factor.dtype.type(2))
@@ -142,7 +142,7 @@ class HuberLoss(_DifferenceLoss):
         def block(out: Array, difference: Array) -> None:
             (near,) = memory.scratch(1, difference.shape, difference.dtype)
             np.absolute(difference, out=out)
-            np.minimum(out, scalar(self.delta), out=near)
+            np.clip(out, 0, self.delta, out=near)
             # halves before they are taken off: delta may be the greatest number
             np.multiply(near, scalar(0.5), out=near)
             np.subtract(out, near, out=out)
@@ -154,8 +154,8 @@ class HuberLoss(_DifferenceLoss):
         return self._reduced(losses)
 
     def _slope(self, difference: Array, factor: Array) -> Array:
-        limit = difference.dtype.type(self.delta)
-        return parallel.ufunc(np.multiply, np.clip(difference, -limit, limit), factor)
+        near = limited(difference, -self.delta, self.delta)
+        return parallel.ufunc(np.multiply, near, factor)
 
 
 def _square_sum(flat: Array) -> float:
@@ -211,36 +211,76 @@ class BCEWithLogits(_PointLoss):
                     f"bce_with_logits {name} has shape {factor.shape}: expected one that "
                     f"broadcasts to {x.shape}"
                 )
-        weight, positive = given.get("weight"), given.get("pos_weight")
-        of_one = target if positive is None else target * positive
-        of_zero = 1 - target
-        self.save(x, of_one, of_zero, weight, positive)
-        rest = np.log1p(np.exp(-np.abs(x)))
-        losses = _product(of_one, np.maximum(-x, 0) + rest)
-        losses += _product(of_zero, np.maximum(x, 0) + rest)
-        return self._reduced(losses if weight is None else losses * weight)
+        needs_x, needs_target = self.needs_grad[:2]
+        losses = memory.empty(x.shape, x.dtype)
+        slope = memory.empty(x.shape, x.dtype) if needs_x else losses
+        parallel.elementwise(self._block, losses, slope, x, target, *factors)
+        self.save(slope, *((x, *factors) if needs_target else ()))
+        return self._reduced(losses)
+
+    def _block(self, out: Array, slope: Array, x: Array, target: Array, *factors: Array) -> None:
+        """The losses of one block, and where `slope` is another array their derivative."""
+        given = dict(zip(self.factors, factors, strict=True))
+        of_one, of_zero, rest, other = memory.scratch(4, x.shape, x.dtype)
+        np.multiply(target, given.get("pos_weight", x.dtype.type(1)), out=of_one)
+        np.subtract(x.dtype.type(1), target, out=of_zero)
+        _log1p_exp(rest, x)
+        np.subtract(rest, np.clip(x, -np.inf, 0, out=out), out=out)
+        np.multiply(out, of_one, out=out)
+        np.add(rest, np.clip(x, 0, np.inf, out=other), out=other)
+        np.multiply(other, of_zero, out=other)
+        np.add(out, other, out=out)
+        if np.isnan(out.sum()):
+            _mend_certain(out, x, of_one, of_zero)
+        results = [out]
+        if slope is not out:
+            _bce_slope(slope, rest, x, of_one, of_zero)
+            results.append(slope)
+        for array in results if "weight" in given else ():
+            np.multiply(array, given["weight"], out=array)
 
     def backward(self, grad: Array) -> Gradients:
         """(1 - t)·σ(x) - p·t·σ(-x) to the logits; p·softplus(-x) - softplus(x) to the target."""
-        x, of_one, of_zero, weight, positive = self.saved
-        factor = self._factor(grad, x.size)
-        if weight is not None:
-            factor = factor * weight
-        small = np.exp(-np.abs(x))
-        near, far = 1 / (1 + small), small / (1 + small)
-        above = x >= 0
-        slope = of_zero * np.where(above, near, far) - of_one * np.where(above, far, near)
-        grad_target = None
-        if self.needs_grad[1]:
-            rest = np.log1p(small)
-            one, zero = np.maximum(-x, 0) + rest, np.maximum(x, 0) + rest
-            grad_target = ((one if positive is None else positive * one) - zero) * factor
-        return [slope * factor, grad_target] + [None] * len(self.factors)
+        slope, *rest = self.saved
+        factor = self._factor(grad, slope.size)
+        needs_x, needs_target = self.needs_grad[:2]
+        grads: list[Array | None] = [
+            parallel.ufunc(np.multiply, slope, factor) if needs_x else None
+        ]
+        grads.append(self._to_target(factor, *rest) if needs_target else None)
+        return grads + [None] * len(self.factors)
+
+    def _to_target(self, factor: Array, x: Array, *factors: Array) -> Array:
+        given = dict(zip(self.factors, factors, strict=True))
+        rest = np.empty_like(x)
+        _log1p_exp(rest, x)
+        one, zero = rest - np.clip(x, -np.inf, 0), rest + np.clip(x, 0, np.inf)
+        slope = given.get("pos_weight", x.dtype.type(1)) * one - zero
+        return np.asarray(slope * given.get("weight", x.dtype.type(1)) * factor)
 
 
-def _product(share: Array, loss: Array) -> Array:
-    """share·loss, a share of 0 being 0 also of an infinite loss."""
-    product = share * loss
-    if np.isinf(loss).any():
-        product[np.isinf(loss) & (share == 0)] = 0
-    return product
+def _log1p_exp(out: Array, x: Array) -> None:
+    """ln(1 + e^-|x|)."""
+    np.abs(x, out=out)
+    np.negative(out, out=out)
+    np.exp(out, out=out)
+    np.log1p(out, out=out)
+
+
+def _mend_certain(out: Array, x: Array, of_one: Array, of_zero: Array) -> None:
+    """What a share of 0 in an infinite loss made NaN: the loss is the other share's alone."""
+    right = (x == np.inf) & (of_zero == 0) | (x == -np.inf) & (of_one == 0)
+    out[right] = 0
+
+
+def _bce_slope(out: Array, scratch: Array, x: Array, of_one: Array, of_zero: Array) -> None:
+    """(1 - t)·σ(x) - p·t·σ(-x), from e = e^-x as (1 - t - p·t·e) / (1 + e)."""
+    one = x.dtype.type(1)
+    # p·t·e must stay finite; further below, σ(x) is less than 1e-30
+    np.clip(x, -0.8 * np.log(np.finfo(x.dtype).max), np.inf, out=scratch)
+    np.negative(scratch, out=scratch)
+    np.exp(scratch, out=scratch)
+    np.multiply(scratch, of_one, out=out)
+    np.subtract(of_zero, out, out=out)
+    np.add(scratch, one, out=scratch)
+    np.divide(out, scratch, out=out)

@@ -83,13 +83,15 @@ class LayerNorm(Operation):
         # Sums over rows and over columns are products with vectors, the fastest there is.
         shares = (weight[0] * share if weight else np.full(columns, share))[:, None]
         grad_rows = as_rows(grad, self.axes)
-        out = memory.empty(normal.shape, normal.dtype)
+        out = memory.empty(grad.shape, normal.dtype)
+        out_rows = as_rows(out, self.axes)
         blocks = parallel.split(rows, ceil(normal.size / parallel.BLOCK))
         sums = np.zeros((2, len(blocks), columns), normal.dtype)
 
         def run(index: int) -> None:
             block = blocks[index]
-            g, n, result, scale = grad_rows[block], normal[block], out[block], inverse[block]
+            g, n, scale = grad_rows[block], normal[block], inverse[block]
+            result = out_rows[block]
             ones = np.ones((1, len(g)), g.dtype)
             (products,) = memory.scratch(1, g.shape, g.dtype)
             np.multiply(g, n, out=products)
@@ -110,7 +112,7 @@ class LayerNorm(Operation):
         last = grad.shape[grad.ndim - self.axes :]
         to_weight, to_bias = (total.sum(axis=0).reshape(last) for total in sums)
         grads = (
-            out.reshape(grad.shape),
+            out,
             to_weight if needs_weight else None,
             to_bias if needs_bias else None,
         )

@@ -6,11 +6,10 @@ from math import prod
 
 import numpy as np
 
-from .. import memory
-from ..blas import gemm
-from ..dtypes import FLOATS, WIDE_FLOATS, Array, float32, float64, int64
+from .. import parallel
+from ..dtypes import FLOATS, Array, bool_, float32, float64, int64
 from ..operation import Gradients, Operation, Sample
-from ._kernels import Axis, as_rows, normalize_axes, sum_rows
+from ._kernels import Axis, masked, normalize_axes, sum_over
 
 _SAMPLES = (
     Sample((3, 4)),
@@ -51,36 +50,6 @@ class _Reduction(Operation, abstract=True):
         return np.broadcast_to(self._kept(reduced), self.shape)
 
 
-#: Elements from which sums are products with ones, which read memory at its own speed.
-_PRODUCTS_FROM = 1 << 16
-#: Elements of a sum that is made in the dtype itself, before sums are added in float64.
-_PART = 1 << 12
-
-
-def _sum(x: Array, axes: tuple[int, ...]) -> Array:
-    """The sum of floats over axes, which are kept with length 1."""
-    kept = tuple(1 if axis in axes else length for axis, length in enumerate(x.shape))
-    if x.size >= _PRODUCTS_FROM and x.dtype in WIDE_FLOATS and x.flags.c_contiguous:
-        count = len(axes)
-        if count == x.ndim:
-            return np.asarray(_total(x.reshape(-1)), x.dtype).reshape(kept)
-        if axes == tuple(range(x.ndim - count, x.ndim)):
-            rows = as_rows(x, count)
-            ones = np.ones((rows.shape[1], 1), x.dtype)
-            return gemm(rows, ones, memory.empty((len(rows), 1), x.dtype)).reshape(kept)
-        if axes == tuple(range(count)):
-            return sum_rows(as_rows(x, x.ndim - count)).reshape(kept)
-    return np.asarray(x.sum(axis=axes, keepdims=True))
-
-
-def _total(flat: Array) -> float:
-    """The sum of a long vector."""
-    whole = flat.size // _PART
-    rows = flat[: whole * _PART].reshape(whole, _PART)
-    sums = gemm(rows, np.ones((_PART, 1), flat.dtype), np.empty((whole, 1), flat.dtype))
-    return float(sums.sum(dtype=float64) + flat[whole * _PART :].sum(dtype=float64))
-
-
 class Sum(_Reduction):
     """The sum; integers and bool are summed in int64."""
 
@@ -90,7 +59,7 @@ class Sum(_Reduction):
         """The sum over the axes."""
         self._begin(x)
         if x.dtype in FLOATS:
-            return self._reduced(_sum(x, self.axes))
+            return self._reduced(sum_over(x, self.axes))
         return np.asarray(x.sum(axis=self.axes, keepdims=self.keepdims, dtype=int64))
 
     def backward(self, grad: Array) -> Gradients:
@@ -108,7 +77,7 @@ class Mean(_Reduction):
         self._begin(x)
         x = x if x.dtype in FLOATS else x.astype(float32)
         count = prod(x.shape[a] for a in self.axes)
-        return self._reduced(_sum(x, self.axes) / x.dtype.type(count))
+        return self._reduced(sum_over(x, self.axes) / x.dtype.type(count))
 
     def backward(self, grad: Array) -> Gradients:
         """An equal share each."""
@@ -129,18 +98,32 @@ class _Extreme(_Reduction, abstract=True):
             raise ValueError(
                 f"{name} over axes {self.axes} of shape {x.shape}: there is no element"
             )
-        result = np.asarray(self._reduce.reduce(x, axis=self.axes, keepdims=self.keepdims))
+        result = self._reduced(self._over_axes(x))
         self.save(x, result)
         return result
+
+    def _over_axes(self, x: Array) -> Array:
+        """The extremes, axes kept."""
+        out = np.empty([1 if a in self.axes else n for a, n in enumerate(x.shape)], x.dtype)
+
+        def block(x: Array, out: Array) -> None:
+            self._reduce.reduce(x, axis=self.axes, keepdims=True, out=out)
+
+        if 0 in self.axes or not x.ndim:
+            block(x, out)
+        else:  # each row gives something of its own
+            parallel.rowwise(block, x, out)
+        return out
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient, shared among the equal ones."""
         x, result = self.saved
-        extreme = self._spread(result)
-        chosen = (x == extreme) | ((x != x) & (extreme != extreme))  # NaN is every extreme
+        extreme = self._kept(result)
+        chosen = parallel.ufunc(np.equal, x, extreme, dtype=bool_)
+        if np.isnan(result).any():
+            chosen |= np.isnan(x)  # NaN is every extreme
         count = chosen.sum(axis=self.axes, keepdims=True).astype(grad.dtype)
-        share = self._kept(grad) / np.maximum(count, 1)
-        return (np.where(chosen, share, np.zeros((), grad.dtype)),)
+        return (masked(chosen, self._kept(grad) / np.maximum(count, 1)),)
 
 
 class Max(_Extreme):
@@ -191,13 +174,13 @@ class Var(_Reduction):
         count = prod(x.shape[a] for a in self.axes)
         self.divisor = x.dtype.type(max(count - self.correction, 0.0))
         share = np.divide(1, x.dtype.type(count))
-        centred: Array = x - _sum(x * share, self.axes)
+        centred: Array = x - sum_over(x * share, self.axes)
         # The mean is rounded; what is left of it matters far from zero.
-        centred -= _sum(centred * share, self.axes)
+        centred -= sum_over(centred * share, self.axes)
         return centred
 
     def _mean_square(self, centred: Array) -> Array:
-        return self._reduced(_sum(np.square(centred), self.axes) / self.divisor)
+        return self._reduced(sum_over(np.square(centred), self.axes) / self.divisor)
 
     def backward(self, grad: Array) -> Gradients:
         """2·(x - mean)·g / (n - correction)."""

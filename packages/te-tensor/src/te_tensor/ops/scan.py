@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 
+from .. import memory, parallel
 from ..dtypes import FLOATS, Array, float64, int64
 from ..operation import Gradients, Operation, Sample
 from ._kernels import normalize_axis
@@ -22,14 +25,25 @@ class CumSum(Operation):
         self.axis = axis
 
     def forward(self, x: Array) -> Array:
-        """The running sums, of floats in float64 and then rounded."""
+        """The running sums."""
         self.axis = normalize_axis(self.axis, x.ndim)
         if x.dtype in FLOATS:
-            return np.cumsum(x, axis=self.axis, dtype=float64).astype(x.dtype, copy=False)
+            return self._sums(x, 1)
         return np.cumsum(x, axis=self.axis, dtype=int64)
 
     def backward(self, grad: Array) -> Gradients:
         """Each element counts in all sums from its own on."""
-        turned = np.flip(grad, self.axis)
-        sums = np.cumsum(turned, axis=self.axis, dtype=float64).astype(grad.dtype, copy=False)
-        return (np.flip(sums, self.axis),)
+        return (self._sums(grad, -1),)
+
+    def _sums(self, x: Array, step: int) -> Array:
+        """The sums of floats from the front (step 1) or the end (-1), in float64, then rounded."""
+        out = memory.empty(x.shape, x.dtype)
+        shape = (prod(x.shape[: self.axis]), x.shape[self.axis], prod(x.shape[self.axis + 1 :]))
+
+        def block(out: Array, x: Array) -> None:
+            wide = x[:, ::step].astype(float64)
+            np.cumsum(wide, axis=1, out=wide)
+            out[:, ::step] = wide
+
+        parallel.rowwise(block, out.reshape(shape), x.reshape(shape))
+        return out
