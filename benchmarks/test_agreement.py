@@ -84,6 +84,21 @@ def test_lstm_and_its_gradients(contestant: str, what: str) -> None:
     assert_same_results("lstm", contestant, load("lstm").Size(20, 16, 64, what))
 
 
+@pytest.mark.parametrize("work", ["softmax", "layer_norm", "gelu", "sum", "exp"])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("contestant", peers("exp"))
+def test_single_functions(contestant: str, work: str, backward: bool) -> None:
+    assert_same_results(work, contestant, backward)
+
+
+@pytest.mark.skipif(missing("torch") is not None, reason="torch isn't installed")
+def test_small_operations() -> None:
+    gradients = load("small_ops").gradients
+    ours, theirs = (arrays(gradients(library, 50)()) for library in ("te_tensor", "torch"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert_close(one, other)
+
+
 @pytest.mark.parametrize("contestant", peers("products"))
 def test_products(contestant: str) -> None:
     assert_same_results("products", contestant, (70, 50, 60))

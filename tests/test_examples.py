@@ -20,6 +20,7 @@ import te_optim
 
 PACKAGES = Path(__file__).parent.parent / "packages"
 EXAMPLES = PACKAGES / "te-optim" / "examples"
+TENSOR_EXAMPLES = PACKAGES / "te-tensor" / "examples"
 
 
 def run(script, *arguments, blocked=None):
@@ -70,6 +71,29 @@ def test_smoke():
     done = run(Path(__file__).parent / "python_smoke_test.py")
     assert done.returncode == 0, done.stderr
     assert "to the bit: fine" in done.stdout
+
+
+def test_add_an_operation_is_checked_from_outside():
+    done = run(TENSOR_EXAMPLES / "add_an_operation.py")
+    assert done.returncode == 0, done.stderr
+    assert "gradients equal finite differences: fine" in done.stdout
+    assert "a wrong backward is found: gradient of input 0" in done.stdout
+
+
+def test_linear_regression_finds_the_plane():
+    done = run(TENSOR_EXAMPLES / "linear_regression.py", "--steps", 60)
+    assert done.returncode == 0, done.stderr
+    weight, bias = re.findall(r"\[+([^\]]*)\]+, expected", done.stdout)
+    assert np.allclose(np.fromstring(weight, sep=" "), [2, -3, 0.5], atol=0.05)
+    assert np.allclose(np.fromstring(bias, sep=" "), [1.5], atol=0.05)
+
+
+def test_matrix_multiply_says_what_multiplies():
+    done = run(TENSOR_EXAMPLES / "matrix_multiply.py", "--size", 16, "--blas", "numpy")
+    assert done.returncode == 0, done.stderr
+    assert "library  numpy" in done.stdout
+    assert "[[19, 22], [43, 50]]" in done.stdout
+    assert done.stdout.count("16×16") == 2
 
 
 def test_train_nl_oob_shows_slopes_that_learn():

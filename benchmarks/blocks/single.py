@@ -26,10 +26,11 @@ def _inputs(others: tuple[tuple[int, ...], ...]) -> list[Array]:
     return [rng.standard_normal(shape, np.float32) for shape in (SHAPE, *others)]
 
 
-def _step(run: Callable[..., Any], inputs: list[Any], ones: Callable[..., Any]) -> Step:
+def _step(run: Callable[..., Any], inputs: list[Any], wrap: Callable[[Array], Any]) -> Step:
     if not inputs[0].requires_grad:
         return lambda: run(*inputs)
-    upstream = ones(run(*inputs).shape)
+    shape = tuple(run(*inputs).shape)
+    upstream = wrap(np.asarray(np.random.default_rng(1).standard_normal(shape, np.float32)))
 
     def step() -> object:
         for tensor in inputs:
@@ -57,12 +58,12 @@ def contestants(
         inputs = [te.from_numpy(array) for array in _inputs(others)]
         for tensor in inputs:
             tensor.requires_grad = backward
-        return _step(lambda *tensors: ours(te, *tensors), inputs, te.ones)
+        return _step(lambda *tensors: ours(te, *tensors), inputs, te.from_numpy)
 
     def pytorch(backward: bool) -> Step:
         torch = importlib.import_module("torch")
         torch.set_num_threads(cpus())
         inputs = [torch.from_numpy(a).requires_grad_(backward) for a in _inputs(others)]
-        return _step(lambda *tensors: theirs(torch, *tensors), inputs, torch.ones)
+        return _step(lambda *tensors: theirs(torch, *tensors), inputs, torch.from_numpy)
 
     return {"tensor-engine": tensor_engine, "torch": pytorch}
