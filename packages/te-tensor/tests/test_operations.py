@@ -152,6 +152,43 @@ def test_split_makes_views():
         assert np.shares_memory(part.numpy(), x.numpy())
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (70, 90), (300, 300)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "int16", "int64", "bool"])
+def test_where_chooses_in_every_size_and_dtype(shape, dtype, threads):
+    rng = np.random.default_rng(0)
+    a, b = (rng.integers(0, 2, shape).astype(dtype) for _ in range(2))
+    mask = rng.uniform(size=shape) < 0.5
+    np.testing.assert_array_equal(te.where(mask, a, b).numpy(), np.where(mask, a, b))
+    row = te.where(mask[:1], te.Tensor(a), te.Tensor(b[:, :1]))
+    np.testing.assert_array_equal(row.numpy(), np.where(mask[:1], a, b[:, :1]))
+    swapped = te.where(te.as_tensor(mask).T, te.as_tensor(a).T, te.as_tensor(b).T)
+    np.testing.assert_array_equal(swapped.numpy(), np.where(mask, a, b).T)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (70, 90), (300, 300)])
+@pytest.mark.parametrize("f", [te.relu, lambda x: x.clip(0, 9), lambda x: x.maximum(0),
+                               lambda x: te.where(x.numpy() > 0, x, 0.0)])  # fmt: skip
+def test_an_infinite_gradient_stays_where_it_belongs(f, shape, threads):
+    values = np.random.default_rng(0).uniform(-1, 1, shape)
+    x = te.Tensor(values, requires_grad=True)
+    f(x).backward(np.full(shape, np.inf))
+    np.testing.assert_array_equal(x.grad.numpy(), np.where(values > 0, np.inf, 0))
+
+
+def test_sums_of_many_have_hardly_a_rounding():
+    exact = float(np.float32(0.1))
+    for shape in ((300, 500), (70, 1024), (3, 50_001), (2, 3, 51_200)):
+        x = np.full(shape, 0.1, "float32")
+        assert te.sum(te.Tensor(x)).item() == pytest.approx(exact * x.size, rel=1e-6)
+        for axis in range(x.ndim):
+            sums = te.sum(te.Tensor(x), axis).numpy()
+            np.testing.assert_allclose(sums, exact * x.shape[axis], rtol=1e-6)
+            assert sums.shape == x.sum(axis).shape
+            means = te.mean(te.Tensor(x), axis, keepdims=True).numpy()
+            assert means.shape == x.sum(axis, keepdims=True).shape
+            np.testing.assert_allclose(means, exact, rtol=1e-6)
+
+
 INF, NAN = np.inf, np.nan
 #: Operations that say what they give at the edge of their domain give it without a warning.
 QUIET = {

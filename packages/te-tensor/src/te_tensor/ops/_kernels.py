@@ -154,34 +154,44 @@ def as_rows(array: Array, axes: int = 1) -> Array:
 
 #: Elements from which sums are products with ones, which read memory at its own speed.
 _PRODUCTS_FROM = 1 << 16
-#: Elements of a sum that is made in the dtype itself, before sums are added in float64.
-_PART = 1 << 12
+#: Elements of a sum that is made in the dtype itself; such sums are then added in float64.
+_PART = 1 << 9
 
 
 def sum_over(x: Array, axes: tuple[int, ...]) -> Array:
     """The sum of floats over axes, which are kept with length 1."""
     kept = tuple(1 if axis in axes else length for axis, length in enumerate(x.shape))
+    count = len(axes)
     if x.size >= _PRODUCTS_FROM and x.dtype in WIDE_FLOATS and x.flags.c_contiguous:
-        count = len(axes)
         if count == x.ndim:
             return np.asarray(total(x.reshape(-1)), x.dtype).reshape(kept)
         if axes == tuple(range(x.ndim - count, x.ndim)):
-            rows = as_rows(x, count)
-            ones = np.ones((rows.shape[1], 1), x.dtype)
-            return gemm(rows, ones, memory.empty((len(rows), 1), x.dtype)).reshape(kept)
+            return _row_sums(as_rows(x, count)).reshape(kept)
         if axes == tuple(range(count)):
             return sum_rows(as_rows(x, x.ndim - count)).reshape(kept)
     return np.asarray(x.sum(axis=axes, keepdims=True))
 
 
 def total(flat: Array) -> float:
-    """The sum of a vector of floats; its parts' sums are added in float64."""
+    """The sum of a vector of floats."""
     if flat.size < _PRODUCTS_FROM or flat.dtype not in WIDE_FLOATS:
         return float(flat.sum())
-    whole = flat.size // _PART
-    rows = flat[: whole * _PART].reshape(whole, _PART)
-    sums = gemm(rows, np.ones((_PART, 1), flat.dtype), np.empty((whole, 1), flat.dtype))
-    return float(sums.sum(dtype=float64) + flat[whole * _PART :].sum(dtype=float64))
+    whole = flat.size - flat.size % _PART
+    sums = _row_sums(flat[:whole].reshape(-1, _PART))
+    return float(sums.sum(dtype=float64) + flat[whole:].sum(dtype=float64))
+
+
+def _row_sums(rows: Array) -> Array:
+    """The sums of contiguous rows."""
+    count, columns = rows.shape
+    if columns > _PART and columns % _PART:
+        return np.asarray(rows.sum(axis=1))
+    part = min(columns, _PART)
+    parts = rows.reshape(-1, part)
+    sums = gemm(parts, np.ones((part, 1), rows.dtype), np.empty((len(parts), 1), rows.dtype))
+    if part == columns:
+        return sums
+    return np.asarray(sums.reshape(count, -1).sum(axis=1, dtype=float64), rows.dtype)
 
 
 def random_stream(key: tuple[int, ...]) -> np.random.Generator:

@@ -102,21 +102,21 @@ class Clip(Operation):
         x, *limits = self.saved
         given = dict(zip(self.limits, limits, strict=True))
         within: Array = np.ones((), bool_)
-        to: dict[str, Array] = {}
         if "low" in given:
             within = ufunc(np.greater_equal, x, given["low"], dtype=bool_)
-            to["low"] = x < given["low"]
         if "high" in given:
             within = within & ufunc(np.less_equal, x, given["high"], dtype=bool_)
-            to["high"] = x > given["high"]
-        if len(given) == 2:  # where the limits cross, the upper one is the result
-            crossed = given["high"] < given["low"]
-            to = {"low": to["low"] & (given["low"] < given["high"]), "high": to["high"] | crossed}
-        needed = zip(self.limits, self.needs_grad[1:], strict=True)
-        return [
-            masked(within, grad),
-            *(masked(to[n], grad) if need else None for n, need in needed),
-        ]
+        grads: list[Array | None] = [masked(within, grad) if self.needs_grad[0] else None]
+        for name, needed in zip(self.limits, self.needs_grad[1:], strict=True):
+            grads.append(masked(self._reached(name, x, **given), grad) if needed else None)
+        return grads
+
+    @staticmethod
+    def _reached(name: str, x: Array, low: Array | None = None, high: Array | None = None) -> Array:
+        """Where a limit is the result; where they cross, it is the upper one."""
+        if name == "low":
+            return x < low if high is None else (x < low) & (low < high)
+        return x > high if low is None else (x > high) | (high < low)
 
 
 class Where(Operation):
