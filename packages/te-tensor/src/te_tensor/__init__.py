@@ -61,10 +61,10 @@ from .functional import expand as expand
 from .functional import flatten as flatten
 from .functional import gelu as gelu
 from .functional import grad as grad
-from .functional import group_norm as group_norm
-from .functional import gru as gru
 from .functional import greater as greater
 from .functional import greater_equal as greater_equal
+from .functional import group_norm as group_norm
+from .functional import gru as gru
 from .functional import huber_loss as huber_loss
 from .functional import l1_loss as l1_loss
 from .functional import layer_norm as layer_norm

@@ -65,9 +65,9 @@ from .methods import sum as sum
 from .methods import tanh as tanh
 from .methods import transpose as transpose
 from .methods import unsqueeze as unsqueeze
+from .methods import var as var
 from .normalization import batch_norm as batch_norm
 from .normalization import group_norm as group_norm
-from .methods import var as var
 from .normalization import layer_norm as layer_norm
 from .normalization import rms_norm as rms_norm
 from .recurrent import gru as gru
