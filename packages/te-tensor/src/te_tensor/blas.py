@@ -30,6 +30,8 @@ _PARALLEL_FROM = 1 << 23
 #: a whole batch of them. Up to here its own BLAS uses no threads either. (OpenBLAS's batched
 #: functions are no faster, and crash in many versions.)
 _SMALL = 1 << 18
+#: Elements up to which NumPy is the quicker one for an outer product.
+_SMALL_OUTER = 1 << 12
 #: Rows up to which a product is made transposed, and copied: its kernels are up to a third quicker.
 _FEW_ROWS = 64
 _ROW_MAJOR, _NO_TRANSPOSE, _TRANSPOSE = 101, 111, 112
@@ -370,7 +372,8 @@ def gemm(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.
     inner = a.shape[1]
     if not a.dtype == b.dtype == out.dtype:  # BLAS would read one as the other
         raise TypeError(f"gemm of {a.dtype} and {b.dtype} into {out.dtype}: expected one dtype")
-    small = rows * columns * inner <= _SMALL and alpha == 1.0
+    # An outer product NumPy makes without a BLAS, element by element.
+    small = alpha == 1.0 and out.size * inner <= (_SMALL if inner > 1 else _SMALL_OUTER)
     if small and a.flags.forc and b.flags.forc and out.flags.c_contiguous:
         if beta == 0.0:
             np.matmul(a, b, out=out)
