@@ -38,6 +38,8 @@ from .dtypes import uint16 as uint16
 from .dtypes import uint32 as uint32
 from .dtypes import uint64 as uint64
 from .functional import abs as abs
+from .functional import adaptive_avg_pool1d as adaptive_avg_pool1d
+from .functional import adaptive_avg_pool2d as adaptive_avg_pool2d
 from .functional import add as add
 from .functional import allclose as allclose
 from .functional import argmax as argmax
@@ -45,10 +47,14 @@ from .functional import argmin as argmin
 from .functional import attention as attention
 from .functional import batch_norm as batch_norm
 from .functional import bce_with_logits as bce_with_logits
+from .functional import avg_pool1d as avg_pool1d
+from .functional import avg_pool2d as avg_pool2d
 from .functional import cat as cat
 from .functional import clip as clip
 from .functional import concat as concat
 from .functional import cos as cos
+from .functional import conv1d as conv1d
+from .functional import conv2d as conv2d
 from .functional import cross_entropy as cross_entropy
 from .functional import cumsum as cumsum
 from .functional import div as div
@@ -79,6 +85,8 @@ from .functional import lstm as lstm
 from .functional import matmul as matmul
 from .functional import max as max
 from .functional import maximum as maximum
+from .functional import max_pool1d as max_pool1d
+from .functional import max_pool2d as max_pool2d
 from .functional import mean as mean
 from .functional import min as min
 from .functional import minimum as minimum
@@ -87,6 +95,7 @@ from .functional import mul as mul
 from .functional import neg as neg
 from .functional import nll_loss as nll_loss
 from .functional import not_equal as not_equal
+from .functional import pad as pad
 from .functional import permute as permute
 from .functional import pow as pow
 from .functional import prelu as prelu

@@ -10,6 +10,8 @@ from .comparison import greater_equal as greater_equal
 from .comparison import less as less
 from .comparison import less_equal as less_equal
 from .comparison import not_equal as not_equal
+from .convolution import conv1d as conv1d
+from .convolution import conv2d as conv2d
 from .dropout import dropout as dropout
 from .embedding import embedding as embedding
 from .gradient import grad as grad
@@ -73,3 +75,10 @@ from .normalization import rms_norm as rms_norm
 from .recurrent import gru as gru
 from .recurrent import lstm as lstm
 from .recurrent import rnn as rnn
+from .padding import pad as pad
+from .pooling import adaptive_avg_pool1d as adaptive_avg_pool1d
+from .pooling import adaptive_avg_pool2d as adaptive_avg_pool2d
+from .pooling import avg_pool1d as avg_pool1d
+from .pooling import avg_pool2d as avg_pool2d
+from .pooling import max_pool1d as max_pool1d
+from .pooling import max_pool2d as max_pool2d

@@ -1,0 +1,127 @@
+"""Windows that slide along the axes of images, for convolution and pooling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..dtypes import Array
+
+
+@dataclass(frozen=True)
+class Window:
+    """A kernel that slides along one axis.
+
+    Args:
+        length: elements of the axis.
+        kernel: how many of them the kernel looks at.
+        stride: how far it moves.
+        before: padding before the first element; a negative one leaves elements out.
+        dilation: from one element that it looks at to the next.
+        count: how many places it takes.
+    """
+
+    length: int
+    kernel: int
+    stride: int
+    before: int
+    dilation: int
+    count: int
+
+    @classmethod
+    def over(
+        cls,
+        length: int,
+        kernel: int,
+        stride: int,
+        padding: tuple[int, int],
+        dilation: int,
+        ceil_mode: bool = False,
+    ) -> Window:
+        """The window that goes as far as the padded axis does.
+
+        Args:
+            length: elements of the axis.
+            kernel: how many of them the kernel looks at.
+            stride: how far it moves.
+            padding: places before the first element and after the last.
+            dilation: from one element that it looks at to the next.
+            ceil_mode: whether a last place may reach beyond the padding, as long as it begins
+                on an element or before it.
+
+        Raises:
+            ValueError: the kernel is longer than the padded axis.
+        """
+        before, after = padding
+        span = (kernel - 1) * dilation + 1
+        room = length + before + after - span
+        if room < 0:
+            raise ValueError(
+                f"a kernel of {kernel} with dilation {dilation} spans {span} elements: expected at "
+                f"most {length + before + after}, the length {length} with padding {padding}"
+            )
+        count = room // stride + 1
+        if ceil_mode and room % stride and count * stride < length + before:
+            count += 1
+        return cls(length, kernel, stride, before, dilation, count)
+
+    def reach(self, offset: int) -> tuple[slice, slice]:
+        """Where the kernel's element at `offset` meets elements: the places, and the elements."""
+        shift = offset * self.dilation - self.before
+        first = max(0, -(shift // self.stride))
+        last = min(self.count, (self.length - 1 - shift) // self.stride + 1)
+        if last <= first:
+            return slice(0, 0), slice(0, 0)
+        begin = first * self.stride + shift
+        end = begin + (last - first - 1) * self.stride + 1
+        return slice(first, last), slice(begin, end, self.stride)
+
+    def covers(self, places: slice) -> bool:
+        """Whether these are all its places."""
+        return places == slice(0, self.count)
+
+    def part(self, first: int, last: int) -> Window:
+        """The places from `first` up to `last` alone."""
+        return replace(self, before=self.before - first * self.stride, count=last - first)
+
+    @property
+    def moves_nothing(self) -> bool:
+        """Whether place i looks at element i alone."""
+        alone = self.kernel == 1 and self.stride == 1 and self.before == 0
+        return alone and self.count == self.length
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether an element may be seen from several places."""
+        return self.stride < (self.kernel - 1) * self.dilation + 1
+
+    @property
+    def tiles(self) -> bool:
+        """Whether each element is seen from exactly one place."""
+        dense = self.dilation == 1 and self.stride == self.kernel and self.before == 0
+        return dense and self.count * self.stride == self.length
+
+
+def as_images(x: Array, axes: int) -> Array:
+    """A view (N, C, H, W) of what may lack the batch, or the rows (`axes` is 1).
+
+    Args:
+        x: shape (…, C, *spatial), with or without a batch.
+        axes: the number of spatial axes, 1 or 2.
+    """
+    if x.ndim == axes + 1:
+        x = x[None]
+    return x if axes == 2 else x[:, :, None]
+
+
+def like_input(images: Array, axes: int, ndim: int) -> Array:
+    """What `as_images` added taken away: as many axes as the input had."""
+    if axes == 1:
+        images = images[:, :, 0]
+    return images if ndim == axes + 2 else images[0]
+
+
+def check_images(name: str, x: Array, axes: int) -> None:
+    """Raise ValueError unless the axes are those of images."""
+    if x.ndim not in (axes + 1, axes + 2):
+        wanted = "(N, C, L) or (C, L)" if axes == 1 else "(N, C, H, W) or (C, H, W)"
+        raise ValueError(f"{name} of shape {x.shape}: expected {wanted}")

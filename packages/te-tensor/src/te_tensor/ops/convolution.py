@@ -1,0 +1,269 @@
+"""Convolution by matrix products on shifted views of the images (see `_columns`).
+
+Each product adds to the output. Backward multiplies with matrices that are made the same way: of
+the gradient, for the input; of the input, for the weight.
+
+Kernels work on arrays (U, C, H, W, L): units of channels, rows, columns and lanes. A large image
+is a unit with one lane. The images of a batch of small ones are the lanes of one unit, and lie so
+in the result: the innermost loops are long, and calls are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil, prod
+
+import numpy as np
+
+from .. import memory, parallel
+from ..blas import gemm, gemm_batch
+from ..dtypes import Array
+from ..operation import Gradients, Operation, Sample
+from ._columns import Columns
+from ._windows import Window, as_images, check_images, like_input
+
+#: Multiply-adds of an image up to which calls for each image cost more than its products.
+_SMALL_IMAGE = 1 << 20
+#: Multiply-adds from which the work is spread over threads.
+_PARALLEL_FROM = 1 << 22
+
+
+class Convolution(Operation):
+    """The cross-correlation of images with kernels, over one spatial axis or two.
+
+    Inputs: x (N, C, *spatial) or (C, *spatial), weight (O, C/groups, *kernel), and optionally
+    bias (O,).
+
+    Args:
+        stride: how far the kernel moves, per spatial axis.
+        padding: zeros before and after each axis.
+        dilation: from one element that the kernel looks at to the next, per axis.
+        groups: the channels are cut into so many parts, each with kernels of its own.
+    """
+
+    one_dtype = ("x", "weight", "bias")
+    samples = (
+        Sample((2, 3, 5, 4), (4, 3, 3, 2), (4,)),
+        Sample(
+            *((2, 4, 7, 8), (6, 2, 3, 2), (6,)),
+            kwargs={
+                "stride": (2, 3),
+                "padding": ((1, 0), (2, 1)),
+                "dilation": (2, 1),
+                "groups": 2,
+            },
+        ),
+        Sample((3, 9), (2, 3, 4), args=((1,), ((3, 3),), (2,))),
+        Sample((2, 3, 9), (3, 1, 2), (3,), args=((3,), ((1, 0),), (1,), 3)),
+    )
+
+    def __init__(
+        self,
+        stride: tuple[int, ...] = (1, 1),
+        padding: tuple[tuple[int, int], ...] = ((0, 0), (0, 0)),
+        dilation: tuple[int, ...] = (1, 1),
+        groups: int = 1,
+    ) -> None:
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.groups = groups
+        self.in_lanes = False
+
+    @property
+    def axes(self) -> int:
+        """The number of spatial axes."""
+        return len(self.stride)
+
+    def windows(self, images: Array, kernels: Array) -> tuple[Window, Window]:
+        """The windows along rows and along columns; one row where there is one axis."""
+        lengths, kernel = images.shape[-self.axes :], kernels.shape[-self.axes :]
+        *rows, columns = (
+            Window.over(lengths[i], kernel[i], self.stride[i], self.padding[i], self.dilation[i])
+            for i in range(self.axes)
+        )
+        return rows[0] if rows else Window(1, 1, 1, 0, 1, 1), columns
+
+    def forward(self, x: Array, weight: Array, *bias: Array) -> Array:
+        """The correlation, shape (N, O, *spatial)."""
+        _check(self, x, weight, *bias)
+        images, kernels = as_images(x, self.axes), as_images(weight, self.axes)
+        rows, columns = self.windows(images, kernels)
+        size = (len(kernels), rows.count, columns.count)
+        self.in_lanes = len(images) > 1 and prod(size) * kernels[0].size <= _SMALL_IMAGE
+        units = _to_units(images, self.in_lanes)
+        out = memory.empty((len(units), *size, units.shape[-1]), x.dtype)
+        _correlate(units, kernels, out, (rows, columns), self.groups, *bias)
+        self.save(x, weight)
+        return like_input(_from_units(out, self.in_lanes), self.axes, x.ndim)
+
+    def backward(self, grad: Array) -> Gradients:
+        """Of x: the gradient correlated with the turned kernels; of weight: with x."""
+        x, weight = self.saved
+        images, kernels = as_images(x, self.axes), as_images(weight, self.axes)
+        windows = self.windows(images, kernels)
+        grads = _to_units(as_images(grad, self.axes), self.in_lanes)
+        units = _to_units(images, self.in_lanes)
+        grad_x = grad_weight = grad_bias = None
+        if self.needs_grad[0]:
+            made = memory.empty(units.shape, x.dtype)
+            _of_input(grads, kernels, made, windows, self.groups)
+            grad_x = like_input(_from_units(made, self.in_lanes), self.axes, x.ndim)
+        if self.needs_grad[1]:
+            grad_weight = _of_weight(grads, units, kernels, windows, self.groups)
+            grad_weight = grad_weight.reshape(weight.shape)
+        if True in self.needs_grad[2:]:
+            grad_bias = _of_bias(grads)
+        return (grad_x, grad_weight, grad_bias)[: len(self.needs_grad)]
+
+
+def _check(op: Convolution, x: Array, weight: Array, *bias: Array) -> None:
+    name = f"conv{op.axes}d"
+    check_images(name, x, op.axes)
+    kernel = "(O, C/groups, kernel)" if op.axes == 1 else "(O, C/groups, kh, kw)"
+    if weight.ndim != op.axes + 2 or 0 in weight.shape:
+        raise ValueError(f"{name} got weight {weight.shape}: expected {kernel}")
+    outputs, channels = len(weight), x.shape[-op.axes - 1]
+    if outputs % op.groups or channels != weight.shape[1] * op.groups:
+        raise ValueError(
+            f"{name} got x {x.shape}, weight {weight.shape} and groups {op.groups}: expected "
+            f"weight {kernel} for {channels} channels, and O to be a multiple of groups"
+        )
+    if any(b.shape != (outputs,) for b in bias):
+        raise ValueError(f"{name} got bias {bias[0].shape}: expected ({outputs},)")
+
+
+def _to_units(images: Array, in_lanes: bool) -> Array:
+    """A view (U, C, H, W, L) of images (N, C, H, W)."""
+    return images.transpose(1, 2, 3, 0)[None] if in_lanes else images[..., None]
+
+
+def _from_units(units: Array, in_lanes: bool) -> Array:
+    """The images (N, C, H, W) again."""
+    return units[0].transpose(3, 0, 1, 2) if in_lanes else units[..., 0]
+
+
+def _correlate(
+    units: Array,
+    kernels: Array,
+    out: Array,
+    windows: tuple[Window, Window],
+    groups: int,
+    bias: Array | None = None,
+) -> None:
+    """Fill out (U, O, H', W', L) with the correlation of units (U, C, H, W, L)."""
+    columns = Columns(*windows, units.shape[1], units.shape[-1], groups)
+    weights = columns.weights(kernels)
+    work = out.size * kernels[0].size
+    tasks = _tasks(columns, len(units), work)
+    shift = None if bias is None else bias.reshape(groups, -1, 1)
+
+    def run(index: int) -> None:
+        unit, first, last = tasks[index]
+        target = columns.places(out[unit], first, last)
+        gathered = columns.gather(units[unit], first, last)
+        if shift is not None:
+            target[...] = shift
+        matrices = columns.matrices(gathered, first, last)
+        for number, (weight, matrix) in enumerate(zip(weights, matrices, strict=True)):
+            _product(weight, matrix, target, beta=float(number > 0 or shift is not None))
+
+    _run(run, len(tasks), work)
+
+
+def _of_input(
+    grads: Array, kernels: Array, out: Array, windows: tuple[Window, Window], groups: int
+) -> None:
+    """Fill out (U, C, H, W, L) with the gradient of the input."""
+    if all(window.stride == 1 for window in windows):
+        turned = kernels.reshape(groups, -1, *kernels.shape[1:])[..., ::-1, ::-1]
+        turned = turned.swapaxes(1, 2).reshape(out.shape[1], -1, *kernels.shape[2:])
+        _correlate(grads, turned, out, (_back(windows[0]), _back(windows[1])), groups)
+        return
+    columns = Columns(*windows, out.shape[1], out.shape[-1], groups)
+    weights = [weight.swapaxes(1, 2) for weight in columns.weights(kernels)]
+    blocks = columns.blocks(1)
+
+    def run(unit: int) -> None:
+        grad = np.ascontiguousarray(grads[unit])
+        out[unit] = 0
+        for first, last in blocks:
+            gathered = columns.empty(last - first, out.dtype)
+            gathered[...] = 0
+            places = columns.places(grad, first, last)
+            matrices = columns.matrices(gathered, first, last)
+            for weight, matrix in zip(weights, matrices, strict=True):
+                _product(weight, places, matrix, beta=1.0)
+            columns.scatter(gathered, out[unit], first, last)
+
+    _run(run, len(out), grads.size * kernels[0].size)
+
+
+def _back(window: Window) -> Window:
+    """From the places of a window with stride 1 to the elements that it looked at."""
+    before = (window.kernel - 1) * window.dilation - window.before
+    return Window(window.count, window.kernel, 1, before, window.dilation, window.length)
+
+
+def _of_weight(
+    grads: Array, units: Array, kernels: Array, windows: tuple[Window, Window], groups: int
+) -> Array:
+    """The gradient of the weight (groups, O/groups, C/groups, kh, kw), summed in a fixed order."""
+    columns = Columns(*windows, units.shape[1], units.shape[-1], groups)
+    work = grads.size * kernels[0].size
+    tasks = _tasks(columns, len(units), work)
+    shares = parallel.split(len(tasks), parallel.get_num_threads() if work >= _PARALLEL_FROM else 1)
+    # As (inner, O/groups): OpenBLAS is quicker when the longer axis comes first.
+    shapes = [weight.swapaxes(1, 2).shape for weight in columns.weights(kernels)]
+    sums = [[np.zeros(shape, grads.dtype) for shape in shapes] for _ in shares]
+
+    def run(index: int) -> None:
+        for unit, first, last in tasks[shares[index]]:
+            grad = columns.places(np.ascontiguousarray(grads[unit]), first, last)
+            gathered = columns.gather(units[unit], first, last)
+            matrices = columns.matrices(gathered, first, last)
+            for total, matrix in zip(sums[index], matrices, strict=True):
+                _product(matrix, grad.swapaxes(1, 2), total, beta=1.0)
+
+    _run(run, len(shares), work)
+    for share in sums[1:]:
+        for total, part in zip(sums[0], share, strict=True):
+            total += part
+    return columns.kernels([total.swapaxes(1, 2) for total in sums[0]])
+
+
+def _of_bias(grads: Array) -> Array:
+    """The gradient of the bias, shape (O,): sums of units, as products with ones."""
+    units, outputs = grads.shape[:2]
+    ones = np.ones((prod(grads.shape[2:]), 1), grads.dtype)
+    sums = np.empty((units, outputs, 1), grads.dtype)
+
+    def run(unit: int) -> None:
+        gemm(grads[unit].reshape(outputs, -1), ones, sums[unit])
+
+    _run(run, units, grads.size)
+    return np.asarray(sums.sum(axis=(0, 2)))
+
+
+def _tasks(columns: Columns, units: int, work: int) -> list[tuple[int, int, int]]:
+    """(unit, first output row, last one) of parts that can be done side by side."""
+    threads = parallel.get_num_threads() if work >= _PARALLEL_FROM else 1
+    blocks = columns.blocks(ceil(threads / max(units, 1)))
+    return [(unit, *block) for unit in range(units) for block in blocks]
+
+
+def _product(a: Array, b: Array, out: Array, beta: float) -> None:
+    """out = a @ b + beta * out, for each group."""
+    if len(out) == 1:
+        gemm(a[0], b[0], out[0], beta=beta)
+    else:
+        gemm_batch(a, b, out, beta=beta)
+
+
+def _run(function: Callable[[int], None], count: int, work: int) -> None:
+    """function(0) … function(count-1), in the engine's threads where the work is worth it."""
+    if work >= _PARALLEL_FROM:
+        parallel.parallel_for(function, count)
+    else:
+        for index in range(count):
+            function(index)

@@ -1,0 +1,396 @@
+"""Pooling: what windows of images come to.
+
+Rows are brought together before columns. Kernels work on planes (P, H, W, L), in blocks: an image's
+channel each, or the channel of all images at once, as lanes, where the batch lies innermost in
+memory as convolutions of small images leave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from math import ceil
+
+import numpy as np
+
+from .. import memory, parallel
+from ..dtypes import Array
+from ..operation import Gradients, Operation, Sample
+from ._windows import Window, as_images, check_images, like_input
+
+_ONE_ROW = Window(1, 1, 1, 0, 1, 1)
+
+
+class _Planes:
+    """How an array (…, C, *spatial) becomes planes, and planes such an array.
+
+    Args:
+        name: what is done, for errors.
+        x: the array.
+        axes: the number of spatial axes.
+    """
+
+    def __init__(self, name: str, x: Array, axes: int) -> None:
+        check_images(name, x, axes)
+        self.axes, self.ndim = axes, x.ndim
+        images = as_images(x, axes)
+        self.lead, self.lengths = images.shape[:2], images.shape[2:]
+        if 0 in images.shape[1:]:
+            raise ValueError(f"{name} of shape {x.shape}: expected no empty axis but the batch")
+        innermost = images.transpose(1, 2, 3, 0).flags.c_contiguous
+        self.in_lanes = innermost and not images.flags.c_contiguous
+
+    def of(self, x: Array) -> Array:
+        """A view (P, H, W, L), or a copy where memory doesn't allow one."""
+        images = as_images(x, self.axes)
+        if self.in_lanes:
+            return np.ascontiguousarray(images.transpose(1, 2, 3, 0))
+        return np.ascontiguousarray(images).reshape(-1, *images.shape[2:], 1)
+
+    def shape(self, rows: int, columns: int) -> tuple[int, int, int, int]:
+        """The shape of planes with so many rows and columns."""
+        batch, channels = self.lead
+        if self.in_lanes:
+            return channels, rows, columns, batch
+        return batch * channels, rows, columns, 1
+
+    def undo(self, planes: Array) -> Array:
+        """The array whose planes these are."""
+        if self.in_lanes:
+            images = planes.transpose(3, 0, 1, 2)
+        else:
+            images = planes.reshape(*self.lead, *planes.shape[1:3])
+        return like_input(images, self.axes, self.ndim)
+
+
+class _Pool(Operation, abstract=True):
+    """A pooling with windows that are all alike.
+
+    Args:
+        kernel: lengths of the window.
+        stride: how far it moves.
+        padding: places before and after each axis that count as missing.
+        dilation: from one element that it looks at to the next.
+        ceil_mode: whether a last window may reach beyond the padding.
+    """
+
+    name = ""
+
+    def __init__(
+        self,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+        dilation: tuple[int, ...],
+        ceil_mode: bool,
+    ) -> None:
+        self.kernel = kernel
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.ceil_mode = ceil_mode
+
+    def begin_with(self, x: Array) -> Array:
+        """Find the windows; returns the planes of x."""
+        axes = len(self.kernel)
+        self.planes = _Planes(f"{self.name}{axes}d", x, axes)
+        *rows, self.columns = (
+            Window.over(length, kernel, stride, (padding, padding), dilation, self.ceil_mode)
+            for length, kernel, stride, padding, dilation in zip(
+                x.shape[-axes:], self.kernel, self.stride, self.padding, self.dilation, strict=True
+            )
+        )
+        self.rows = rows[0] if rows else _ONE_ROW
+        return self.planes.of(x)
+
+    def fold(self, function: np.ufunc, start: float, planes: Array, out: Array) -> None:
+        """Fill `out` with the function of all that each window looks at."""
+        narrow = planes
+        if not self.rows.moves_nothing:
+            shape = (len(planes), self.rows.count, *planes.shape[2:])
+            narrow = memory.empty(shape, planes.dtype)
+            _fold(function, start, planes, self.rows, 1, narrow)
+        _fold(function, start, narrow, self.columns, 2, out)
+
+
+class MaxPool(_Pool):
+    """The maximum of each window; NaN where it sees one. The first maximum gets the gradient.
+
+    Input: x (N, C, *spatial) or (C, *spatial).
+
+    Args:
+        kernel: lengths of the window, per spatial axis.
+        stride: how far it moves; the kernel's length by default.
+        padding: places before and after each axis that are never the maximum.
+        dilation: from one element that it looks at to the next.
+        ceil_mode: whether a last window may reach beyond the padding.
+    """
+
+    name = "max_pool"
+    samples = (
+        Sample((2, 3, 4, 6), args=((2, 2),)),
+        Sample(
+            *((2, 2, 7, 8),),
+            args=((3, 2), (2, 3), (1, 1), (2, 1)),
+            kwargs={"ceil_mode": True},
+        ),
+        Sample((3, 9), args=((3,), (2,), (1,))),
+    )
+
+    def __init__(
+        self,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...] | None = None,
+        padding: tuple[int, ...] | None = None,
+        dilation: tuple[int, ...] | None = None,
+        ceil_mode: bool = False,
+    ) -> None:
+        axes = len(kernel)
+        super().__init__(
+            kernel, stride or kernel, padding or (0,) * axes, dilation or (1,) * axes, ceil_mode
+        )
+
+    def forward(self, x: Array) -> Array:
+        """The maxima."""
+        planes = self.begin_with(x)
+        shape = self.planes.shape(self.rows.count, self.columns.count)
+        out = memory.empty(shape, x.dtype)
+        if not self.needs_grad[0]:
+            parallel.rowwise(self._maxima, planes, out)
+            return self.planes.undo(out)
+        winners = np.empty(shape, np.min_scalar_type(self.rows.kernel * self.columns.kernel))
+        parallel.rowwise(self._maxima_and_winners, planes, out, winners)
+        self.save(winners)
+        return self.planes.undo(out)
+
+    def backward(self, grad: Array) -> Gradients:
+        """Each window's gradient where its maximum was."""
+        (winners,) = self.saved
+        out = memory.empty(self.planes.shape(*self.planes.lengths), grad.dtype)
+        parallel.rowwise(self._give, out, self.planes.of(grad), winners)
+        return (self.planes.undo(out),)
+
+    def _offsets(self) -> list[tuple[int, int]]:
+        return list(product(range(self.rows.kernel), range(self.columns.kernel)))
+
+    def _reach(self, offset: tuple[int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Which windows see an element at this offset, and those elements, on planes."""
+        row_places, rows = self.rows.reach(offset[0])
+        column_places, columns = self.columns.reach(offset[1])
+        return (slice(None), row_places, column_places), (slice(None), rows, columns)
+
+    def _maxima(self, planes: Array, out: Array) -> None:
+        self.fold(np.maximum, -np.inf, planes, out)
+
+    def _maxima_and_winners(self, planes: Array, out: Array, winners: Array) -> None:
+        """Winners are numbers of offsets: how many of them come before the first maximum."""
+        self._maxima(planes, out)
+        missed = np.ones(out.shape, bool)
+        winners[...] = 0
+        *offsets, _ = self._offsets()
+        for offset in offsets:
+            places, elements = self._reach(offset)
+            missed[places] &= planes[elements] != out[places]
+            winners += missed.view(np.uint8)
+        if np.isnan(out).any():  # as in PyTorch, the last NaN wins
+            for number, offset in enumerate(self._offsets()):
+                places, elements = self._reach(offset)
+                winners[places][np.isnan(planes[elements])] = number
+
+    def _give(self, out: Array, grad: Array, winners: Array) -> None:
+        overlap = self.rows.overlaps or self.columns.overlaps
+        if not (self.rows.tiles and self.columns.tiles):
+            out[...] = 0
+        for number, offset in enumerate(self._offsets()):
+            places, elements = self._reach(offset)
+            won = winners[places] == number
+            if overlap:
+                out[elements] += _where(won, grad[places], np.empty(won.shape, grad.dtype))
+            else:
+                _where(won, grad[places], out[elements])
+
+
+def _where(chosen: Array, values: Array, out: Array) -> Array:
+    """The values that are chosen, else 0: bits times 0 or 1, which takes NaN and inf too.
+
+    Unlike np.where and masked copies it takes no branches, which random masks make slow.
+    """
+    bits = np.dtype(f"u{values.itemsize}")
+    np.multiply(values.view(bits), chosen, out=out.view(bits))
+    return out
+
+
+class AvgPool(_Pool):
+    """The mean of each window.
+
+    Input: x (N, C, *spatial) or (C, *spatial).
+
+    Args:
+        kernel: lengths of the window, per spatial axis.
+        stride: how far it moves; the kernel's length by default.
+        padding: zeros before and after each axis.
+        ceil_mode: whether a last window may reach beyond the padding.
+        count_include_pad: whether the padding counts in the mean.
+        divisor: what sums are divided by, instead of the number of elements.
+    """
+
+    name = "avg_pool"
+    samples = (
+        Sample((2, 3, 4, 6), args=((2, 2),)),
+        Sample((2, 2, 7, 8), args=((3, 2), (2, 3), (1, 1)), kwargs={"ceil_mode": True}),
+        Sample((2, 5, 6), args=((3, 3), (1, 2), (1, 1)), kwargs={"count_include_pad": False}),
+        Sample((3, 9), args=((3,),), kwargs={"divisor": 2}),
+    )
+
+    def __init__(
+        self,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...] | None = None,
+        padding: tuple[int, ...] | None = None,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor: int | None = None,
+    ) -> None:
+        axes = len(kernel)
+        none = (0,) * axes
+        super().__init__(kernel, stride or kernel, padding or none, (1,) * axes, ceil_mode)
+        self.count_include_pad = count_include_pad
+        self.divisor = divisor
+
+    def forward(self, x: Array) -> Array:
+        """The means."""
+        planes = self.begin_with(x)
+        rows, columns = self._counts(self.rows, -2), self._counts(self.columns, -1)
+        counts = (rows[:, None] * columns)[..., None]
+        # One number where they are all the same, which is quicker to divide by.
+        same = counts.min() == counts.max()
+        divisors = counts.flat[0] if same else counts
+        divisors = np.asarray(self.divisor or divisors, x.dtype)
+        out = memory.empty(self.planes.shape(self.rows.count, self.columns.count), x.dtype)
+
+        def block(planes: Array, out: Array) -> None:
+            self.fold(np.add, 0.0, planes, out)
+            np.divide(out, divisors, out=out)
+
+        parallel.rowwise(block, planes, out)
+        self.save(divisors)
+        return self.planes.undo(out)
+
+    def _counts(self, window: Window, axis: int) -> Array:
+        """How many elements the window has in each place."""
+        begin = np.arange(window.count) * window.stride - window.before
+        padding = window.before if self.count_include_pad else 0
+        end = np.minimum(begin + window.kernel, window.length + padding)
+        return end - (begin if self.count_include_pad else np.maximum(begin, 0))
+
+    def backward(self, grad: Array) -> Gradients:
+        """Each window's gradient, divided, for all its elements."""
+        (divisors,) = self.saved
+        out = memory.empty(self.planes.shape(*self.planes.lengths), grad.dtype)
+
+        def block(out: Array, grad: Array) -> None:
+            wide = memory.empty((*grad.shape[:2], *out.shape[2:]), out.dtype)
+            _unfold(grad / divisors, self.columns, 2, wide)
+            _unfold(wide, self.rows, 1, out)
+
+        parallel.rowwise(block, out, self.planes.of(grad))
+        return (self.planes.undo(out),)
+
+
+def _along(axis: int, part: slice) -> tuple[slice, ...]:
+    return (*[slice(None)] * axis, part)
+
+
+def _fold(
+    function: np.ufunc, start: float, source: Array, window: Window, axis: int, out: Array
+) -> None:
+    """Along one axis, the function of all that each place of the window looks at."""
+    reaches = [window.reach(offset) for offset in range(window.kernel)]
+    # What reaches all places goes first: then nothing needs to be filled in before.
+    reaches.sort(key=lambda reach: not window.covers(reach[0]))
+    whole = [source[_along(axis, e)] for places, e in reaches if window.covers(places)][:2]
+    if len(whole) == 2:
+        function(*whole, out=out)
+    else:
+        out[...] = whole[0] if whole else start
+    for places, elements in reaches[len(whole) :]:
+        part = out[_along(axis, places)]
+        function(part, source[_along(axis, elements)], out=part)
+
+
+def _unfold(source: Array, window: Window, axis: int, out: Array) -> None:
+    """The reverse of a sum by `_fold`: add each place to all elements that it looked at."""
+    if not window.tiles:
+        out[...] = 0
+    for offset in range(window.kernel):
+        places, elements = window.reach(offset)
+        if window.overlaps:
+            out[_along(axis, elements)] += source[_along(axis, places)]
+        else:
+            out[_along(axis, elements)] = source[_along(axis, places)]
+
+
+class AdaptiveAvgPool(Operation):
+    """Means of windows that divide each axis as evenly as whole numbers allow.
+
+    Window i of n goes from ⌊i·length/n⌋ to ⌈(i+1)·length/n⌉. Input: x (N, C, *spatial) or
+    (C, *spatial).
+
+    Args:
+        size: the number of windows, per spatial axis; None keeps an axis.
+    """
+
+    samples = (
+        Sample((2, 3, 5, 7), args=((2, 3),)),
+        Sample((3, 4, 3), args=((None, 5),)),
+        Sample((2, 3, 7), args=((2,),)),
+    )
+
+    def __init__(self, size: Sequence[int | None]) -> None:
+        self.size = tuple(size)
+
+    def forward(self, x: Array) -> Array:
+        """The means."""
+        self.planes = _Planes(f"adaptive_avg_pool{len(self.size)}d", x, len(self.size))
+        size = (1, *self.size)[-2:]
+        self.rows, self.columns = (
+            _even_parts(length, length if count is None else count)
+            for length, count in zip(self.planes.lengths, size, strict=True)
+        )
+        lengths = [np.array([p.stop - p.start for p in axis]) for axis in (self.rows, self.columns)]
+        counts = (lengths[0][:, None] * lengths[1])[..., None].astype(x.dtype)
+        planes = self.planes.of(x)
+        out = memory.empty(self.planes.shape(len(self.rows), len(self.columns)), x.dtype)
+
+        def block(planes: Array, out: Array) -> None:
+            narrow = memory.empty((*out.shape[:2], *planes.shape[2:]), x.dtype)
+            for number, part in enumerate(self.rows):
+                np.add.reduce(planes[:, part], axis=1, out=narrow[:, number])
+            for number, part in enumerate(self.columns):
+                np.add.reduce(narrow[:, :, part], axis=2, out=out[:, :, number])
+            np.divide(out, counts, out=out)
+
+        parallel.rowwise(block, planes, out)
+        self.save(counts)
+        return self.planes.undo(out)
+
+    def backward(self, grad: Array) -> Gradients:
+        """Each window's gradient, divided, for all its elements."""
+        (counts,) = self.saved
+        out = memory.empty(self.planes.shape(*self.planes.lengths), grad.dtype)
+
+        def block(out: Array, grad: Array) -> None:
+            share = grad / counts
+            wide = np.zeros((*grad.shape[:2], *out.shape[2:]), out.dtype)
+            for number, part in enumerate(self.columns):
+                wide[:, :, part] += share[:, :, number, None]
+            out[...] = 0
+            for number, part in enumerate(self.rows):
+                out[:, part] += wide[:, number, None]
+
+        parallel.rowwise(block, out, self.planes.of(grad))
+        return (self.planes.undo(out),)
+
+
+def _even_parts(length: int, count: int) -> list[slice]:
+    return [slice(i * length // count, ceil((i + 1) * length / count)) for i in range(count)]
