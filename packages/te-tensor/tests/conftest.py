@@ -17,6 +17,8 @@ CUT = {
     "parallel.BLOCK": 1 << 15,
     "blas._PARALLEL_FROM": 1 << 20,
     "ops.linalg._PARALLEL_FROM": 1 << 20,
+    "ops.convolution._PARALLEL_FROM": 1 << 18,
+    "ops._columns._BLOCK": 1 << 16,
     "ops.attention._PARALLEL_FROM": 1 << 16,
     "ops.attention._BLOCK": 1 << 17,
     "ops._sequence._PARALLEL_FROM": 1 << 10,

@@ -27,7 +27,7 @@ def max_pool1d(
         x: shape (N, C, L) or (C, L).
         kernel_size: length of the window.
         stride: how far it moves; its own length by default.
-        padding: places at each end that are never the maximum; at most half of the window.
+        padding: places at each end that are never the maximum; at most half of kernel_size.
         dilation: from one element that it looks at to the next.
         ceil_mode: whether a last window may reach beyond the padding.
 
@@ -57,7 +57,7 @@ def max_pool2d(
         x: shape (N, C, H, W) or (C, H, W).
         kernel_size: the window; a number, or one for rows and one for columns, as all that follow.
         stride: how far it moves; its own size by default.
-        padding: places at each end that are never the maximum; at most half of the window.
+        padding: places at each end that are never the maximum; at most half of kernel_size.
         dilation: from one element that it looks at to the next.
         ceil_mode: whether a last window may reach beyond the padding.
 
@@ -91,7 +91,7 @@ def avg_pool1d(
         x: shape (N, C, L) or (C, L).
         kernel_size: length of the window.
         stride: how far it moves; its own length by default.
-        padding: zeros at each end; at most half of the window.
+        padding: zeros at each end; at most half of kernel_size.
         ceil_mode: whether a last window may reach beyond the padding.
         count_include_pad: whether the padding counts in the mean.
 
@@ -120,7 +120,7 @@ def avg_pool2d(
         x: shape (N, C, H, W) or (C, H, W).
         kernel_size: the window; a number, or one for rows and one for columns, as all that follow.
         stride: how far it moves; its own size by default.
-        padding: zeros at each end; at most half of the window.
+        padding: zeros at each end; at most half of kernel_size.
         ceil_mode: whether a last window may reach beyond the padding.
         count_include_pad: whether the padding counts in the mean.
         divisor_override: what sums are divided by, instead of the number of elements.
@@ -193,8 +193,7 @@ def _max_pool(
     kernel = per_axis("kernel_size", kernel_size, axes)
     strides = kernel if stride is None else per_axis("stride", stride, axes)
     dilations = per_axis("dilation", dilation, axes)
-    spans = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
-    paddings = _at_most_half(per_axis("padding", padding, axes, least=0), spans)
+    paddings = _at_most_half(per_axis("padding", padding, axes, least=0), kernel)
     operation = MaxPool(kernel, strides, paddings, dilations, bool(ceil_mode))
     return apply(operation, floats(f"max_pool{axes}d", x))
 
@@ -219,10 +218,10 @@ def _avg_pool(
     return apply(operation, floats(f"avg_pool{axes}d", x))
 
 
-def _at_most_half(padding: tuple[int, ...], spans: tuple[int, ...]) -> tuple[int, ...]:
-    """The padding, which must leave each window an element."""
-    if any(p > span // 2 for p, span in zip(padding, spans, strict=True)):
-        raise ValueError(f"padding is {padding}: expected at most half of the window, {spans}")
+def _at_most_half(padding: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """The padding, as PyTorch allows it."""
+    if any(p > k // 2 for p, k in zip(padding, kernel, strict=True)):
+        raise ValueError(f"padding is {padding}: expected at most half of kernel_size, {kernel}")
     return padding
 
 
