@@ -12,6 +12,8 @@ from .attention import MultiHeadAttention as MultiHeadAttention
 from .container import Flatten as Flatten
 from .container import ModuleList as ModuleList
 from .container import Sequential as Sequential
+from .convolution import Conv1D as Conv1D
+from .convolution import Conv2D as Conv2D
 from .dropout import Dropout as Dropout
 from .embedding import Embedding as Embedding
 from .linear import Linear as Linear
@@ -35,4 +37,10 @@ from .recurrent import RNN as RNN
 from .recurrent import GRUCell as GRUCell
 from .recurrent import LSTMCell as LSTMCell
 from .recurrent import RNNCell as RNNCell
+from .pooling import AdaptiveAvgPool1D as AdaptiveAvgPool1D
+from .pooling import AdaptiveAvgPool2D as AdaptiveAvgPool2D
+from .pooling import AvgPool1D as AvgPool1D
+from .pooling import AvgPool2D as AvgPool2D
+from .pooling import MaxPool1D as MaxPool1D
+from .pooling import MaxPool2D as MaxPool2D
 from .transformer import TransformerBlock as TransformerBlock
