@@ -3,13 +3,14 @@
 The elements under a kernel's columns are copied side by side, kw copies of an image: the product
 with row i of the kernel is then one with the same matrix, begun i rows further on, and the
 products add up in the output. That is a kernel's height less than im2col copies. With few
-channels such products are too thin; there the kernel's rows are laid side by side as well.
+channels such products are too thin, and on small images too many; there the kernel's rows are
+laid side by side as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from math import ceil
 
 import numpy as np
@@ -23,9 +24,11 @@ _BLOCK = 4 * parallel.BLOCK
 #: Rows of a product's matrix up to which the kernel's rows are stacked too.
 _THIN = 32
 
+_Slices = tuple[slice | int, ...]
+
 
 class Columns:
-    """How the columns of images (C, H, W, L) lie in memory, block by block of output rows.
+    """How the columns of images (C, H, W, L) lie in memory. It is the same for images alike.
 
     Args:
         rows: the window along the rows.
@@ -33,14 +36,16 @@ class Columns:
         channels: of the images.
         lanes: of the images.
         groups: of the channels; each has a matrix of its own.
+        stacked: lay the kernel's rows side by side, whatever the channels.
     """
 
     def __init__(
-        self, rows: Window, columns: Window, channels: int, lanes: int, groups: int
+        self, rows: Window, columns: Window, channels: int, lanes: int, groups: int, stacked: bool
     ) -> None:
         self.rows, self.columns = rows, columns
         self.channels, self.lanes, self.groups = channels, lanes, groups
-        self.stacked = rows.kernel > 1 and channels // groups * columns.kernel <= _THIN
+        thin = channels // groups * columns.kernel <= _THIN
+        self.stacked = rows.kernel > 1 and (stacked or thin)
         #: How often a row is there; the kernel rows of one product are as many.
         self.copies = rows.kernel if self.stacked else 1
         #: What the kernel's rows look at lies so far from where the kernel begins.
@@ -51,91 +56,134 @@ class Columns:
         self.further = self.steps[-1] // rows.stride
         #: Columns that come of one row of the output.
         self.width = columns.count * lanes
-
-    @property
-    def as_they_are(self) -> bool:
-        """Whether an image is such a matrix already."""
-        rows = self.rows
         still = rows.stride == 1 and rows.before == 0 and not self.stacked
         inside = rows.count + self.further <= rows.length
-        return still and inside and self.columns.moves_nothing
+        #: Whether an image is such a matrix already.
+        self.as_they_are = still and inside and columns.moves_nothing
+        #: The kernel's rows of each product.
+        self.products = [slice(i, i + self.copies) for i in range(0, rows.kernel, self.copies)]
+        self._blocks: dict[tuple[int, int], list[Block]] = {}
 
-    def blocks(self, pieces: int) -> list[tuple[int, int]]:
-        """(first, last) output rows of at least so many blocks, each small enough for the cache."""
-        phases = 1 if self.stacked else len(self.phases)
-        row = self.channels * self.copies * self.columns.kernel * phases * self.width
-        fitting = self.rows.count if self.as_they_are else max(1, _BLOCK // max(row, 1))
-        count = max(pieces, ceil(self.rows.count / max(fitting, 1)))
-        return [(piece.start, piece.stop) for piece in parallel.split(self.rows.count, count)]
-
-    def empty(self, count: int, dtype: DType) -> Array:
-        """Memory for the columns of `count` output rows: (C, copies, kw, rows, W', L)."""
-        rows = count if self.stacked else len(self.phases) * (count + self.further)
-        shape = (self.channels, self.copies, self.columns.kernel, rows)
-        return memory.empty((*shape, self.columns.count, self.lanes), dtype)
-
-    def gather(self, image: Array, first: int, last: int) -> Array:
-        """The columns of the output rows from `first` up to `last`."""
-        if self.as_they_are:
-            return image[:, first : last + self.further]
-        made = self.empty(last - first, image.dtype)
-        for part, (to_rows, rows), (to_columns, columns) in self._parts(made, first, last):
-            part[:, to_rows, to_columns] = image[:, rows, columns]
-            for border in (
-                part[:, : to_rows.start],
-                part[:, to_rows.stop :],
-                part[:, to_rows, : to_columns.start],
-                part[:, to_rows, to_columns.stop :],
-            ):
-                if border.size:
-                    border[...] = 0
-        return made
-
-    def scatter(self, gathered: Array, image: Array, first: int, last: int) -> None:
-        """The reverse of `gather`: add the columns to the elements that they came from."""
-        for part, (to_rows, rows), (to_columns, columns) in self._parts(gathered, first, last):
-            image[:, rows, columns] += part[:, to_rows, to_columns]
-
-    def _parts(
-        self, gathered: Array, first: int, last: int
-    ) -> Iterator[tuple[Array, tuple[slice, slice], tuple[slice, slice]]]:
-        """Views (C, rows, W', L), each with where in it which of an image's rows, columns lie."""
-        rows = self.rows.part(first, last)
-        for number in range(self.copies if self.stacked else len(self.phases)):
-            if self.stacked:
-                view, along = gathered[:, number], rows.reach(number)
-            else:
-                count = rows.count + self.further
-                view = gathered[:, 0, :, number * count : (number + 1) * count]
-                before = rows.before - self.phases[number]
-                along = replace(rows, before=before, count=count).reach(0)
-            for j in range(self.columns.kernel):
-                yield view[:, j], along, self.columns.reach(j)
-
-    def matrices(self, gathered: Array, first: int, last: int) -> list[Array]:
-        """A view (groups, inner, places) for each product."""
-        inner = self.channels // self.groups * self.copies * self.columns.kernel
-        flat = gathered.reshape(self.groups, inner, -1)
-        if self.stacked:
-            return [flat]
-        stride, count = self.rows.stride, last - first + self.further
-        begins = [self.phases.index(s % stride) * count + s // stride for s in self.steps]
-        width = self.width
-        return [flat[:, :, b * width : (b + last - first) * width] for b in begins]
+    def blocks(self, pieces: int) -> list[Block]:
+        """At least so many blocks of output rows, each small enough for the cache."""
+        found = self._blocks.get((pieces, _BLOCK))
+        if found is None:
+            phases = 1 if self.stacked else len(self.phases)
+            row = self.channels * self.copies * self.columns.kernel * phases * self.width
+            fitting = self.rows.count if self.as_they_are else max(1, _BLOCK // max(row, 1))
+            parts = parallel.split(self.rows.count, max(pieces, ceil(self.rows.count / fitting)))
+            found = [Block(self, part.start, part.stop) for part in parts]
+            self._blocks[pieces, _BLOCK] = found
+        return found
 
     def weights(self, kernels: Array) -> list[Array]:
         """Kernels (O, C/groups, kh, kw): a matrix (groups, O/groups, inner) for each product."""
         grouped = kernels.reshape(self.groups, -1, *kernels.shape[1:])
         shape = (*grouped.shape[:2], -1)
-        edges = range(0, self.rows.kernel, self.copies)
-        return [grouped[:, :, :, i : i + self.copies].reshape(shape) for i in edges]
+        return [grouped[:, :, :, rows].reshape(shape) for rows in self.products]
 
     def kernels(self, weights: list[Array]) -> Array:
         """The reverse of `weights`: (groups, O/groups, C/groups, kh, kw)."""
         shape = (*weights[0].shape[:2], -1, self.copies, self.columns.kernel)
-        return np.concatenate([w.reshape(shape) for w in weights], axis=3)
+        parts = [weight.reshape(shape) for weight in weights]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=3)
 
-    def places(self, output: Array, first: int, last: int) -> Array:
+
+#: `Columns`, kept: a network meets the same few again and again.
+columns_of = lru_cache(256)(Columns)
+
+
+class Block:
+    """The columns of some rows of the output.
+
+    Args:
+        layout: of the columns.
+        first: the first row.
+        last: the row after the last.
+    """
+
+    def __init__(self, layout: Columns, first: int, last: int) -> None:
+        self.layout, self.first, self.last = layout, first, last
+        count = last - first
+        #: Rows of the image, or of a phase of them, that lie together.
+        self.height = count if layout.stacked else count + layout.further
+        rows = len(layout.phases) * self.height if not layout.stacked else count
+        kernel = layout.columns.kernel
+        lead = (layout.channels, layout.copies, kernel, rows)
+        self.shape = (*lead, layout.columns.count, layout.lanes)
+        self.inner = layout.channels // layout.groups * layout.copies * kernel
+        #: Which part of the columns is which part of the image.
+        self.pairs: list[tuple[_Slices, _Slices]] = []
+        #: The parts of the columns that padding stands in.
+        self.borders: list[_Slices] = []
+        self._lay_out()
+        self.places = slice(first * layout.width, last * layout.width)
+        self.products = [slice(b, b + count * layout.width) for b in self._begins()]
+
+    def _lay_out(self) -> None:
+        every = slice(None)
+        for copy, begin, (to_rows, rows) in self._copies():
+            lower, upper = begin + to_rows.start, begin + to_rows.stop
+            for part in (slice(begin, lower), slice(upper, begin + self.height)):
+                if part.stop > part.start:
+                    self.borders.append((every, copy, every, part))
+            inside = slice(lower, upper)
+            for j, (to_columns, columns) in enumerate(self.layout.columns.reaches):
+                self.pairs.append(
+                    ((every, copy, j, inside, to_columns), (every, rows, columns)),
+                )
+                for part in (slice(0, to_columns.start), slice(to_columns.stop, None)):
+                    if part.start != (part.stop or self.layout.columns.count):
+                        self.borders.append((every, copy, j, inside, part))
+
+    def _copies(self) -> list[tuple[int, int, tuple[slice, slice]]]:
+        """(number of the copy, the row it begins at, which rows of the image stand where)."""
+        layout = self.layout
+        rows = layout.rows.part(self.first, self.last)
+        if layout.stacked:
+            return [(number, 0, reach) for number, reach in enumerate(rows.reaches)]
+        found = []
+        for number, phase in enumerate(layout.phases):
+            window = replace(rows, kernel=1, before=rows.before - phase, count=self.height)
+            found.append((0, number * self.height, window.reaches[0]))
+        return found
+
+    def _begins(self) -> list[int]:
+        """Where the matrix of each product begins among the columns."""
+        layout = self.layout
+        if layout.stacked:
+            return [0]
+        stride = layout.rows.stride
+        places = [layout.phases.index(step % stride) * self.height for step in layout.steps]
+        further = [step // stride for step in layout.steps]
+        return [(a + b) * layout.width for a, b in zip(places, further, strict=True)]
+
+    def empty(self, dtype: DType) -> Array:
+        """Memory for the columns: (C, copies, kw, rows, W', L)."""
+        return memory.empty(self.shape, dtype)
+
+    def gather(self, image: Array) -> Array:
+        """The columns."""
+        if self.layout.as_they_are:
+            return image[:, self.first : self.last + self.layout.further]
+        made = self.empty(image.dtype)
+        for border in self.borders:
+            made[border] = 0
+        for to, elements in self.pairs:
+            made[to] = image[elements]
+        return made
+
+    def scatter(self, columns: Array, image: Array) -> None:
+        """The reverse of `gather`: add the columns to the elements that they came from."""
+        for to, elements in self.pairs:
+            image[elements] += columns[to]
+
+    def matrices(self, columns: Array) -> list[Array]:
+        """A view (groups, inner, places) for each product."""
+        flat = columns.reshape(self.layout.groups, self.inner, -1)
+        return [flat[:, :, part] for part in self.products]
+
+    def of_output(self, output: Array) -> Array:
         """The places of these rows in an output (O, H', W', L): (groups, O/groups, places)."""
-        flat = output.reshape(self.groups, len(output) // self.groups, -1)
-        return flat[:, :, first * self.width : last * self.width]
+        groups = self.layout.groups
+        return output.reshape(groups, len(output) // groups, -1)[:, :, self.places]

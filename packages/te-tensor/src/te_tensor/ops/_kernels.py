@@ -97,7 +97,7 @@ def masked(mask: Array, values: Array) -> Array:
         np.copyto(bits, np.negative(mask.view(np.int8)))  # all bits, or none
         np.bitwise_and(bits, bits_of(values), out=bits)
 
-    out = memory.empty(shape, values.dtype)
+    out = memory.empty_like(values) if values.shape == shape else memory.empty(shape, values.dtype)
     parallel.elementwise(block, out, mask, values)
     return out
 
@@ -111,7 +111,7 @@ def limited(x: Array, low: Any = None, high: Any = None) -> Array:
         return np.asarray(np.clip(x, low, high))
     low = -np.inf if low is None else low
     high = np.inf if high is None else high
-    out = memory.empty(x.shape, x.dtype)
+    out = memory.empty_like(x)
     parallel.elementwise(lambda out, x: np.clip(x, low, high, out=out), out, x)
     return out
 

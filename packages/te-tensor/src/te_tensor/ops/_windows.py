@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 from ..dtypes import Array
 
@@ -28,6 +29,7 @@ class Window:
     count: int
 
     @classmethod
+    @lru_cache(1024)
     def over(
         cls,
         length: int,
@@ -64,9 +66,12 @@ class Window:
             count += 1
         return cls(length, kernel, stride, before, dilation, count)
 
-    def reach(self, offset: int) -> tuple[slice, slice]:
-        """Where the kernel's element at `offset` meets elements: the places, and the elements."""
-        shift = offset * self.dilation - self.before
+    @cached_property
+    def reaches(self) -> list[tuple[slice, slice]]:
+        """For each of the kernel's elements: the places where it meets elements, and those."""
+        return [self._reach(offset * self.dilation - self.before) for offset in range(self.kernel)]
+
+    def _reach(self, shift: int) -> tuple[slice, slice]:
         first = max(0, -(shift // self.stride))
         last = min(self.count, (self.length - 1 - shift) // self.stride + 1)
         if last <= first:
@@ -82,6 +87,12 @@ class Window:
     def part(self, first: int, last: int) -> Window:
         """The places from `first` up to `last` alone."""
         return replace(self, before=self.before - first * self.stride, count=last - first)
+
+    @cached_property
+    def back(self) -> Window:
+        """With stride 1: the window from the places back to the elements that were looked at."""
+        before = (self.kernel - 1) * self.dilation - self.before
+        return replace(self, length=self.count, before=before, count=self.length)
 
     @property
     def moves_nothing(self) -> bool:

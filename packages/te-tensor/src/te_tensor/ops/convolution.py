@@ -19,7 +19,7 @@ from .. import memory, parallel
 from ..blas import gemm, gemm_batch
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
-from ._columns import Columns
+from ._columns import Block, Columns, columns_of
 from ._windows import Window, as_images, check_images, like_input
 
 #: Multiply-adds of an image up to which calls for each image cost more than its products.
@@ -93,24 +93,26 @@ class Convolution(Operation):
         self.in_lanes = len(images) > 1 and prod(size) * kernels[0].size <= _SMALL_IMAGE
         units = _to_units(images, self.in_lanes)
         out = memory.empty((len(units), *size, units.shape[-1]), x.dtype)
-        _correlate(units, kernels, out, (rows, columns), self.groups, *bias)
-        self.save(x, weight)
+        made = _correlate(units, kernels, out, (rows, columns), self.groups, *bias)
+        self.save(x, weight, made if self.in_lanes else None)
         return like_input(_from_units(out, self.in_lanes), self.axes, x.ndim)
 
     def backward(self, grad: Array) -> Gradients:
         """Of x: the gradient correlated with the turned kernels; of weight: with x."""
-        x, weight = self.saved
+        x, weight, made = self.saved
         images, kernels = as_images(x, self.axes), as_images(weight, self.axes)
         windows = self.windows(images, kernels)
         grads = _to_units(as_images(grad, self.axes), self.in_lanes)
+        if self.in_lanes:
+            grads = np.ascontiguousarray(grads)  # read several times
         units = _to_units(images, self.in_lanes)
         grad_x = grad_weight = grad_bias = None
         if self.needs_grad[0]:
-            made = memory.empty(units.shape, x.dtype)
-            _of_input(grads, kernels, made, windows, self.groups)
-            grad_x = like_input(_from_units(made, self.in_lanes), self.axes, x.ndim)
+            out = memory.empty(units.shape, x.dtype)
+            _of_input(grads, kernels, out, windows, self.groups)
+            grad_x = like_input(_from_units(out, self.in_lanes), self.axes, x.ndim)
         if self.needs_grad[1]:
-            grad_weight = _of_weight(grads, units, kernels, windows, self.groups)
+            grad_weight = _of_weight(grads, units, kernels, windows, self.groups, made)
             grad_weight = grad_weight.reshape(weight.shape)
         if True in self.needs_grad[2:]:
             grad_bias = _of_bias(grads)
@@ -143,6 +145,11 @@ def _from_units(units: Array, in_lanes: bool) -> Array:
     return units[0].transpose(3, 0, 1, 2) if in_lanes else units[..., 0]
 
 
+def _layout(units: Array, windows: tuple[Window, Window], groups: int) -> Columns:
+    channels, lanes = units.shape[1], units.shape[-1]
+    return columns_of(*windows, channels, lanes, groups, stacked=lanes > 1)
+
+
 def _correlate(
     units: Array,
     kernels: Array,
@@ -150,25 +157,36 @@ def _correlate(
     windows: tuple[Window, Window],
     groups: int,
     bias: Array | None = None,
-) -> None:
-    """Fill out (U, O, H', W', L) with the correlation of units (U, C, H, W, L)."""
-    columns = Columns(*windows, units.shape[1], units.shape[-1], groups)
-    weights = columns.weights(kernels)
+) -> Array | None:
+    """Fill out (U, O, H', W', L) with the correlation of units (U, C, H, W, L).
+
+    Returns:
+        The columns that were made of the units, if they are a single block.
+    """
+    layout = _layout(units, windows, groups)
+    weights = layout.weights(kernels)
     work = out.size * kernels[0].size
-    tasks = _tasks(columns, len(units), work)
+    tasks = _tasks(layout, len(units), work)
     shift = None if bias is None else bias.reshape(groups, -1, 1)
 
-    def run(index: int) -> None:
-        unit, first, last = tasks[index]
-        target = columns.places(out[unit], first, last)
-        gathered = columns.gather(units[unit], first, last)
+    def compute(index: int) -> Array:
+        unit, block = tasks[index]
+        target = block.of_output(out[unit])
+        columns = block.gather(units[unit])
         if shift is not None:
             target[...] = shift
-        matrices = columns.matrices(gathered, first, last)
-        for number, (weight, matrix) in enumerate(zip(weights, matrices, strict=True)):
-            _product(weight, matrix, target, beta=float(number > 0 or shift is not None))
+        for number, matrix in enumerate(block.matrices(columns)):
+            _product(weights[number], matrix, target, number > 0 or shift is not None)
+        return columns
+
+    if len(tasks) == 1:
+        return compute(0)
+
+    def run(index: int) -> None:
+        compute(index)
 
     _run(run, len(tasks), work)
+    return None
 
 
 def _of_input(
@@ -178,58 +196,58 @@ def _of_input(
     if all(window.stride == 1 for window in windows):
         turned = kernels.reshape(groups, -1, *kernels.shape[1:])[..., ::-1, ::-1]
         turned = turned.swapaxes(1, 2).reshape(out.shape[1], -1, *kernels.shape[2:])
-        _correlate(grads, turned, out, (_back(windows[0]), _back(windows[1])), groups)
+        _correlate(grads, turned, out, (windows[0].back, windows[1].back), groups)
         return
-    columns = Columns(*windows, out.shape[1], out.shape[-1], groups)
-    weights = [weight.swapaxes(1, 2) for weight in columns.weights(kernels)]
-    blocks = columns.blocks(1)
+    layout = _layout(out, windows, groups)
+    weights = [weight.swapaxes(1, 2) for weight in layout.weights(kernels)]
+    blocks = layout.blocks(1)
 
     def run(unit: int) -> None:
         grad = np.ascontiguousarray(grads[unit])
         out[unit] = 0
-        for first, last in blocks:
-            gathered = columns.empty(last - first, out.dtype)
-            gathered[...] = 0
-            places = columns.places(grad, first, last)
-            matrices = columns.matrices(gathered, first, last)
-            for weight, matrix in zip(weights, matrices, strict=True):
-                _product(weight, places, matrix, beta=1.0)
-            columns.scatter(gathered, out[unit], first, last)
+        for block in blocks:
+            columns = block.empty(out.dtype)
+            columns[...] = 0
+            places = block.of_output(grad)
+            for number, matrix in enumerate(block.matrices(columns)):
+                _product(weights[number], places, matrix, add=True)
+            block.scatter(columns, out[unit])
 
     _run(run, len(out), grads.size * kernels[0].size)
 
 
-def _back(window: Window) -> Window:
-    """From the places of a window with stride 1 to the elements that it looked at."""
-    before = (window.kernel - 1) * window.dilation - window.before
-    return Window(window.count, window.kernel, 1, before, window.dilation, window.length)
-
-
 def _of_weight(
-    grads: Array, units: Array, kernels: Array, windows: tuple[Window, Window], groups: int
+    grads: Array,
+    units: Array,
+    kernels: Array,
+    windows: tuple[Window, Window],
+    groups: int,
+    made: Array | None,
 ) -> Array:
-    """The gradient of the weight (groups, O/groups, C/groups, kh, kw), summed in a fixed order."""
-    columns = Columns(*windows, units.shape[1], units.shape[-1], groups)
+    """The gradient of the weight (groups, O/groups, C/groups, kh, kw), summed in a fixed order.
+
+    `made` is what `_correlate` returned for these units.
+    """
+    layout = _layout(units, windows, groups)
     work = grads.size * kernels[0].size
-    tasks = _tasks(columns, len(units), work)
+    tasks = _tasks(layout, len(units), work)
     shares = parallel.split(len(tasks), parallel.get_num_threads() if work >= _PARALLEL_FROM else 1)
     # As (inner, O/groups): OpenBLAS is quicker when the longer axis comes first.
-    shapes = [weight.swapaxes(1, 2).shape for weight in columns.weights(kernels)]
-    sums = [[np.zeros(shape, grads.dtype) for shape in shapes] for _ in shares]
+    shape = (groups, kernels[0, :, : layout.copies].size, len(kernels) // groups)
+    sums = [[np.zeros(shape, grads.dtype) for _ in layout.products] for _ in shares]
 
     def run(index: int) -> None:
-        for unit, first, last in tasks[shares[index]]:
-            grad = columns.places(np.ascontiguousarray(grads[unit]), first, last)
-            gathered = columns.gather(units[unit], first, last)
-            matrices = columns.matrices(gathered, first, last)
-            for total, matrix in zip(sums[index], matrices, strict=True):
-                _product(matrix, grad.swapaxes(1, 2), total, beta=1.0)
+        for number, (unit, block) in enumerate(tasks[shares[index]]):
+            grad = block.of_output(np.ascontiguousarray(grads[unit])).swapaxes(1, 2)
+            columns = block.gather(units[unit]) if made is None else made
+            for total, matrix in zip(sums[index], block.matrices(columns), strict=True):
+                _product(matrix, grad, total, add=number > 0)
 
     _run(run, len(shares), work)
     for share in sums[1:]:
         for total, part in zip(sums[0], share, strict=True):
             total += part
-    return columns.kernels([total.swapaxes(1, 2) for total in sums[0]])
+    return layout.kernels([total.swapaxes(1, 2) for total in sums[0]])
 
 
 def _of_bias(grads: Array) -> Array:
@@ -245,19 +263,19 @@ def _of_bias(grads: Array) -> Array:
     return np.asarray(sums.sum(axis=(0, 2)))
 
 
-def _tasks(columns: Columns, units: int, work: int) -> list[tuple[int, int, int]]:
-    """(unit, first output row, last one) of parts that can be done side by side."""
+def _tasks(layout: Columns, units: int, work: int) -> list[tuple[int, Block]]:
+    """Units and blocks of them that can be done side by side."""
     threads = parallel.get_num_threads() if work >= _PARALLEL_FROM else 1
-    blocks = columns.blocks(ceil(threads / max(units, 1)))
-    return [(unit, *block) for unit in range(units) for block in blocks]
+    blocks = layout.blocks(ceil(threads / max(units, 1)))
+    return [(unit, block) for unit in range(units) for block in blocks]
 
 
-def _product(a: Array, b: Array, out: Array, beta: float) -> None:
-    """out = a @ b + beta * out, for each group."""
+def _product(a: Array, b: Array, out: Array, add: bool) -> None:
+    """out = a @ b for each group, or out += a @ b."""
     if len(out) == 1:
-        gemm(a[0], b[0], out[0], beta=beta)
+        gemm(a[0], b[0], out[0], beta=float(add))
     else:
-        gemm_batch(a, b, out, beta=beta)
+        gemm_batch(a, b, out, beta=float(add))
 
 
 def _run(function: Callable[[int], None], count: int, work: int) -> None:

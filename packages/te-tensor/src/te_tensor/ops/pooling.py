@@ -8,7 +8,7 @@ memory as convolutions of small images leave it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
+from functools import lru_cache
 from math import ceil
 
 import numpy as np
@@ -170,15 +170,6 @@ class MaxPool(_Pool):
         parallel.rowwise(self._give, out, self.planes.of(grad), winners)
         return (self.planes.undo(out),)
 
-    def _offsets(self) -> list[tuple[int, int]]:
-        return list(product(range(self.rows.kernel), range(self.columns.kernel)))
-
-    def _reach(self, offset: tuple[int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """Which windows see an element at this offset, and those elements, on planes."""
-        row_places, rows = self.rows.reach(offset[0])
-        column_places, columns = self.columns.reach(offset[1])
-        return (slice(None), row_places, column_places), (slice(None), rows, columns)
-
     def _maxima(self, planes: Array, out: Array) -> None:
         self.fold(np.maximum, -np.inf, planes, out)
 
@@ -187,37 +178,48 @@ class MaxPool(_Pool):
         self._maxima(planes, out)
         missed = np.ones(out.shape, bool)
         winners[...] = 0
-        *offsets, _ = self._offsets()
-        for offset in offsets:
-            places, elements = self._reach(offset)
+        offsets = _offsets(self.rows, self.columns)
+        for places, elements in offsets[:-1]:
             missed[places] &= planes[elements] != out[places]
             winners += missed.view(np.uint8)
         if np.isnan(out).any():  # as in PyTorch, the last NaN wins
-            for number, offset in enumerate(self._offsets()):
-                places, elements = self._reach(offset)
+            for number, (places, elements) in enumerate(offsets):
                 winners[places][np.isnan(planes[elements])] = number
 
     def _give(self, out: Array, grad: Array, winners: Array) -> None:
         overlap = self.rows.overlaps or self.columns.overlaps
         if not (self.rows.tiles and self.columns.tiles):
             out[...] = 0
-        for number, offset in enumerate(self._offsets()):
-            places, elements = self._reach(offset)
+        for number, (places, elements) in enumerate(_offsets(self.rows, self.columns)):
             won = winners[places] == number
             if overlap:
-                out[elements] += _where(won, grad[places], np.empty(won.shape, grad.dtype))
+                out[elements] += _keep(grad[places], won, np.empty(won.shape, grad.dtype))
             else:
-                _where(won, grad[places], out[elements])
+                _keep(grad[places], won, out[elements])
 
 
-def _where(chosen: Array, values: Array, out: Array) -> Array:
-    """The values that are chosen, else 0: bits times 0 or 1, which takes NaN and inf too.
+def _keep(values: Array, chosen: Array, out: Array) -> Array:
+    """The values that are chosen, else 0: bits times 0 or 1, so that inf and NaN go too.
 
-    Unlike np.where and masked copies it takes no branches, which random masks make slow.
+    It takes no branches, which random masks make slow, and one pass.
     """
     bits = np.dtype(f"u{values.itemsize}")
     np.multiply(values.view(bits), chosen, out=out.view(bits))
     return out
+
+
+_Part = tuple[slice, ...]
+
+
+@lru_cache(256)
+def _offsets(rows: Window, columns: Window) -> list[tuple[_Part, _Part]]:
+    """For each offset in a window, in order: which windows see an element there, and those."""
+    every = slice(None)
+    return [
+        ((every, row_places, column_places), (every, row_elements, column_elements))
+        for row_places, row_elements in rows.reaches
+        for column_places, column_elements in columns.reaches
+    ]
 
 
 class AvgPool(_Pool):
@@ -305,9 +307,8 @@ def _fold(
     function: np.ufunc, start: float, source: Array, window: Window, axis: int, out: Array
 ) -> None:
     """Along one axis, the function of all that each place of the window looks at."""
-    reaches = [window.reach(offset) for offset in range(window.kernel)]
     # What reaches all places goes first: then nothing needs to be filled in before.
-    reaches.sort(key=lambda reach: not window.covers(reach[0]))
+    reaches = sorted(window.reaches, key=lambda reach: not window.covers(reach[0]))
     whole = [source[_along(axis, e)] for places, e in reaches if window.covers(places)][:2]
     if len(whole) == 2:
         function(*whole, out=out)
@@ -322,8 +323,7 @@ def _unfold(source: Array, window: Window, axis: int, out: Array) -> None:
     """The reverse of a sum by `_fold`: add each place to all elements that it looked at."""
     if not window.tiles:
         out[...] = 0
-    for offset in range(window.kernel):
-        places, elements = window.reach(offset)
+    for places, elements in window.reaches:
         if window.overlaps:
             out[_along(axis, elements)] += source[_along(axis, places)]
         else:
