@@ -64,6 +64,94 @@ ERRORS = {
     "linear small widths": (
         lambda: te.linear(t(2, 3, dtype="float16"), t(4, 3)),
         TypeError, ["linear", "float16", "float32"]),
+    # images
+    "conv2d rank": (lambda: te.conv2d(t(4, 4), t(2, 3, 3, 3)), ValueError, ["conv2d", "(4, 4)"]),
+    "conv1d rank": (
+        lambda: te.conv1d(t(1, 2, 4, 4), t(2, 2, 3)), ValueError, ["conv1d", "(1, 2, 4, 4)"]),
+    "conv2d weight": (lambda: te.conv2d(t(3, 4, 4), t(2, 3, 3)), ValueError, ["weight (2, 3, 3)"]),
+    "conv2d empty kernel": (
+        lambda: te.conv2d(t(3, 4, 4), t(2, 3, 0, 3)), ValueError, ["weight (2, 3, 0, 3)"]),
+    "conv2d channels": (
+        lambda: te.conv2d(t(1, 3, 4, 4), t(2, 4, 3, 3)),
+        ValueError, ["(1, 3, 4, 4)", "(2, 4, 3, 3)", "groups 1", "3 channels"]),
+    "conv2d groups": (
+        lambda: te.conv2d(t(4, 4, 4), t(3, 2, 3, 3), groups=2),
+        ValueError, ["(3, 2, 3, 3)", "groups 2", "multiple"]),
+    "conv2d no groups": (
+        lambda: te.conv2d(t(4, 4, 4), t(3, 2, 3, 3), groups=0), ValueError, ["groups is 0"]),
+    "conv2d bias": (
+        lambda: te.conv2d(t(3, 4, 4), t(2, 3, 3, 3), t(3)), ValueError, ["bias (3,)", "(2,)"]),
+    "conv2d kernel": (
+        lambda: te.conv2d(t(3, 4, 4), t(2, 3, 5, 3)), ValueError, ["kernel of 5", "at most 4"]),
+    "conv2d dilated kernel": (
+        lambda: te.conv2d(t(3, 6, 6), t(2, 3, 3, 3), padding=1, dilation=4),
+        ValueError, ["dilation 4", "spans 9", "at most 8"]),
+    "conv2d stride": (
+        lambda: te.conv2d(t(3, 4, 4), t(2, 3, 3, 3), stride=(1, 0)),
+        ValueError, ["stride is (1, 0)", "at least 1"]),
+    "conv2d stride fraction": (
+        lambda: te.conv2d(t(3, 4, 4), t(2, 3, 3, 3), stride=1.5), ValueError, ["stride is 1.5"]),
+    "conv1d strides": (
+        lambda: te.conv1d(t(3, 4), t(2, 3, 3), stride=(1, 2)), ValueError, ["stride is (1, 2)"]),
+    "conv2d padding": (
+        lambda: te.conv2d(t(3, 4, 4), t(2, 3, 3, 3), padding=-1),
+        ValueError, ["padding is -1", "at least 0"]),
+    "conv2d padding name": (
+        lambda: te.conv2d(t(3, 4, 4), t(2, 3, 3, 3), padding="full"),
+        ValueError, ["'full'", "'same'", "'valid'"]),
+    "conv2d same": (
+        lambda: te.conv2d(t(3, 4, 4), t(2, 3, 3, 3), stride=2, padding="same"),
+        ValueError, ["'same'", "stride 1"]),
+    "conv2d mode": (
+        lambda: te.conv2d(t(3, 4, 4), t(2, 3, 3, 3), padding_mode="mirror"),
+        ValueError, ["'mirror'", "reflect"]),
+    "conv2d reflect": (
+        lambda: te.conv2d(t(3, 4, 4), t(2, 3, 3, 3), padding=4, padding_mode="reflect"),
+        ValueError, ["(4, 4)", "'reflect'", "at most 3"]),
+    "conv2d dilation": (
+        lambda: te.conv2d(t(3, 4, 4), t(2, 3, 3, 3), dilation=True),
+        ValueError, ["dilation is True"]),
+    "conv2d integers": (
+        lambda: te.conv2d(t(3, 4, 4, dtype="int64"), t(2, 3, 3, 3)),
+        TypeError, ["conv2d", "int64", "float"]),
+    "conv2d widths": (
+        lambda: te.conv2d(t(3, 4, 4, dtype="float64"), t(2, 3, 3, 3)),
+        TypeError, ["convolution", "x float64", "weight float32"]),
+    "pad mode": (lambda: te.pad(t(4), [(1, 1)], "mirror"), ValueError, ["'mirror'", "circular"]),
+    "pad negative": (lambda: te.pad(t(4), [(1, -1)]), ValueError, ["(1, -1)", "at least 0"]),
+    "pad number": (lambda: te.pad(t(4), [(1,)]), ValueError, ["[(1,)]", "pairs"]),
+    "pad axes": (lambda: te.pad(t(4), [(1, 1)] * 2), ValueError, ["(4,)", "more pairs"]),
+    "pad circular": (
+        lambda: te.pad(t(4), [(5, 0)], "circular"), ValueError, ["(5, 0)", "at most 4"]),
+    "pad replicate": (
+        lambda: te.pad(t(0), [(1, 0)], "replicate"), ValueError, ["(0,)", "at most 0"]),
+    "max_pool2d rank": (
+        lambda: te.max_pool2d(t(4, 4), 2), ValueError, ["max_pool2d", "(4, 4)", "(N, C, H, W)"]),
+    "max_pool2d kernel": (
+        lambda: te.max_pool2d(t(1, 4, 4), 5), ValueError, ["kernel of 5", "at most 4"]),
+    "max_pool2d size": (
+        lambda: te.max_pool2d(t(1, 4, 4), 0), ValueError, ["kernel_size is 0", "at least 1"]),
+    "max_pool2d sizes": (
+        lambda: te.max_pool2d(t(1, 4, 4), (2, 2, 2)), ValueError, ["kernel_size is (2, 2, 2)"]),
+    "max_pool2d padding": (
+        lambda: te.max_pool2d(t(1, 4, 4), 2, padding=2), ValueError, ["padding is (2, 2)", "half"]),
+    "max_pool2d empty": (
+        lambda: te.max_pool2d(t(1, 0, 4), 2, padding=1), ValueError, ["(1, 0, 4)", "no empty"]),
+    "max_pool2d integers": (
+        lambda: te.max_pool2d(t(1, 4, 4, dtype="int32"), 2), TypeError, ["max_pool2d", "int32"]),
+    "max_pool1d stride": (
+        lambda: te.max_pool1d(t(1, 4), 2, stride=-1), ValueError, ["stride is -1"]),
+    "avg_pool1d rank": (lambda: te.avg_pool1d(t(4), 2), ValueError, ["avg_pool1d", "(4,)"]),
+    "avg_pool2d divisor": (
+        lambda: te.avg_pool2d(t(1, 4, 4), 2, divisor_override=0),
+        ValueError, ["divisor_override is 0"]),
+    "adaptive size": (
+        lambda: te.adaptive_avg_pool2d(t(1, 4, 4), 0), ValueError, ["output_size is 0"]),
+    "adaptive sizes": (
+        lambda: te.adaptive_avg_pool2d(t(1, 4, 4), (1, 2, 3)),
+        ValueError, ["output_size is (1, 2, 3)"]),
+    "adaptive rank": (
+        lambda: te.adaptive_avg_pool1d(t(4), 2), ValueError, ["adaptive_avg_pool1d", "(4,)"]),
     # axes
     "sum": (lambda: t(2, 3).sum(2), IndexError, ["axis is 2", "2 axes"]),
     "sum of a scalar": (lambda: t().sum(0), IndexError, ["axis is 0", "0 axes"]),

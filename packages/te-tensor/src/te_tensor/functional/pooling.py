@@ -231,8 +231,9 @@ def _adaptive_avg_pool(
     given: Sequence[Any] = (output_size,) * axes
     if isinstance(output_size, (tuple, list)):
         given = output_size
-    known = [n for n in given if n is not None]
     if len(given) != axes:
         raise ValueError(f"output_size is {output_size!r}: expected one number, or {axes}")
-    per_axis("output_size", known, len(known))
+    for size in given:
+        if size is not None:
+            per_axis("output_size", size, 1)
     return apply(AdaptiveAvgPool(given), floats(f"adaptive_avg_pool{axes}d", x))

@@ -13,8 +13,6 @@ from dataclasses import replace
 from functools import lru_cache
 from math import ceil
 
-import numpy as np
-
 from .. import memory, parallel
 from ..dtypes import Array, DType
 from ._windows import Window
@@ -23,6 +21,9 @@ from ._windows import Window
 _BLOCK = 4 * parallel.BLOCK
 #: Rows of a product's matrix up to which the kernel's rows are stacked too.
 _THIN = 32
+
+#: Elements up to which filling all with zeros is quicker than each border.
+_SMALL = 1 << 17
 
 _Slices = tuple[slice | int, ...]
 
@@ -81,12 +82,6 @@ class Columns:
         grouped = kernels.reshape(self.groups, -1, *kernels.shape[1:])
         shape = (*grouped.shape[:2], -1)
         return [grouped[:, :, :, rows].reshape(shape) for rows in self.products]
-
-    def kernels(self, weights: list[Array]) -> Array:
-        """The reverse of `weights`: (groups, O/groups, C/groups, kh, kw)."""
-        shape = (*weights[0].shape[:2], -1, self.copies, self.columns.kernel)
-        parts = [weight.reshape(shape) for weight in weights]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=3)
 
 
 #: `Columns`, kept: a network meets the same few again and again.
@@ -167,8 +162,11 @@ class Block:
         if self.layout.as_they_are:
             return image[:, self.first : self.last + self.layout.further]
         made = self.empty(image.dtype)
-        for border in self.borders:
-            made[border] = 0
+        if made.size < _SMALL:
+            made.fill(0)
+        else:
+            for border in self.borders:
+                made[border] = 0
         for to, elements in self.pairs:
             made[to] = image[elements]
         return made

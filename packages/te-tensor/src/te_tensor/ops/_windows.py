@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from ..dtypes import Array
+from .. import memory
+from ..dtypes import Array, DType
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,15 @@ def as_images(x: Array, axes: int) -> Array:
     return x if axes == 2 else x[:, :, None]
 
 
-def like_input(images: Array, axes: int, ndim: int) -> Array:
-    """What `as_images` added taken away: as many axes as the input had."""
-    if axes == 1:
-        images = images[:, :, 0]
-    return images if ndim == axes + 2 else images[0]
+def new_images(shape: tuple[int, ...], dtype: DType, in_lanes: bool) -> Array:
+    """An array of this shape, to be filled; `in_lanes` puts the batch innermost in memory.
+
+    It is no view where it needn't be: as a leaf's gradient it is then kept without a copy.
+    """
+    if not in_lanes:
+        return memory.empty(shape, dtype)
+    last = len(shape) - 1
+    return memory.empty((*shape[1:], shape[0]), dtype).transpose(last, *range(last))
 
 
 def check_images(name: str, x: Array, axes: int) -> None:

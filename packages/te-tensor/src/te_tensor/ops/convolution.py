@@ -15,12 +15,12 @@ from math import ceil, prod
 
 import numpy as np
 
-from .. import memory, parallel
+from .. import parallel
 from ..blas import gemm, gemm_batch
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
 from ._columns import Block, Columns, columns_of
-from ._windows import Window, as_images, check_images, like_input
+from ._windows import Window, as_images, check_images, new_images
 
 #: Multiply-adds of an image up to which calls for each image cost more than its products.
 _SMALL_IMAGE = 1 << 20
@@ -91,32 +91,37 @@ class Convolution(Operation):
         rows, columns = self.windows(images, kernels)
         size = (len(kernels), rows.count, columns.count)
         self.in_lanes = len(images) > 1 and prod(size) * kernels[0].size <= _SMALL_IMAGE
-        units = _to_units(images, self.in_lanes)
-        out = memory.empty((len(units), *size, units.shape[-1]), x.dtype)
-        made = _correlate(units, kernels, out, (rows, columns), self.groups, *bias)
+        shape = (*x.shape[: -self.axes - 1], len(kernels), *size[-self.axes :])
+        out = new_images(shape, x.dtype, self.in_lanes)
+        units = self._units(x)
+        made = _correlate(units, kernels, self._units(out), (rows, columns), self.groups, *bias)
         self.save(x, weight, made if self.in_lanes else None)
-        return like_input(_from_units(out, self.in_lanes), self.axes, x.ndim)
+        return out
 
     def backward(self, grad: Array) -> Gradients:
         """Of x: the gradient correlated with the turned kernels; of weight: with x."""
         x, weight, made = self.saved
-        images, kernels = as_images(x, self.axes), as_images(weight, self.axes)
-        windows = self.windows(images, kernels)
-        grads = _to_units(as_images(grad, self.axes), self.in_lanes)
+        kernels = as_images(weight, self.axes)
+        windows = self.windows(as_images(x, self.axes), kernels)
+        grads = self._units(grad)
         if self.in_lanes:
             grads = np.ascontiguousarray(grads)  # read several times
-        units = _to_units(images, self.in_lanes)
         grad_x = grad_weight = grad_bias = None
         if self.needs_grad[0]:
-            out = memory.empty(units.shape, x.dtype)
-            _of_input(grads, kernels, out, windows, self.groups)
-            grad_x = like_input(_from_units(out, self.in_lanes), self.axes, x.ndim)
+            grad_x = new_images(x.shape, x.dtype, self.in_lanes)
+            _of_input(grads, kernels, self._units(grad_x), windows, self.groups)
         if self.needs_grad[1]:
-            grad_weight = _of_weight(grads, units, kernels, windows, self.groups, made)
-            grad_weight = grad_weight.reshape(weight.shape)
+            grad_weight = np.empty(weight.shape, weight.dtype)
+            out = as_images(grad_weight, self.axes)
+            _of_weight(grads, self._units(x), out, windows, self.groups, made)
         if True in self.needs_grad[2:]:
             grad_bias = _of_bias(grads)
         return (grad_x, grad_weight, grad_bias)[: len(self.needs_grad)]
+
+    def _units(self, x: Array) -> Array:
+        """A view (U, C, H, W, L)."""
+        images = as_images(x, self.axes)
+        return images.transpose(1, 2, 3, 0)[None] if self.in_lanes else images[..., None]
 
 
 def _check(op: Convolution, x: Array, weight: Array, *bias: Array) -> None:
@@ -133,16 +138,6 @@ def _check(op: Convolution, x: Array, weight: Array, *bias: Array) -> None:
         )
     if any(b.shape != (outputs,) for b in bias):
         raise ValueError(f"{name} got bias {bias[0].shape}: expected ({outputs},)")
-
-
-def _to_units(images: Array, in_lanes: bool) -> Array:
-    """A view (U, C, H, W, L) of images (N, C, H, W)."""
-    return images.transpose(1, 2, 3, 0)[None] if in_lanes else images[..., None]
-
-
-def _from_units(units: Array, in_lanes: bool) -> Array:
-    """The images (N, C, H, W) again."""
-    return units[0].transpose(3, 0, 1, 2) if in_lanes else units[..., 0]
 
 
 def _layout(units: Array, windows: tuple[Window, Window], groups: int) -> Columns:
@@ -219,21 +214,21 @@ def _of_input(
 def _of_weight(
     grads: Array,
     units: Array,
-    kernels: Array,
+    out: Array,
     windows: tuple[Window, Window],
     groups: int,
     made: Array | None,
-) -> Array:
-    """The gradient of the weight (groups, O/groups, C/groups, kh, kw), summed in a fixed order.
+) -> None:
+    """Fill out (O, C/groups, kh, kw) with the gradient of the weight, summed in a fixed order.
 
     `made` is what `_correlate` returned for these units.
     """
     layout = _layout(units, windows, groups)
-    work = grads.size * kernels[0].size
+    work = grads.size * out[0].size
     tasks = _tasks(layout, len(units), work)
     shares = parallel.split(len(tasks), parallel.get_num_threads() if work >= _PARALLEL_FROM else 1)
     # As (inner, O/groups): OpenBLAS is quicker when the longer axis comes first.
-    shape = (groups, kernels[0, :, : layout.copies].size, len(kernels) // groups)
+    shape = (groups, out[0, :, : layout.copies].size, len(out) // groups)
     sums = [[np.zeros(shape, grads.dtype) for _ in layout.products] for _ in shares]
 
     def run(index: int) -> None:
@@ -247,7 +242,9 @@ def _of_weight(
     for share in sums[1:]:
         for total, part in zip(sums[0], share, strict=True):
             total += part
-    return layout.kernels([total.swapaxes(1, 2) for total in sums[0]])
+    for total, rows in zip(sums[0], layout.products, strict=True):
+        part = out[:, :, rows]
+        part[...] = total.swapaxes(1, 2).reshape(part.shape)
 
 
 def _of_bias(grads: Array) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 from .. import memory, parallel
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
-from ._windows import Window, as_images, check_images, like_input
+from ._windows import Window, as_images, check_images, new_images
 
 _ONE_ROW = Window(1, 1, 1, 0, 1, 1)
 
@@ -32,9 +32,9 @@ class _Planes:
 
     def __init__(self, name: str, x: Array, axes: int) -> None:
         check_images(name, x, axes)
-        self.axes, self.ndim = axes, x.ndim
+        self.axes, self.shape = axes, x.shape
         images = as_images(x, axes)
-        self.lead, self.lengths = images.shape[:2], images.shape[2:]
+        self.lengths = images.shape[2:]
         if 0 in images.shape[1:]:
             raise ValueError(f"{name} of shape {x.shape}: expected no empty axis but the batch")
         innermost = images.transpose(1, 2, 3, 0).flags.c_contiguous
@@ -47,20 +47,10 @@ class _Planes:
             return np.ascontiguousarray(images.transpose(1, 2, 3, 0))
         return np.ascontiguousarray(images).reshape(-1, *images.shape[2:], 1)
 
-    def shape(self, rows: int, columns: int) -> tuple[int, int, int, int]:
-        """The shape of planes with so many rows and columns."""
-        batch, channels = self.lead
-        if self.in_lanes:
-            return channels, rows, columns, batch
-        return batch * channels, rows, columns, 1
-
-    def undo(self, planes: Array) -> Array:
-        """The array whose planes these are."""
-        if self.in_lanes:
-            images = planes.transpose(3, 0, 1, 2)
-        else:
-            images = planes.reshape(*self.lead, *planes.shape[1:3])
-        return like_input(images, self.axes, self.ndim)
+    def new(self, x: Array, rows: int, columns: int) -> Array:
+        """An array as x with so many rows and columns, to be filled."""
+        shape = (*x.shape[: -self.axes], *(rows, columns)[-self.axes :])
+        return new_images(shape, x.dtype, self.in_lanes)
 
 
 class _Pool(Operation, abstract=True):
@@ -153,22 +143,23 @@ class MaxPool(_Pool):
     def forward(self, x: Array) -> Array:
         """The maxima."""
         planes = self.begin_with(x)
-        shape = self.planes.shape(self.rows.count, self.columns.count)
-        out = memory.empty(shape, x.dtype)
+        out = self.planes.new(x, self.rows.count, self.columns.count)
+        filled = self.planes.of(out)
         if not self.needs_grad[0]:
-            parallel.rowwise(self._maxima, planes, out)
-            return self.planes.undo(out)
-        winners = np.empty(shape, np.min_scalar_type(self.rows.kernel * self.columns.kernel))
-        parallel.rowwise(self._maxima_and_winners, planes, out, winners)
+            parallel.rowwise(self._maxima, planes, filled)
+            return out
+        number = np.min_scalar_type(self.rows.kernel * self.columns.kernel)
+        winners = np.empty(filled.shape, number)
+        parallel.rowwise(self._maxima_and_winners, planes, filled, winners)
         self.save(winners)
-        return self.planes.undo(out)
+        return out
 
     def backward(self, grad: Array) -> Gradients:
         """Each window's gradient where its maximum was."""
         (winners,) = self.saved
-        out = memory.empty(self.planes.shape(*self.planes.lengths), grad.dtype)
-        parallel.rowwise(self._give, out, self.planes.of(grad), winners)
-        return (self.planes.undo(out),)
+        out = new_images(self.planes.shape, grad.dtype, self.planes.in_lanes)
+        parallel.rowwise(self._give, self.planes.of(out), self.planes.of(grad), winners)
+        return (out,)
 
     def _maxima(self, planes: Array, out: Array) -> None:
         self.fold(np.maximum, -np.inf, planes, out)
@@ -268,15 +259,15 @@ class AvgPool(_Pool):
         same = counts.min() == counts.max()
         divisors = counts.flat[0] if same else counts
         divisors = np.asarray(self.divisor or divisors, x.dtype)
-        out = memory.empty(self.planes.shape(self.rows.count, self.columns.count), x.dtype)
+        out = self.planes.new(x, self.rows.count, self.columns.count)
 
         def block(planes: Array, out: Array) -> None:
             self.fold(np.add, 0.0, planes, out)
             np.divide(out, divisors, out=out)
 
-        parallel.rowwise(block, planes, out)
+        parallel.rowwise(block, planes, self.planes.of(out))
         self.save(divisors)
-        return self.planes.undo(out)
+        return out
 
     def _counts(self, window: Window, axis: int) -> Array:
         """How many elements the window has in each place."""
@@ -288,15 +279,15 @@ class AvgPool(_Pool):
     def backward(self, grad: Array) -> Gradients:
         """Each window's gradient, divided, for all its elements."""
         (divisors,) = self.saved
-        out = memory.empty(self.planes.shape(*self.planes.lengths), grad.dtype)
+        out = new_images(self.planes.shape, grad.dtype, self.planes.in_lanes)
 
         def block(out: Array, grad: Array) -> None:
             wide = memory.empty((*grad.shape[:2], *out.shape[2:]), out.dtype)
             _unfold(grad / divisors, self.columns, 2, wide)
             _unfold(wide, self.rows, 1, out)
 
-        parallel.rowwise(block, out, self.planes.of(grad))
-        return (self.planes.undo(out),)
+        parallel.rowwise(block, self.planes.of(out), self.planes.of(grad))
+        return (out,)
 
 
 def _along(axis: int, part: slice) -> tuple[slice, ...]:
@@ -360,7 +351,7 @@ class AdaptiveAvgPool(Operation):
         lengths = [np.array([p.stop - p.start for p in axis]) for axis in (self.rows, self.columns)]
         counts = (lengths[0][:, None] * lengths[1])[..., None].astype(x.dtype)
         planes = self.planes.of(x)
-        out = memory.empty(self.planes.shape(len(self.rows), len(self.columns)), x.dtype)
+        out = self.planes.new(x, len(self.rows), len(self.columns))
 
         def block(planes: Array, out: Array) -> None:
             narrow = memory.empty((*out.shape[:2], *planes.shape[2:]), x.dtype)
@@ -370,14 +361,14 @@ class AdaptiveAvgPool(Operation):
                 np.add.reduce(narrow[:, :, part], axis=2, out=out[:, :, number])
             np.divide(out, counts, out=out)
 
-        parallel.rowwise(block, planes, out)
+        parallel.rowwise(block, planes, self.planes.of(out))
         self.save(counts)
-        return self.planes.undo(out)
+        return out
 
     def backward(self, grad: Array) -> Gradients:
         """Each window's gradient, divided, for all its elements."""
         (counts,) = self.saved
-        out = memory.empty(self.planes.shape(*self.planes.lengths), grad.dtype)
+        out = new_images(self.planes.shape, grad.dtype, self.planes.in_lanes)
 
         def block(out: Array, grad: Array) -> None:
             share = grad / counts
@@ -388,8 +379,8 @@ class AdaptiveAvgPool(Operation):
             for number, part in enumerate(self.rows):
                 out[:, part] += wide[:, number, None]
 
-        parallel.rowwise(block, out, self.planes.of(grad))
-        return (self.planes.undo(out),)
+        parallel.rowwise(block, self.planes.of(out), self.planes.of(grad))
+        return (out,)
 
 
 def _even_parts(length: int, count: int) -> list[slice]:
