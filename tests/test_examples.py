@@ -128,6 +128,39 @@ def test_sequence_lstm_needs_te_optim():
     assert "pip install te-optim" in done.stderr and "Traceback" not in done.stderr
 
 
+DIGITS = PACKAGES / "te-nn" / "examples" / "digits.py"
+
+
+@pytest.mark.skipif(not find_spec("sklearn"), reason="needs scikit-learn")
+def test_digits_are_read():
+    done = run(DIGITS, "--epochs", 6)
+    assert done.returncode == 0, done.stderr
+    right = dict(re.findall(r"^(\w+) .*: ([\d.]+)% of", done.stdout, re.MULTILINE))
+    assert float(right["convolution"]) > 90
+    assert float(right["transformer"]) > 70
+    assert done.stdout.count("slopes of block") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("sklearn"), reason="needs scikit-learn")
+def test_digits_are_read_well():
+    done = run(DIGITS)
+    right = re.findall(r": ([\d.]+)% of", done.stdout)
+    assert len(right) == 2
+    assert min(map(float, right)) > 97
+
+
+@pytest.mark.parametrize(
+    ("package", "line"),
+    [("te_optim", "pip install te-optim"), ("sklearn", "pip install scikit-learn")],
+)
+def test_digits_name_what_is_missing(package, line):
+    done = run(DIGITS, blocked=package)
+    assert done.returncode != 0
+    assert line in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def molecules(folder, *arguments, **options):
     return run(EXAMPLES / "train_molecules.py", "--output", folder, *arguments, **options)
 
