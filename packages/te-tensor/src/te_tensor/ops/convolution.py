@@ -162,16 +162,16 @@ def _correlate(
     weights = layout.weights(kernels)
     work = out.size * kernels[0].size
     tasks = _tasks(layout, len(units), work)
-    shift = None if bias is None else bias.reshape(groups, -1, 1)
+    # Filled with zeros too: adding to what is in cache is quicker than writing what isn't.
+    start: Array | float = 0.0 if bias is None else bias.reshape(groups, -1, 1)
 
     def compute(index: int) -> Array:
         unit, block = tasks[index]
         target = block.of_output(out[unit])
         columns = block.gather(units[unit])
-        if shift is not None:
-            target[...] = shift
-        for number, matrix in enumerate(block.matrices(columns)):
-            _product(weights[number], matrix, target, number > 0 or shift is not None)
+        target[...] = start
+        for weight, matrix in zip(weights, block.matrices(columns), strict=True):
+            _add_product(weight, matrix, target)
         return columns
 
     if len(tasks) == 1:
@@ -204,8 +204,8 @@ def _of_input(
             columns = block.empty(out.dtype)
             columns[...] = 0
             places = block.of_output(grad)
-            for number, matrix in enumerate(block.matrices(columns)):
-                _product(weights[number], places, matrix, add=True)
+            for weight, matrix in zip(weights, block.matrices(columns), strict=True):
+                _add_product(weight, places, matrix)
             block.scatter(columns, out[unit])
 
     _run(run, len(out), grads.size * kernels[0].size)
@@ -232,11 +232,11 @@ def _of_weight(
     sums = [[np.zeros(shape, grads.dtype) for _ in layout.products] for _ in shares]
 
     def run(index: int) -> None:
-        for number, (unit, block) in enumerate(tasks[shares[index]]):
+        for unit, block in tasks[shares[index]]:
             grad = block.of_output(np.ascontiguousarray(grads[unit])).swapaxes(1, 2)
             columns = block.gather(units[unit]) if made is None else made
             for total, matrix in zip(sums[index], block.matrices(columns), strict=True):
-                _product(matrix, grad, total, add=number > 0)
+                _add_product(matrix, grad, total)
 
     _run(run, len(shares), work)
     for share in sums[1:]:
@@ -267,12 +267,12 @@ def _tasks(layout: Columns, units: int, work: int) -> list[tuple[int, Block]]:
     return [(unit, block) for unit in range(units) for block in blocks]
 
 
-def _product(a: Array, b: Array, out: Array, add: bool) -> None:
-    """out = a @ b for each group, or out += a @ b."""
+def _add_product(a: Array, b: Array, out: Array) -> None:
+    """out += a @ b, for each group."""
     if len(out) == 1:
-        gemm(a[0], b[0], out[0], beta=float(add))
+        gemm(a[0], b[0], out[0], beta=1.0)
     else:
-        gemm_batch(a, b, out, beta=float(add))
+        gemm_batch(a, b, out, beta=1.0)
 
 
 def _run(function: Callable[[int], None], count: int, work: int) -> None:
