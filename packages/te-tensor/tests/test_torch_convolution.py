@@ -12,6 +12,9 @@ from te_tensor.ops import _columns, convolution
 
 torch.set_num_threads(1)
 
+# PyTorch's own, given once a process
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
+
 QUICK = settings(derandomize=True, deadline=None, database=None, max_examples=60)
 CONVOLUTIONS = {1: (te.conv1d, F.conv1d), 2: (te.conv2d, F.conv2d)}
 
@@ -74,11 +77,15 @@ def test_convolution(drawn):
     arrays += [rng.standard_normal(weight[0])] if bias else []
     ours, theirs = CONVOLUTIONS[axes]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convolution, "_SMALL_IMAGE", 1 << 30 if in_lanes else -1)
+        patch.setattr(convolution, "_is_small", lambda *_: in_lanes)
         patch.setattr(convolution, "_PARALLEL_FROM", 1)
         patch.setattr(_columns, "_THIN", 1 << 30 if thin else 0)
         patch.setattr(_columns, "_BLOCK", block)
+        patch.setattr(convolution, "_FEW_COLUMNS", 1 << 30 if thin else 0)
+        patch.setattr(_columns, "_SMALL", 0 if block == 1 else 1 << 17)
+        convolution.columns_of.cache_clear()  # it remembers how work was cut
         compare(lambda *a: ours(*a, **options), lambda *a: theirs(*a, **options), *arrays)
+    convolution.columns_of.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -110,13 +117,13 @@ def test_usual_sizes_in_float32(x, weight, options, threads):
 @pytest.mark.parametrize("turn", [1, -1])
 def test_layouts_in_memory(order, turn):
     rng = np.random.default_rng(0)
-    for small in (-1, 1 << 30):
+    for small in (False, True):
         arrays = []
         for shape in ((3, 4, 6, 7), (5, 4, 3, 2)):
             packed = rng.standard_normal([shape[axis] for axis in order])
             arrays.append(packed.transpose(np.argsort(order))[..., ::turn])
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(convolution, "_SMALL_IMAGE", small)
+            patch.setattr(convolution, "_is_small", lambda *_, small=small: small)
             compare(te.conv2d, F.conv2d, *arrays)
 
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
-from .. import memory
+from .. import memory, parallel
 from ..dtypes import Array, DType
+
+#: Images that are brought into lanes together: as many as make a line of the cache, so that lines
+#: are written whole while those that are read stay near.
+_TILE = 16
+#: Elements from which that is spread over threads.
+_PARALLEL_FROM = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,26 @@ def new_images(shape: tuple[int, ...], dtype: DType, in_lanes: bool) -> Array:
         return memory.empty(shape, dtype)
     last = len(shape) - 1
     return memory.empty((*shape[1:], shape[0]), dtype).transpose(last, *range(last))
+
+
+def to_lanes(images: Array) -> Array:
+    """Images (N, C, H, W) as (C, H, W, N), contiguous: a view where memory allows."""
+    view = images.transpose(1, 2, 3, 0)
+    if view.flags.c_contiguous:
+        return view
+    made = memory.empty(view.shape, view.dtype)
+    tiles = range(0, len(images), _TILE)
+
+    def run(index: int) -> None:
+        tile = slice(tiles[index], tiles[index] + _TILE)
+        made[..., tile] = view[..., tile]
+
+    if images.size >= _PARALLEL_FROM:
+        parallel.parallel_for(run, len(tiles))
+    else:
+        for index in range(len(tiles)):
+            run(index)
+    return made
 
 
 def check_images(name: str, x: Array, axes: int) -> None:

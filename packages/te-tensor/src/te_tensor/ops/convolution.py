@@ -20,10 +20,13 @@ from ..blas import gemm, gemm_batch
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
 from ._columns import Block, Columns, columns_of
-from ._windows import Window, as_images, check_images, new_images
+from ._windows import Window, as_images, check_images, new_images, to_lanes
 
-#: Multiply-adds of an image up to which calls for each image cost more than its products.
-_SMALL_IMAGE = 1 << 20
+#: An image is small, and the batch goes into lanes, up to so many multiply-adds and elements:
+#: calls for each image would cost more than its products, and bringing it into lanes doesn't.
+_SMALL_WORK, _SMALL_IMAGE = 1 << 21, 1 << 15
+#: Elements under all places of the kernel up to which one product is quicker than a few.
+_FEW_COLUMNS = 1 << 18
 #: Multiply-adds from which the work is spread over threads.
 _PARALLEL_FROM = 1 << 22
 
@@ -90,11 +93,11 @@ class Convolution(Operation):
         images, kernels = as_images(x, self.axes), as_images(weight, self.axes)
         rows, columns = self.windows(images, kernels)
         size = (len(kernels), rows.count, columns.count)
-        self.in_lanes = len(images) > 1 and prod(size) * kernels[0].size <= _SMALL_IMAGE
+        self.in_lanes = len(images) > 1 and _is_small(images[0].size, prod(size), kernels)
         shape = (*x.shape[: -self.axes - 1], len(kernels), *size[-self.axes :])
         out = new_images(shape, x.dtype, self.in_lanes)
-        units = self._units(x)
-        made = _correlate(units, kernels, self._units(out), (rows, columns), self.groups, *bias)
+        units, places = self._units(x), self._units(out)
+        made = _correlate(units, kernels, places, (rows, columns), self.groups, *bias)
         self.save(x, weight, made if self.in_lanes else None)
         return out
 
@@ -104,8 +107,6 @@ class Convolution(Operation):
         kernels = as_images(weight, self.axes)
         windows = self.windows(as_images(x, self.axes), kernels)
         grads = self._units(grad)
-        if self.in_lanes:
-            grads = np.ascontiguousarray(grads)  # read several times
         grad_x = grad_weight = grad_bias = None
         if self.needs_grad[0]:
             grad_x = new_images(x.shape, x.dtype, self.in_lanes)
@@ -119,9 +120,9 @@ class Convolution(Operation):
         return (grad_x, grad_weight, grad_bias)[: len(self.needs_grad)]
 
     def _units(self, x: Array) -> Array:
-        """A view (U, C, H, W, L)."""
+        """Images as (U, C, H, W, L), a view where they lie so."""
         images = as_images(x, self.axes)
-        return images.transpose(1, 2, 3, 0)[None] if self.in_lanes else images[..., None]
+        return to_lanes(images)[None] if self.in_lanes else images[..., None]
 
 
 def _check(op: Convolution, x: Array, weight: Array, *bias: Array) -> None:
@@ -140,9 +141,16 @@ def _check(op: Convolution, x: Array, weight: Array, *bias: Array) -> None:
         raise ValueError(f"{name} got bias {bias[0].shape}: expected ({outputs},)")
 
 
+def _is_small(elements: int, places: int, kernels: Array) -> bool:
+    """Whether images of so many elements, in and out, go into lanes."""
+    return max(elements, places) <= _SMALL_IMAGE and places * kernels[0].size <= _SMALL_WORK
+
+
 def _layout(units: Array, windows: tuple[Window, Window], groups: int) -> Columns:
     channels, lanes = units.shape[1], units.shape[-1]
-    return columns_of(*windows, channels, lanes, groups, stacked=lanes > 1)
+    places = windows[0].count * windows[1].count * lanes
+    few = lanes > 1 and channels * windows[0].kernel * windows[1].kernel * places <= _FEW_COLUMNS
+    return columns_of(*windows, channels, lanes, groups, stacked=few)
 
 
 def _correlate(

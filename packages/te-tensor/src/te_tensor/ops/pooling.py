@@ -16,7 +16,7 @@ import numpy as np
 from .. import memory, parallel
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
-from ._windows import Window, as_images, check_images, new_images
+from ._windows import Window, as_images, check_images, new_images, to_lanes
 
 _ONE_ROW = Window(1, 1, 1, 0, 1, 1)
 
@@ -44,7 +44,7 @@ class _Planes:
         """A view (P, H, W, L), or a copy where memory doesn't allow one."""
         images = as_images(x, self.axes)
         if self.in_lanes:
-            return np.ascontiguousarray(images.transpose(1, 2, 3, 0))
+            return to_lanes(images)
         return np.ascontiguousarray(images).reshape(-1, *images.shape[2:], 1)
 
     def new(self, x: Array, rows: int, columns: int) -> Array:
