@@ -111,12 +111,13 @@ class Linear(Operation):
         rows = as_rows(x) if rows is None else rows
         self.save(rows, weight, x.shape)
         outputs = weight.shape[0]
-        out = memory.empty((len(rows), outputs), x.dtype)
+        out = memory.empty((*x.shape[:-1], outputs), x.dtype)
+        matrix = out.reshape(len(rows), outputs)
         if bias:
-            _affine(rows, weight, bias[0], out)
+            _affine(rows, weight, bias[0], matrix)
         else:
-            gemm(rows, weight.T, out)
-        return out.reshape(*x.shape[:-1], outputs)
+            gemm(rows, weight.T, matrix)
+        return out
 
     def backward(self, grad: Array) -> Gradients:
         """G·weight, gᵀ·x, and g summed over rows."""
@@ -139,8 +140,9 @@ class Linear(Operation):
 def _product(a: Array, b: Array, shape: tuple[int, ...], out: Array | None) -> Array:
     """a @ b under a shape of as many rows, or added to an array of that shape."""
     if out is None:
-        made = memory.empty((a.shape[0], b.shape[1]), a.dtype)
-        return gemm(a, b, made).reshape(shape)
+        made = memory.empty(shape, a.dtype)  # no view of another: a leaf may then keep it
+        gemm(a, b, made.reshape(a.shape[0], b.shape[1]))
+        return made
     rows = rows_of(out) if out.ndim > 1 else out[None, :]
     if rows is None:
         out += _product(a, b, shape, None)
