@@ -62,3 +62,16 @@ def unfuse(named: dict[str, Array]) -> dict[str, Array]:
         for p, array in zip("qkv", np.split(named[f"qkv.{part}"], 3), strict=True):
             found[f"self_attn.{p}_proj.{part}"] = array
     return found
+
+
+def stack_weights(size: Size, layers: int) -> list[dict[str, Array]]:
+    """Weights of several blocks."""
+    return [weights(size, seed) for seed in range(layers)]
+
+
+def language_model(size: Size, vocabulary: int, prompt: int) -> tuple[Array, Array, Array]:
+    """Rows for tokens (V, D) and for positions (S, D), and the tokens of a prompt (1, prompt)."""
+    rng = np.random.default_rng(2)
+    tokens = rng.standard_normal((vocabulary, size.d_model), np.float32)
+    positions = rng.standard_normal((prompt + size.length, size.d_model), np.float32)
+    return tokens, positions, rng.integers(0, vocabulary, (1, prompt))

@@ -100,3 +100,25 @@ def gradients(size: Size) -> dict[str, Array]:
     model, (x, target, phi) = _prepared(size)
     functional.mse_loss(model(x, phi), target).backward()
     return model.gradients()
+
+
+def stack_training(size: Size, layers: int) -> Callable[[], object]:
+    torch.set_num_threads(cpus())
+    blocks = nn.ModuleList(Block(size.d_model, size.d_ff, size.heads) for _ in range(layers))
+    for block, named in zip(blocks, common.stack_weights(size, layers), strict=True):
+        block.load(named)
+    x, target, distance = (torch.from_numpy(array) for array in common.inputs(size))
+    phi = torch.log1p(distance)
+    optimizer = torch.optim.Adam(blocks.parameters(), lr=common.LEARNING_RATE, fused=True)
+
+    def step() -> object:
+        y = x
+        for block in blocks:
+            y = block(y, phi)
+        loss = functional.mse_loss(y, target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step

@@ -9,6 +9,10 @@ from .activation import Sigmoid as Sigmoid
 from .activation import Softmax as Softmax
 from .activation import Tanh as Tanh
 from .attention import MultiHeadAttention as MultiHeadAttention
+from .bias_function import BiasFunction as BiasFunction
+from .bias_function import RegisteredFunction as RegisteredFunction
+from .bias_function import register_bias_function as register_bias_function
+from .cache import KVCache as KVCache
 from .container import Flatten as Flatten
 from .container import ModuleList as ModuleList
 from .container import Sequential as Sequential
@@ -16,6 +20,7 @@ from .convolution import Conv1D as Conv1D
 from .convolution import Conv2D as Conv2D
 from .dropout import Dropout as Dropout
 from .embedding import Embedding as Embedding
+from .hooks import HookHandle as HookHandle
 from .linear import Linear as Linear
 from .loss import CrossEntropyLoss as CrossEntropyLoss
 from .loss import MSELoss as MSELoss
@@ -25,7 +30,6 @@ from .module import Module as Module
 from .module import Parameter as Parameter
 from .module import StateDictError as StateDictError
 from .nl_oob import NLOOB as NLOOB
-from .nl_oob import BiasFunction as BiasFunction
 from .normalization import BatchNorm1D as BatchNorm1D
 from .normalization import BatchNorm2D as BatchNorm2D
 from .normalization import GroupNorm as GroupNorm
@@ -43,4 +47,12 @@ from .recurrent import RNN as RNN
 from .recurrent import GRUCell as GRUCell
 from .recurrent import LSTMCell as LSTMCell
 from .recurrent import RNNCell as RNNCell
+from .plot import attention_bias as attention_bias
+from .plot import plot_attention_bias as plot_attention_bias
+from .plot import plot_slopes as plot_slopes
+from .rotary import Rotary as Rotary
+from .summary import LayerSummary as LayerSummary
+from .summary import Summary as Summary
+from .summary import summary as summary
 from .transformer import TransformerBlock as TransformerBlock
+from .transformer import TransformerEncoder as TransformerEncoder

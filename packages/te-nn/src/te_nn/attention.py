@@ -7,10 +7,12 @@ from typing import Any
 import te_tensor as te
 from te_tensor import Tensor
 
+from .cache import KVCache
 from .checks import positive, probability
 from .linear import Linear
 from .module import Module
-from .nl_oob import NLOOB, BiasFunction
+from .nl_oob import NLOOB, DistanceBias
+from .rotary import Rotary
 
 
 class MultiHeadAttention(Module):
@@ -23,7 +25,9 @@ class MultiHeadAttention(Module):
             (arXiv:2305.13245); divides H, by default H.
         bias: whether the projections have one.
         dropout: probability with which an attention weight is zero in training.
-        distance_bias: an NLOOB for H heads, or the function of one.
+        rope: rotary positions for queries and keys, a Rotary for d_model/num_heads features.
+        distance_bias: an NLOOB for H heads, its function or a list with one for each head, or
+            the name of a preset: "alibi" or "kerple-log".
 
     Attributes:
         q_proj: Linear to the queries.
@@ -31,6 +35,7 @@ class MultiHeadAttention(Module):
         v_proj: Linear to the values.
         o_proj: Linear from all heads to the result.
         nl_oob: the distance bias, or None.
+        rope: the rotary positions, or None.
 
     Raises:
         ValueError: sizes that don't divide, or an unknown bias function.
@@ -52,7 +57,8 @@ class MultiHeadAttention(Module):
         kv_heads: int | None = None,
         bias: bool = True,
         dropout: float = 0.0,
-        distance_bias: NLOOB | BiasFunction | int | str | None = None,
+        rope: Rotary | None = None,
+        distance_bias: DistanceBias | None = None,
     ) -> None:
         self.d_model = positive("d_model", d_model)
         self.num_heads = positive("num_heads", num_heads)
@@ -67,13 +73,12 @@ class MultiHeadAttention(Module):
         self.k_proj = Linear(d_model, self.kv_heads * self.head_dim, bias)
         self.v_proj = Linear(d_model, self.kv_heads * self.head_dim, bias)
         self.o_proj = Linear(d_model, d_model, bias)
-        if distance_bias is not None and not isinstance(distance_bias, NLOOB):
-            distance_bias = NLOOB(num_heads, distance_bias)
-        if distance_bias is not None and distance_bias.slopes.shape[1] != num_heads:
-            raise ValueError(
-                f"distance_bias is for {distance_bias.slopes.shape[1]} heads: expected {num_heads}"
-            )
-        self.nl_oob = distance_bias
+        if rope is not None and not isinstance(rope, Rotary):
+            raise TypeError(f"rope is a {type(rope).__name__}: expected a Rotary, or None")
+        if rope is not None and rope.head_dim != self.head_dim:
+            raise ValueError(f"rope is for {rope.head_dim} features: expected {self.head_dim}")
+        self.rope = rope
+        self.nl_oob = None if distance_bias is None else NLOOB.of(num_heads, distance_bias)
 
     def forward(
         self,
@@ -84,6 +89,7 @@ class MultiHeadAttention(Module):
         mask: Any = None,
         causal: bool = False,
         distance: Any = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Attend from `query` to `key`, and mix `value`.
 
@@ -94,16 +100,52 @@ class MultiHeadAttention(Module):
             mask: (S, T), or four axes that broadcast to (B, H, S, T): boolean (True: may
                 attend), or added to the scores. Key padding is (B, 1, 1, T).
             causal: row i attends to columns up to i only.
-            distance: (S, T), (B, S, T) or (B, H, S, T); needs a distance bias.
+            distance: (S, T), (B, S, T) or (B, H, S, T), at least 0, or what
+                `te_tensor.prepare_distance` made of it; needs a distance bias. A distance bias
+                that is given none is off.
+            cache: holds the keys and values of earlier calls. T then counts them and the new
+                ones, whose positions go on where those end.
 
         Returns:
             Shape (B, S, d_model).
 
         Raises:
-            ValueError: shapes that don't fit, or a distance without a distance bias.
+            ValueError: shapes that don't fit, a distance without a distance bias, or a cache
+                without room.
+            TypeError: other dtypes than those of the weights, or an integer mask.
         """
         key = query if key is None else key
         value = key if value is None else value
+        self._check(query, key, value, distance)
+        start = 0 if cache is None else cache.length
+        q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        if self.rope is not None:
+            q = self.rope(self._heads(q, self.num_heads), start)
+            k = self.rope(self._heads(k, self.kv_heads), start)
+        if cache is not None:
+            if k.ndim == 3:
+                k = self._heads(k, self.kv_heads)
+            k, v = cache.joined(k, self._heads(v, self.kv_heads))
+        biased = distance is not None and self.nl_oob is not None
+        mixed = te.attention(
+            *(q, k, v),
+            mask=mask,
+            causal=causal,
+            offset=start,
+            heads=self.num_heads,
+            kv_heads=self.kv_heads,
+            dropout=self.dropout if self.training else 0.0,
+            distance=distance,
+            **(self.nl_oob.options() if self.nl_oob is not None and biased else {}),
+        )
+        if mixed.ndim == 4:  # (B, H, S, d) lies in memory as (B, S, H, d), so this is a view
+            mixed = mixed.transpose(1, 2).reshape(*query.shape[:2], self.d_model)
+        result: Tensor = self.o_proj(mixed)
+        if cache is not None:
+            cache.length = start + key.shape[1]
+        return result
+
+    def _check(self, query: Tensor, key: Tensor, value: Tensor, distance: Any) -> None:
         for name, x in (("query", query), ("key", key), ("value", value)):
             if x.ndim != 3 or x.shape[-1] != self.d_model:
                 raise ValueError(f"{name} has shape {x.shape}: expected (B, S, {self.d_model})")
@@ -112,26 +154,6 @@ class MultiHeadAttention(Module):
                 "got a distance, but this attention has no distance bias: make it with "
                 "distance_bias=… (nl_oob_config=… in a TransformerBlock)"
             )
-        bias: dict[str, Any] = {}
-        if distance is not None and self.nl_oob is not None:
-            bias = {
-                "distance": distance,
-                "slopes": self.nl_oob.slopes,
-                "bias_function": self.nl_oob.function.name.lower(),
-            }
-        mixed = te.attention(
-            self._heads(self.q_proj(query), self.num_heads),
-            self._heads(self.k_proj(key), self.kv_heads),
-            self._heads(self.v_proj(value), self.kv_heads),
-            mask=mask,
-            causal=causal,
-            dropout=self.dropout if self.training else 0.0,
-            **bias,
-        )
-        # (B, H, S, d) lies in memory as (B, S, H, d), so this is a view
-        joined = mixed.transpose(1, 2).reshape(*query.shape[:2], self.d_model)
-        result: Tensor = self.o_proj(joined)
-        return result
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         """(B, S, heads·d) as (B, heads, S, d), a view."""

@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.array_utils import byte_bounds
 
-from te_tensor import Tensor, storage
+from te_tensor import Tensor, no_grad, storage
+from te_tensor.dtypes import FLOATS, as_dtype
 from te_tensor.parallel import parallel_for
+
+from .hooks import HookHandle, note_place
 
 #: Bytes from which a state is copied by several threads.
 _PARALLEL_FROM = 1 << 22
@@ -74,6 +77,11 @@ class Module:
     training: bool = True
     #: Names of the attributes that are buffers.
     _buffer_names: tuple[str, ...] = ()
+    #: Names of the buffers that state dicts leave out.
+    _passing_names: frozenset[str] = frozenset()
+    #: What is called before `forward`, and after it; a module gets its own with the first.
+    _forward_pre_hooks: dict[int, Callable[..., Any]] = {}  # noqa: RUF012
+    _forward_hooks: dict[int, Callable[..., Any]] = {}  # noqa: RUF012
     #: Names of constructor settings that `repr` shows.
     _shown: ClassVar[tuple[str, ...]] = ()
 
@@ -82,8 +90,80 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute the module's result: the same as `forward`."""
-        return self.forward(*args, **kwargs)
+        """Compute the module's result: the same as `forward`, with hooks.
+
+        An error on its way out gets a note that names the module it arose in by its path.
+        """
+        try:
+            if self._forward_pre_hooks or self._forward_hooks:
+                return self._call_with_hooks(args, kwargs)
+            return self.forward(*args, **kwargs)
+        except Exception as error:
+            note_place(error, self, self._walk(""))
+            raise
+
+    def _call_with_hooks(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for hook in tuple(self._forward_pre_hooks.values()):
+            changed = hook(self, args)
+            if changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
+        result = self.forward(*args, **kwargs)
+        for hook in tuple(self._forward_hooks.values()):
+            changed = hook(self, args, result)
+            result = result if changed is None else changed
+        return result
+
+    def register_forward_pre_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False
+    ) -> HookHandle:
+        """Have `hook(module, args)` called before `forward`, when the module is called.
+
+        Args:
+            hook: gets the positional arguments as a tuple; what it returns takes their place (a
+                tuple, or the only one), None leaves them.
+            prepend: call it before the hooks that are there, instead of after them.
+
+        Returns:
+            A handle whose `remove()` takes the hook out.
+
+        Raises:
+            TypeError: hook can't be called.
+        """
+        self.__dict__.setdefault("_forward_pre_hooks", {})
+        return HookHandle(self._forward_pre_hooks, hook, first=prepend)
+
+    def register_forward_hook(
+        self, hook: Callable[..., Any], *, prepend: bool = False
+    ) -> HookHandle:
+        """Have `hook(module, args, result)` called after `forward`, when the module is called.
+
+        Args:
+            hook: gets the positional arguments and the result; what it returns takes the
+                result's place, None leaves it.
+            prepend: call it before the hooks that are there, instead of after them.
+
+        Returns:
+            A handle whose `remove()` takes the hook out.
+
+        Raises:
+            TypeError: hook can't be called.
+
+        Example:
+            >>> import te_tensor as te
+            >>> from te_nn import Linear
+            >>> layer, shapes = Linear(2, 3), []
+            >>> note = lambda module, args, result: shapes.append(result.shape)
+            >>> with layer.register_forward_hook(note):
+            ...     y = layer(te.ones(4, 2))
+            >>> shapes
+            [(4, 3)]
+        """
+        self.__dict__.setdefault("_forward_hooks", {})
+        return HookHandle(self._forward_hooks, hook, first=prepend)
+
+    def has_hooks(self) -> bool:
+        """Whether this module or one below it has hooks, which want to see the whole batch."""
+        return any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
 
     def __setattr__(self, name: str, value: Any) -> None:
         before = self.__dict__.get(name)
@@ -97,12 +177,17 @@ class Module:
             )
         object.__setattr__(self, name, value)
 
-    def register_buffer(self, name: str, tensor: Tensor) -> None:
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self._buffer_names = tuple(n for n in self._buffer_names if n != name)
+
+    def register_buffer(self, name: str, tensor: Tensor, persistent: bool = True) -> None:
         """Make `tensor` an attribute that is part of the state but not learnt.
 
         Args:
             name: the attribute's name, without dots.
             tensor: its value.
+            persistent: whether state dicts hold it; False for what can be made again.
 
         Raises:
             ValueError: the name has a dot, or is taken.
@@ -117,6 +202,8 @@ class Module:
         object.__setattr__(self, name, tensor)
         if name not in self._buffer_names:
             self._buffer_names = (*self._buffer_names, name)
+        passing = self._passing_names - {name}
+        self._passing_names = passing if persistent else passing | {name}
 
     # -- what it holds --------------------------------------------------------------------
 
@@ -157,7 +244,7 @@ class Module:
             yield name, getattr(self, name)
 
     def _entries(self, prefix: str) -> Iterator[tuple[str, Module, str, Tensor]]:
-        """Every entry of the state dict: its key, its module, its name there, the tensor."""
+        """Every parameter and buffer: its key, its module, its name there, the tensor."""
         for path, module in self._walk(prefix):
             for name, tensor in module._own():
                 yield _join(path, name), module, name, tensor
@@ -199,7 +286,11 @@ class Module:
         Returns:
             A dict in the order of definition: a module's parameters, its buffers, its children.
         """
-        return {key: tensor.detach() for key, _, _, tensor in self._entries(prefix.rstrip("."))}
+        return {
+            key: module._stored(name, tensor)
+            for key, module, name, tensor in self._entries(prefix.rstrip("."))
+            if name not in module._passing_names
+        }
 
     def load_state_dict(
         self, state: Mapping[str, Tensor | npt.ArrayLike], strict: bool = True
@@ -214,10 +305,10 @@ class Module:
             The missing and the unexpected keys.
 
         Raises:
-            StateDictError: keys or shapes don't fit; all of them are listed, and nothing was
-                changed.
+            StateDictError: keys or shapes don't fit, or tied tensors get different values; all
+                of it is listed, and nothing was changed.
         """
-        entries = list(self._entries(""))
+        entries = [entry for entry in self._entries("") if entry[2] not in entry[1]._passing_names]
         keys = {key for key, *_ in entries}
         missing = [key for key, *_ in entries if key not in state]
         unexpected = [key for key in state if key not in keys]
@@ -225,7 +316,7 @@ class Module:
         if strict:
             problems += [f"missing: {key}" for key in missing]
             problems += [f"unexpected: {key}" for key in unexpected]
-        accepted: list[tuple[Tensor, npt.NDArray[Any]]] = []
+        accepted: dict[int, tuple[str, Tensor, npt.NDArray[Any]]] = {}
         overlaps = _overlap_of([tensor.data for _, _, _, tensor in entries])
         for key, module, name, tensor in entries:
             if key not in state:
@@ -234,9 +325,10 @@ class Module:
                 value = module._accept(name, tensor, _numbers(state[key]))
                 # A copy where the state is on the memory that is about to be written.
                 with np.errstate(over="ignore"):
-                    accepted.append(
-                        (tensor, np.array(value, tensor.dtype, copy=overlaps(value) or None))
-                    )
+                    copied = np.array(value, tensor.dtype, copy=overlaps(value) or None)
+                first, _, before = accepted.setdefault(id(tensor), (key, tensor, copied))
+                if before is not copied and not np.array_equal(before, copied, equal_nan=True):
+                    raise ValueError(f"tied to {first}, which gets other values")
             except ValueError as error:
                 problems.append(f"{key}: {error}")
             if not tensor.writable:
@@ -244,8 +336,12 @@ class Module:
         if problems:
             listed = "\n  ".join(problems)
             raise StateDictError(f"the state dict doesn't fit {type(self).__name__}:\n  {listed}")
-        _write(accepted)
+        _write([(tensor, value) for _, tensor, value in accepted.values()])
         return IncompatibleKeys(missing, unexpected)
+
+    def _stored(self, name: str, tensor: Tensor) -> Tensor:
+        """What state dicts hold of the own tensor `name`."""
+        return tensor.detach()
 
     def _accept(self, name: str, tensor: Tensor, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What of `value` goes into the own tensor `name`; a ValueError says why nothing does."""
@@ -269,6 +365,33 @@ class Module:
         """Set whether backward reaches the parameters; returns the module."""
         for parameter in self.parameters():
             parameter.requires_grad = requires_grad
+        return self
+
+    def to(self, dtype: npt.DTypeLike) -> Self:
+        """Store the floats among parameters and buffers in another dtype; returns the module.
+
+        Parameters stay the objects that they are, so ties and optimizers hold; gradients are
+        dropped.
+
+        Args:
+            dtype: a float dtype, such as "bfloat16" or "float16".
+
+        Raises:
+            TypeError: it is none.
+
+        Example:
+            >>> from te_nn import Linear
+            >>> Linear(2, 1).to("bfloat16").weight.dtype
+            dtype(bfloat16)
+        """
+        wanted = as_dtype(dtype)
+        if wanted not in FLOATS:
+            raise TypeError(f"a module to {wanted}: expected a float dtype")
+        for _, _, _, tensor in self._entries(""):
+            if tensor.dtype in FLOATS and tensor.dtype != wanted:
+                with no_grad():
+                    tensor._array = tensor.detach().astype(wanted)._array
+                tensor.zero_grad()
         return self
 
     def zero_grad(self) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 
@@ -11,12 +14,15 @@ import te_tensor as te
 from te_tensor import Tensor
 
 from .attention import MultiHeadAttention
+from .cache import KVCache
 from .checks import one_of, positive
+from .container import ModuleList
 from .dropout import Dropout
 from .linear import Linear
 from .module import Module
-from .nl_oob import NLOOB, BiasFunction
+from .nl_oob import NLOOB, DistanceBias
 from .normalization import LayerNorm
+from .rotary import Rotary
 
 
 def _silu(x: Tensor) -> Tensor:
@@ -40,10 +46,44 @@ _NORMS = ("pre", "post")
 _SHARD_FROM = 1 << 28
 
 
-def _batch_axis(value: Any, axes: int) -> int | None:
-    """The length of the batch axis of a mask or distances, None where they have none."""
-    shape: tuple[int, ...] = () if value is None else np.shape(value)
-    return shape[0] if len(shape) >= axes else None
+#: What runs on a batch or a part of one: x, mask and distance to a result.
+_Run: TypeAlias = Callable[[Tensor, Any, Any], Tensor]
+
+
+def _by_batch(run: _Run, x: Tensor, mask: Any, distance: Any) -> Tensor:
+    """Run on parts of the batch in the engine's threads.
+
+    A mask or distances with an element for each of the batch are cut with it; shared ones aren't.
+    """
+    if isinstance(distance, te.PreparedDistance) and _goes_with(distance, 3, x):
+        distance = distance.tensor  # what was made of the whole can't be cut
+    given = (mask, distance)
+    cut = [_goes_with(value, axes, x) for value, axes in zip(given, (4, 3), strict=True)]
+    tensors = [te.as_tensor(value) for value, is_cut in zip(given, cut, strict=True) if is_cut]
+
+    def run_part(x: Tensor, *parts: Tensor) -> Tensor:
+        remaining = iter(parts)
+        mask, distance = (
+            next(remaining) if is_cut else value for value, is_cut in zip(given, cut, strict=True)
+        )
+        return run(x, mask, distance)
+
+    result: Tensor = te.shard(run_part, x, *tensors)
+    return result
+
+
+def _goes_with(value: Any, axes: int, x: Tensor) -> bool:
+    """Whether a mask or distances, which have a batch axis from so many axes on, have x's."""
+    if value is None:
+        return False
+    shape = value.shape if hasattr(value, "shape") else np.shape(value)
+    return len(shape) >= axes and shape[0] == len(x)
+
+
+def _worth_cutting(module: Module, x: Tensor, width: int) -> bool:
+    """Whether a batch is large enough to be cut over the threads, and nothing wants it whole."""
+    large = x.ndim == 3 and len(x) > 1 and x.size * width >= _SHARD_FROM
+    return large and not module.has_hooks()
 
 
 class TransformerBlock(Module):
@@ -53,7 +93,8 @@ class TransformerBlock(Module):
         d_model: features.
         d_ff: features inside the feed-forward network.
         num_heads: attention heads; divides d_model.
-        nl_oob_config: the function of a distance bias (NL-OOB), or None for no such bias.
+        nl_oob_config: the function of a distance bias (NL-OOB) or a list with one for each head,
+            a preset ("alibi", "kerple-log"), an NLOOB, or None for no such bias.
         nl_oob_max_scale: its largest initial slope, 1.0 by default; needs nl_oob_config.
         norm: "pre" (arXiv:2002.04745) or "post" (arXiv:1706.03762).
         activation: "gelu", "relu", "silu" or "swiglu" (arXiv:2002.05202; linear1 then has
@@ -63,6 +104,7 @@ class TransformerBlock(Module):
         bias: whether the linear layers have one.
         layer_norm_eps: added to the variance in the norms.
         kv_heads: heads of keys and values, by default num_heads.
+        rope: rotary positions, a Rotary for d_model/num_heads features.
         causal: position i attends to positions up to i only.
 
     Attributes:
@@ -90,7 +132,7 @@ class TransformerBlock(Module):
         d_model: int,
         d_ff: int,
         num_heads: int,
-        nl_oob_config: BiasFunction | int | str | None = None,
+        nl_oob_config: DistanceBias | None = None,
         nl_oob_max_scale: float | None = None,
         *,
         norm: str = "pre",
@@ -99,6 +141,7 @@ class TransformerBlock(Module):
         bias: bool = True,
         layer_norm_eps: float = 1e-5,
         kv_heads: int | None = None,
+        rope: Rotary | None = None,
         causal: bool = False,
     ) -> None:
         if nl_oob_config is None and nl_oob_max_scale is not None:
@@ -110,16 +153,17 @@ class TransformerBlock(Module):
         self.norm = one_of("norm", norm, _NORMS)
         self.activation = one_of("activation", activation, _ACTIVATIONS)
         self.causal = causal
-        scale = 1.0 if nl_oob_max_scale is None else nl_oob_max_scale
+        distance_bias = None
+        if nl_oob_config is not None:
+            distance_bias = NLOOB.of(num_heads, nl_oob_config, nl_oob_max_scale)
         self.self_attn = MultiHeadAttention(
             d_model,
             num_heads,
             kv_heads=kv_heads,
             bias=bias,
             dropout=dropout,
-            distance_bias=(
-                None if nl_oob_config is None else NLOOB(num_heads, nl_oob_config, scale)
-            ),
+            rope=rope,
+            distance_bias=distance_bias,
         )
         self.linear1 = Linear(d_model, 2 * d_ff if activation == "swiglu" else d_ff, bias)
         self.linear2 = Linear(d_ff, d_model, bias)
@@ -133,7 +177,7 @@ class TransformerBlock(Module):
         d_model: int,
         d_ff: int,
         num_heads: int,
-        bias_function: BiasFunction | int | str,
+        bias_function: DistanceBias,
         max_scale: float,
     ) -> Self:
         """A block with a distance bias.
@@ -147,64 +191,195 @@ class TransformerBlock(Module):
         """
         return cls(d_model, d_ff, num_heads, bias_function, max_scale)
 
-    def forward(self, x: Tensor, *, mask: Any = None, distance: Any = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Any = None,
+        distance: Any = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
         """Run the block.
 
         Args:
             x: shape (B, S, d_model).
-            mask: (S, S), or four axes that broadcast to (B, H, S, S); see MultiHeadAttention.
-            distance: (S, S), (B, S, S) or (B, H, S, S); needs nl_oob_config. A block with a
-                distance bias that is given none attends without it.
+            mask: (S, T), or four axes that broadcast to (B, H, S, T); see MultiHeadAttention. T
+                is S, and what the cache holds.
+            distance: (S, T), (B, S, T) or (B, H, S, T), or what `te_tensor.prepare_distance`
+                made of it; needs nl_oob_config. A block with a distance bias that is given none
+                attends without it.
+            cache: keys and values of earlier calls.
 
         Returns:
             The shape of x.
 
         Raises:
-            ValueError: shapes that don't fit, or a distance without nl_oob_config.
+            ValueError: shapes that don't fit, a distance without nl_oob_config, or a cache
+                without room.
         """
-        if not self._worth_sharding(x):
-            return self._run(x, mask, distance)
-        # What has an element for each of the batch is cut with it; what is shared is not.
-        given = (mask, distance)
-        cut = [
-            _batch_axis(value, axes) == len(x) for value, axes in zip(given, (4, 3), strict=True)
-        ]
-        tensors = [te.as_tensor(value) for value, is_cut in zip(given, cut, strict=True) if is_cut]
+        if cache is None and _worth_cutting(self, x, self.linear1.out_features):
+            return _by_batch(self._run, x, mask, distance)
+        return self._run(x, mask, distance, cache)
 
-        def run(x: Tensor, *parts: Tensor) -> Tensor:
-            remaining = iter(parts)
-            mask, distance = (
-                next(remaining) if is_cut else value
-                for value, is_cut in zip(given, cut, strict=True)
-            )
-            return self._run(x, mask, distance)
-
-        result: Tensor = te.shard(run, x, *tensors)
-        return result
-
-    def _worth_sharding(self, x: Tensor) -> bool:
-        """Whether a batch is large enough to be cut over the threads."""
-        work = x.size * self.linear1.out_features
-        return x.ndim == 3 and len(x) > 1 and work >= _SHARD_FROM
-
-    def _run(self, x: Tensor, mask: Any, distance: Any) -> Tensor:
+    def _run(self, x: Tensor, mask: Any, distance: Any, cache: KVCache | None = None) -> Tensor:
+        attend = partial(self._attend, mask=mask, distance=distance, cache=cache)
         if self.norm == "pre":
-            x = x + self.dropout(self._attend(self.norm1(x), mask, distance))
+            x = x + self.dropout(attend(self.norm1(x)))
             x = x + self.dropout(self._feed_forward(self.norm2(x)))
         else:
-            x = self.norm1(x + self.dropout(self._attend(x, mask, distance)))
+            x = self.norm1(x + self.dropout(attend(x)))
             x = self.norm2(x + self.dropout(self._feed_forward(x)))
         return x
 
     def forward_with_distance(self, x: Tensor, distance: Any, *, mask: Any = None) -> Tensor:
         """`forward(x, distance=distance, mask=mask)`, under the original's name."""
-        return self.forward(x, mask=mask, distance=distance)
+        result: Tensor = self(x, mask=mask, distance=distance)
+        return result
 
-    def _attend(self, x: Tensor, mask: Any, distance: Any) -> Tensor:
-        result: Tensor = self.self_attn(x, mask=mask, causal=self.causal, distance=distance)
+    def _attend(self, x: Tensor, *, mask: Any, distance: Any, cache: KVCache | None) -> Tensor:
+        result: Tensor = self.self_attn(
+            x, mask=mask, causal=self.causal, distance=distance, cache=cache
+        )
         return result
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         hidden = _ACTIVATIONS[self.activation](self.linear1(x))
         result: Tensor = self.linear2(self.dropout(hidden))
         return result
+
+
+class TransformerEncoder(Module):
+    """Blocks one after the other, which share masks and distances.
+
+    Phi of the distances is made once for all blocks, and a large batch is cut over the engine's
+    threads once, around the whole stack.
+
+    Args:
+        num_layers: the number of blocks.
+        d_model: features.
+        d_ff: features inside the feed-forward networks.
+        num_heads: attention heads.
+        nl_oob_config: as in TransformerBlock; each block learns slopes of its own.
+        nl_oob_max_scale: as in TransformerBlock.
+        final_norm: whether a LayerNorm stands behind the last block, as is usual with norm="pre".
+        layer_norm_eps: added to the variance in all norms.
+        **options: what else TransformerBlock takes.
+
+    Attributes:
+        layers: the blocks.
+        norm: the LayerNorm behind them, or None.
+
+    Example:
+        >>> from te_nn import distances
+        >>> encoder = TransformerEncoder(3, 16, 32, 2, "gaussian")
+        >>> encoder(te.randn(4, 8, 16), distance=distances.sequence(8)).shape
+        (4, 8, 16)
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        d_model: int,
+        d_ff: int,
+        num_heads: int,
+        nl_oob_config: DistanceBias | None = None,
+        nl_oob_max_scale: float | None = None,
+        *,
+        final_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
+        **options: Any,
+    ) -> None:
+        positive("num_layers", num_layers)
+        self.layers = ModuleList(
+            TransformerBlock(
+                *(d_model, d_ff, num_heads, deepcopy(nl_oob_config), nl_oob_max_scale),
+                layer_norm_eps=layer_norm_eps,
+                **options,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = LayerNorm(d_model, layer_norm_eps) if final_norm else None
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Any = None,
+        distance: Any = None,
+        cache: Sequence[KVCache] | None = None,
+    ) -> Tensor:
+        """Run all blocks.
+
+        Args:
+            x: shape (B, S, d_model).
+            mask: as in TransformerBlock, for all blocks.
+            distance: as in TransformerBlock, for all blocks.
+            cache: a cache for each block, as `make_cache` makes them.
+
+        Returns:
+            The shape of x.
+
+        Raises:
+            ValueError: as TransformerBlock, or another number of caches. The caches then hold
+                what they held.
+        """
+        if cache is not None:
+            if len(cache) != len(self.layers):
+                raise ValueError(f"got {len(cache)} caches: expected {len(self.layers)}")
+            with _all_or_none(cache):
+                return self._run(x, mask, distance, cache)
+        if _worth_cutting(self, x, self._blocks()[0].linear1.out_features):
+            if distance is not None and not _goes_with(distance, 3, x):
+                distance = self._prepared(x, distance)
+            return _by_batch(self._run, x, mask, distance)
+        return self._run(x, mask, distance)
+
+    def _blocks(self) -> list[TransformerBlock]:
+        return [block for block in self.layers if isinstance(block, TransformerBlock)]
+
+    def _run(
+        self, x: Tensor, mask: Any, distance: Any, cache: Sequence[KVCache] | None = None
+    ) -> Tensor:
+        if distance is not None:
+            distance = self._prepared(x, distance)
+        for index, block in enumerate(self.layers):
+            x = block(
+                x, mask=mask, distance=distance, cache=None if cache is None else cache[index]
+            )
+        return x if self.norm is None else self.norm(x)
+
+    def _prepared(self, x: Tensor, distance: Any) -> te.PreparedDistance:
+        """The distances with phi of them for all blocks."""
+        biases = [block.self_attn.nl_oob for block in self._blocks()]
+        names = {f.name.lower() for bias in biases if bias is not None for f in bias.functions}
+        return te.prepare_distance(distance, *sorted(names), dtype=x.dtype)
+
+    def forward_with_distance(self, x: Tensor, distance: Any, *, mask: Any = None) -> Tensor:
+        """`forward(x, distance=distance, mask=mask)`."""
+        result: Tensor = self(x, mask=mask, distance=distance)
+        return result
+
+    def make_cache(self, batch: int, max_len: int) -> list[KVCache]:
+        """An empty cache for each block, in the dtype of its weights.
+
+        Args:
+            batch: B.
+            max_len: the most positions that they can hold.
+        """
+        attentions = [block.self_attn for block in self._blocks()]
+        return [
+            KVCache(batch, max_len, a.kv_heads, a.head_dim, dtype=a.k_proj.weight.dtype)
+            for a in attentions
+        ]
+
+
+@contextmanager
+def _all_or_none(caches: Sequence[KVCache]) -> Iterator[None]:
+    """An error leaves all caches as long as they were."""
+    lengths = [cache.length for cache in caches]
+    try:
+        yield
+    except BaseException:
+        for cache, length in zip(caches, lengths, strict=True):
+            cache.length = length
+        raise

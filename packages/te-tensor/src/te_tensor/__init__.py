@@ -37,6 +37,7 @@ from .dtypes import uint8 as uint8
 from .dtypes import uint16 as uint16
 from .dtypes import uint32 as uint32
 from .dtypes import uint64 as uint64
+from .functional import PreparedDistance as PreparedDistance
 from .functional import abs as abs
 from .functional import adaptive_avg_pool1d as adaptive_avg_pool1d
 from .functional import adaptive_avg_pool2d as adaptive_avg_pool2d
@@ -99,10 +100,12 @@ from .functional import pad as pad
 from .functional import permute as permute
 from .functional import pow as pow
 from .functional import prelu as prelu
+from .functional import prepare_distance as prepare_distance
 from .functional import relu as relu
 from .functional import reshape as reshape
 from .functional import rms_norm as rms_norm
 from .functional import rnn as rnn
+from .functional import rotary as rotary
 from .functional import sigmoid as sigmoid
 from .functional import silu as silu
 from .functional import sin as sin
@@ -135,6 +138,9 @@ from .modes import use_generator as use_generator
 from .operation import REGISTRY as REGISTRY
 from .operation import Operation as Operation
 from .operation import Sample as Sample
+from .ops._distance import DistanceFunction as DistanceFunction
+from .ops._distance import distance_function as distance_function
+from .ops._distance import register_distance_function as register_distance_function
 from .parallel import get_num_threads as get_num_threads
 from .parallel import set_num_threads as set_num_threads
 from .profiler import OperationProfile as OperationProfile

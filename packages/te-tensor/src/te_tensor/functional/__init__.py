@@ -2,7 +2,9 @@
 
 from ..tensor import where as where
 from .activation import prelu as prelu
+from .attention import PreparedDistance as PreparedDistance
 from .attention import attention as attention
+from .attention import prepare_distance as prepare_distance
 from .comparison import allclose as allclose
 from .comparison import equal as equal
 from .comparison import greater as greater
@@ -82,3 +84,4 @@ from .pooling import max_pool2d as max_pool2d
 from .recurrent import gru as gru
 from .recurrent import lstm as lstm
 from .recurrent import rnn as rnn
+from .rotary import rotary as rotary

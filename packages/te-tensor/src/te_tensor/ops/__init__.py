@@ -21,6 +21,7 @@ from . import (
     reduction,
     scan,
     selection,
+    rotary,
     shape,
     softmax,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "reduction",
     "scan",
     "selection",
+    "rotary",
     "shape",
     "softmax",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, prod, sqrt
 from typing import Any, TypeAlias
@@ -18,10 +18,21 @@ import numpy as np
 from .. import memory, parallel
 from ..autograd import sum_to_shape
 from ..blas import gemm_batch
-from ..dtypes import Array, DType, bool_
+from ..dtypes import Array, bool_
 from ..operation import Gradients, Operation, Sample
+from ._blocks import Block, Buffer, cut, grouped
+from ._distance import (
+    DistanceBias,
+    DistanceFunction,
+    DistanceGrads,
+    Part,
+    Prepared,
+    distance_function,
+)
 from ._kernels import keep_factors
 
+#: A distance function, or its name.
+FunctionLike: TypeAlias = str | DistanceFunction
 #: Elements of a block of scores: two such blocks a thread are all that is held.
 _BLOCK = 2 * parallel.BLOCK
 #: Multiply-adds from which the work is spread over threads.
@@ -35,70 +46,30 @@ _LONG_ROW = 128
 _LOWEST_SUM = 1e-25
 
 
-@dataclass(frozen=True)
-class DistanceFunction:
-    """The function phi of a distance bias, with its derivative; both map arrays to arrays."""
-
-    phi: Callable[[Array], Array]
-    derivative: Callable[[Array], Array]
-
-
-def _reciprocal_of_successor(d: Array) -> Array:
-    return np.asarray(1 / (1 + d))
-
-
-#: The distance functions by name.
-DISTANCE_FUNCTIONS = {
-    "logarithmic": DistanceFunction(np.log1p, _reciprocal_of_successor),
-    "gaussian": DistanceFunction(np.square, lambda d: d + d),
-}
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A range of batch, key heads, query heads to a key head, and query rows."""
-
-    batch: slice
-    heads: slice
-    group: slice
-    rows: slice
-    #: Columns that a causal mask leaves in sight.
-    columns: slice
-    #: Whether this is the whole problem.
-    whole: bool
-
-    def of(self, array: Array, *, rows: bool = True, columns: bool = True) -> Array:
-        """This block of an array on (B, K, G, rows, columns); axes of length 1 stay whole."""
-        if self.whole:
-            return array
-        wanted = (
-            self.batch,
-            self.heads,
-            self.group,
-            self.rows if rows else slice(None),
-            self.columns if columns else slice(None),
-        )
-        return array[
-            tuple(w if n > 1 else slice(None) for w, n in zip(wanted, array.shape, strict=True))
-        ]
-
-
 class Attention(Operation):
     """softmax(scale·q·kᵀ + mask - slopes·phi(distance))·v.
 
     Inputs: q (B, H, S, d), k (B, K, T, d) and v (B, K, T, e), where K divides H, and then those
-    that `operands` names.
+    that `operands` names. Each of the first three may come with its heads side by side in one
+    axis, as projections leave them: (B, S, H·d).
 
     Args:
         operands: names of the further inputs, in order: "mask" (S, T) or four axes that
             broadcast to (B, H, S, T), boolean (True: may attend) or additive; "distance"
-            (S, T), (B, S, T) or (B, H, S, T), with "slopes" (1, H, 1, 1) or (H,).
-        causal: row i attends to columns up to i only.
-        bias_function: the name of phi in DISTANCE_FUNCTIONS.
+            (S, T), (B, S, T) or (B, H, S, T), with "slopes" (1, H, 1, 1) or (H,), and "rates" of
+            their shape, which the distances are multiplied with inside phi.
+        causal: row i attends to columns up to offset + i only.
+        bias_function: phi or its name; or a tuple of them, one a head.
         scale: factor of the products; 1/√d by default.
         dropout: probability of a zero among the attention weights.
         key: what dropout's random numbers follow from.
+        offset: columns that stand before the one that row 0 stands at.
+        heads: H, for a q of three axes; the result then has three axes as well.
+        kv_heads: K, for a k or v of three axes.
     """
+
+    #: The distances with phi of them, where they were made before: they are used by several.
+    prepared: Prepared | None = None
 
     one_dtype = ("q", "k", "v")
     samples = (
@@ -125,16 +96,38 @@ class Attention(Operation):
             low=0.1,
             kwargs={"operands": ("mask", "distance", "slopes")},
         ),
+        Sample(
+            *((1, 4, 3, 2), (1, 2, 5, 2), (1, 2, 5, 2), (3, 5), (4,), (4,)),
+            low=0.1,
+            kwargs={
+                "operands": ("distance", "slopes", "rates"),
+                "bias_function": ("gaussian", "logarithmic", "logarithmic", "gaussian"),
+                "causal": True,
+                "offset": 2,
+            },
+        ),
+        Sample(
+            *((2, 2, 3, 2), (2, 2, 3, 2), (2, 2, 3, 2), (2, 3, 3), (2,)),
+            low=0.1,
+            kwargs={
+                "operands": ("distance", "slopes"),
+                "bias_function": ("gaussian", "logarithmic"),
+            },
+        ),
+        Sample(*((2, 3, 8), (2, 5, 4), (2, 5, 6)), kwargs={"heads": 4, "kv_heads": 2}),
     )
 
     def __init__(
         self,
         operands: tuple[str, ...] = (),
         causal: bool = False,
-        bias_function: str = "logarithmic",
+        bias_function: FunctionLike | tuple[FunctionLike, ...] = "logarithmic",
         scale: float | None = None,
         dropout: float = 0.0,
         key: tuple[int, ...] = (),
+        offset: int = 0,
+        heads: int = 0,
+        kv_heads: int = 0,
     ) -> None:
         self.operands = operands
         self.causal = causal
@@ -142,10 +135,94 @@ class Attention(Operation):
         self.scale = scale
         self.dropout = dropout
         self.key = key
+        self.offset = offset
+        self.heads = heads
+        self.kv_heads = kv_heads
+
+    def functions(self) -> tuple[DistanceFunction, ...]:
+        """Phi of all heads, or of each."""
+        given = self.bias_function
+        each = given if isinstance(given, tuple) else (given,)
+        return tuple(distance_function(f) for f in each)
+
+    def multiply_adds(self) -> int:
+        """Those of both products, masked ones included."""
+        q, k, v = self.apart(*(np.empty(x.shape, bool_) for x in self.inputs[:3]))
+        return int(prod(q.shape[:3]) * k.shape[2] * (q.shape[3] + v.shape[3]))
+
+    def apart(self, q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+        """q, k and v on four axes."""
+        return (
+            _heads_apart(q, self.heads),
+            _heads_apart(k, self.kv_heads),
+            _heads_apart(v, self.kv_heads),
+        )
 
     def forward(self, q: Array, k: Array, v: Array, *extra: Array) -> Array:
         """The weighted means of v, shape (B, H, S, e), laid out in memory as q is."""
+        side_by_side = q.ndim == 3
+        q, k, v = self.apart(q, k, v)
         named = dict(zip(self.operands, extra, strict=True))
+        _check(q, k, v, len(self.functions()), **named)
+        if True not in self.needs_grad and not self.dropout and _is_small(q, k):
+            out = self._at_once(q, k, v, **named)
+        else:
+            out = self._in_blocks(q, k, v, named)
+        return _side_by_side(out) if side_by_side else out
+
+    def _at_once(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        mask: Array | None = None,
+        distance: Array | None = None,
+        slopes: Array | None = None,
+        rates: Array | None = None,
+    ) -> Array:
+        """A small problem as one block, without what large ones and gradients need."""
+        batch, heads, rows, width = q.shape
+        keys, columns = k.shape[1:3]
+        scores = np.empty((batch, heads, rows, columns), q.dtype)
+        by_key = (batch, keys, heads // keys * rows)
+        gemm_batch(
+            *(q.reshape(*by_key, width), k.swapaxes(-1, -2), scores.reshape(*by_key, columns)),
+            alpha=_scale(self, q),
+        )
+        if distance is not None and slopes is not None:
+            split = (batch, keys, heads // keys)
+            bias = self._bias(distance, slopes, rates, keys)
+            by_group = scores.reshape(*split, rows, columns)
+            whole = Block(*(slice(0, n) for n in (*split, rows, columns)), whole=True)
+            for part in bias.parts(whole):
+                place = by_group[part.place]
+                place -= part.phi * part.slopes
+                if part.hidden is not None:
+                    np.copyto(place, -np.inf, where=part.hidden)
+        if mask is not None and mask.dtype == bool_:
+            np.copyto(scores, -np.inf, where=~mask)
+        elif mask is not None:
+            scores += mask
+        if self.causal:
+            _hide_later(scores, self.offset)
+        top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
+        np.copyto(top, 0, where=top == -np.inf)  # a row that may attend to nothing
+        np.subtract(scores, top, out=scores)
+        np.exp(scores, out=scores)
+        sums = np.add.reduce(scores, axis=-1, keepdims=True)
+        np.copyto(sums, 1, where=sums == 0)
+        product = np.empty((*by_key, v.shape[-1]), q.dtype)
+        gemm_batch(scores.reshape(*by_key, columns), v, product)
+        out = memory.empty_like(q, (*q.shape[:-1], v.shape[-1]))
+        return np.divide(product.reshape(out.shape), sums, out=out)
+
+    def _bias(
+        self, distance: Array, slopes: Array, rates: Array | None, key_heads: int
+    ) -> DistanceBias:
+        prepared = self.prepared or Prepared(distance)
+        return DistanceBias(prepared, slopes, rates, self.functions(), key_heads)
+
+    def _in_blocks(self, q: Array, k: Array, v: Array, named: dict[str, Array]) -> Array:
         needs = dict(zip(("q", "k", "v", *self.operands), self.needs_grad, strict=True))
         work = _Work(self, needs, q, k, v, **named)
         out = memory.empty_like(q, (*q.shape[:-1], v.shape[-1]))
@@ -153,14 +230,14 @@ class Attention(Operation):
         grouped = work.group(out)
 
         def run(index: int) -> None:
-            scores = _Buffer(q.dtype)
+            scores = Buffer(q.dtype)
             for unit, blocks in work.tasks[index].units():
                 keys = _Keys(work, unit)
                 for block in blocks:
                     work.forward(block, scores, keys, grouped, log_sums)
 
         parallel.parallel_for(run, len(work.tasks))
-        self.save(work, out, log_sums, q, k, v, *extra)
+        self.save(work, out, log_sums, q, k, v, *named.values())
         return out
 
     def backward(self, grad: Array) -> Gradients:
@@ -171,13 +248,19 @@ class Attention(Operation):
         """The same, those of q, k and v added to what is given."""
         work, out, log_sums, q, k, v, *extra = self.saved
         needs = dict(zip(("q", "k", "v", *self.operands), self.needs_grad, strict=True))
-        into = dict(zip("qkv", outs, strict=False))
+        split = [self.heads, self.kv_heads, self.kv_heads]
+        joined = [x.ndim == 3 for x in self.inputs[:3]]
+        into = {
+            name: None if given is None else _heads_apart(given, heads)
+            for name, given, heads in zip("qkv", outs, split, strict=False)
+        }
+        grad = _heads_apart(grad, self.heads)
         grads = _Grads(work, needs, q, k, v, dict(zip(self.operands, extra, strict=True)), into)
         grouped_grad, grouped_out = work.group(grad), work.group(out)
 
         def run(index: int) -> None:
             task = work.tasks[index]
-            buffers = [_Buffer(q.dtype) for _ in range(3 if self.dropout else 2)]
+            buffers = [Buffer(q.dtype) for _ in range(3 if self.dropout else 2)]
             for unit, blocks in task.units():
                 keys = _Keys(work, unit)
                 sums = _KeyGrads(keys)
@@ -187,7 +270,43 @@ class Attention(Operation):
 
         parallel.parallel_for(run, len(work.tasks))
         results = grads.finish()
+        for name, is_joined in zip("qkv", joined, strict=True):
+            if is_joined:
+                results[name] = _side_by_side(results[name])
         return [results.get(name) if needed else None for name, needed in needs.items()]
+
+
+def _scale(operation: Attention, q: Array) -> float:
+    return 1 / sqrt(q.shape[-1] or 1) if operation.scale is None else operation.scale
+
+
+def _is_small(q: Array, k: Array) -> bool:
+    """Whether the scores are one block that a thread makes quicker than several would."""
+    scores = prod(q.shape[:3]) * k.shape[2]
+    return bool(0 < scores <= _BLOCK and scores * q.shape[3] < _PARALLEL_FROM)
+
+
+def _heads_apart(x: Array, heads: int) -> Array:
+    """(B, S, heads·d) as (B, heads, S, d), a view; four axes stay."""
+    if x.ndim != 3 or not heads or x.shape[2] % heads:
+        return x
+    batch, length, width = x.shape
+    return x.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
+
+
+def _side_by_side(x: Array) -> Array:
+    """(B, heads, S, d) as (B, S, heads·d), a view where the heads lie inside rows."""
+    batch, heads, length, width = x.shape
+    return x.transpose(0, 2, 1, 3).reshape(batch, length, heads * width)
+
+
+def _hide_later(scores: Array, first: int) -> None:
+    """A causal mask on rows of which the first stands at column `first`."""
+    if first + 1 >= scores.shape[-1]:
+        return
+    row = np.arange(first, first + scores.shape[-2])[:, None]
+    column = np.arange(first, scores.shape[-1])
+    np.copyto(scores[..., first:], -np.inf, where=column > row)
 
 
 @dataclass(frozen=True)
@@ -195,28 +314,15 @@ class _Task:
     """Blocks that one thread goes through in order; `chunk` tells where sums over rows go."""
 
     chunk: int
-    blocks: list[_Block]
+    blocks: list[Block]
 
-    def units(self) -> Iterator[tuple[_Unit, Iterator[_Block]]]:
+    def units(self) -> Iterator[tuple[_Unit, Iterator[Block]]]:
         """The blocks that share keys and values, with where these are."""
         yield from itertools.groupby(self.blocks, lambda b: (b.batch, b.heads))
 
 
 #: A range of batch and one of key heads.
 _Unit: TypeAlias = tuple[slice, slice]
-
-
-class _Buffer:
-    """Memory for one block of scores, used again by the next block."""
-
-    def __init__(self, dtype: DType) -> None:
-        self.memory = np.empty(0, dtype)
-
-    def __call__(self, shape: tuple[int, ...]) -> Array:
-        size = prod(shape)
-        if self.memory.size < size:
-            self.memory = memory.empty((size,), self.memory.dtype)
-        return self.memory[:size].reshape(shape)
 
 
 class _Work:
@@ -232,10 +338,10 @@ class _Work:
         mask: Array | None = None,
         distance: Array | None = None,
         slopes: Array | None = None,
+        rates: Array | None = None,
     ) -> None:
-        _check(q, k, v, mask, distance, slopes)
         self.operation = operation
-        self.scale = 1 / sqrt(q.shape[-1] or 1) if operation.scale is None else operation.scale
+        self.scale = _scale(operation, q)
         self.key_heads = k.shape[1]
         self.q = self.group(q)
         self.k, self.v = k[:, :, None], v[:, :, None]
@@ -255,13 +361,11 @@ class _Work:
                 self.of_columns = np.where(mask[:, :, 0, 0], q.dtype.type(0), hidden)
             else:
                 self.blocked = ~mask
-        self.distance: Array | None = None
-        self.phi: Array | None = None
-        self.slopes: Array | None = None
+        self.bias: DistanceBias | None = None
         if distance is not None and slopes is not None:
-            self._prepare_distance(distance, slopes)
-        self.bias_bound = 0.0 if self.additive is None else float(self.additive.max(initial=0))
-        self.bias_is_bounded = self.slopes is None or bool((self.slopes >= 0).all())
+            self.bias = operation._bias(distance, slopes, rates, self.key_heads)
+        self.highest_mask = 0.0 if self.additive is None else float(self.additive.max(initial=0))
+        self.bias_lowers = self.bias is None or self.bias.lowers
         shared = [
             needs[name] and (array.ndim < 4 or array.shape[:2] != q.shape[:2])
             for name, array in (("mask", mask), ("distance", distance))
@@ -269,25 +373,9 @@ class _Work:
         ]
         self.tasks = self._share_out(by_rows=any(shared))
 
-    def _prepare_distance(self, distance: Array, slopes: Array) -> None:
-        if distance.size and not distance.min() >= 0:  # the minimum is NaN if any element is
-            raise ValueError("distance has negative or NaN entries: expected 0 … +inf")
-        self.function = DISTANCE_FUNCTIONS[self.operation.bias_function]
-        self.slopes = slopes.reshape(self.key_heads, -1, 1, 1)
-        self.unreachable: Array | None = None
-        if distance.ndim == 4:  # as large as the scores: phi is made block by block
-            self.distance = self.group(distance)
-            return
-        held = distance[None, None, None] if distance.ndim == 2 else distance[:, None, None]
-        phi = memory.empty(held.shape, held.dtype)
-        parallel.elementwise(lambda o, d: np.copyto(o, self.function.phi(d)), phi, held)
-        self.distance, self.phi, self.unreachable = _reachable(held, phi)
-
     def group(self, array: Array) -> Array:
-        """(B, H, …) as (B, K, G, …), without copying; a single head that broadcasts gives 1, 1."""
-        heads = array.shape[1]
-        split = (1, 1) if heads == 1 else (self.key_heads, heads // self.key_heads)
-        return array.reshape(array.shape[0], *split, *array.shape[2:])
+        """(B, H, …) as (B, K, G, …), without copying."""
+        return grouped(array, self.key_heads)
 
     def _share_out(self, by_rows: bool) -> list[_Task]:
         """The blocks, shared out.
@@ -323,8 +411,9 @@ class _Work:
             for c, chunk in enumerate(chunks)
         ]
 
-    def _blocks(self, batch: slice, heads: slice, chunk: slice) -> Iterator[_Block]:
+    def _blocks(self, batch: slice, heads: slice, chunk: slice) -> Iterator[Block]:
         _, heads_of_all, group, _, columns = self.size
+        operation = self.operation
         count = (batch.stop - batch.start) * (heads.stop - heads.start)
         rows = chunk.stop - chunk.start
         whole = count * group * rows * columns <= _BLOCK
@@ -335,19 +424,19 @@ class _Work:
         for g in groups:
             for piece in pieces:
                 span = slice(chunk.start + piece.start, chunk.start + piece.stop)
-                seen = min(span.stop, columns) if self.operation.causal else columns
-                yield _Block(batch, heads, g, span, slice(0, seen), alone and seen == columns)
+                seen = min(operation.offset + span.stop, columns) if operation.causal else columns
+                yield Block(batch, heads, g, span, slice(0, seen), alone and seen == columns)
 
     def scores(
-        self, block: _Block, buffer: _Buffer, keys: Array, queries: Array
-    ) -> tuple[Array, Any, Any]:
-        """The block's scores with all biases and masks, its distances and their phi."""
+        self, block: Block, buffer: Buffer, keys: Array, queries: Array
+    ) -> tuple[Array, list[Part]]:
+        """The block's scores with all biases and masks, and what the distance bias is made of."""
         keys = keys[..., block.columns, :]
         scores = buffer((*queries.shape[:-1], keys.shape[-2]))
-        distance, phi, unreachable = self._distances(block)
+        parts = [] if self.bias is None else self.bias.parts(block)
         beta = 0.0
-        if self.slopes is not None:
-            np.multiply(phi, -self._slopes(block), out=scores)
+        for part in parts:
+            np.multiply(part.phi, -part.slopes, out=scores[part.place])
             beta = 1.0
         if self.additive is not None and self.of_columns is None:
             additive = block.of(self.additive)
@@ -357,16 +446,16 @@ class _Work:
                 np.copyto(scores, additive)
             beta = 1.0
         gemm_batch(queries, keys.swapaxes(-1, -2), scores, beta=beta)
-        for hidden in (unreachable, None if self.blocked is None else block.of(self.blocked)):
-            if hidden is not None:
-                np.copyto(scores, -np.inf, where=hidden)
+        for part in parts:
+            if part.hidden is not None:
+                np.copyto(scores[part.place], -np.inf, where=part.hidden)
+        if self.blocked is not None:
+            np.copyto(scores, -np.inf, where=block.of(self.blocked))
         if self.operation.causal:  # up to the first row's column, all rows see everything
-            row = np.arange(block.rows.start, block.rows.stop)[:, None]
-            column = np.arange(block.rows.start, block.columns.stop)
-            np.copyto(scores[..., block.rows.start :], -np.inf, where=column > row)
-        return scores, distance, phi
+            _hide_later(scores, self.operation.offset + block.rows.start)
+        return scores, parts
 
-    def queries(self, block: _Block, of_rows: Array | float) -> Array:
+    def queries(self, block: Block, of_rows: Array | float) -> Array:
         """The block's [q·scale, r, 1], to go with `_Keys.keys`."""
         q = block.of(self.q, columns=False)
         queries = memory.empty((*q.shape[:-1], q.shape[-1] + 2), q.dtype)
@@ -375,34 +464,20 @@ class _Work:
         queries[..., -1] = 1
         return queries
 
-    def _highest(self, block: _Block, keys: _Keys) -> Array | None:
+    def _highest(self, block: Block, keys: _Keys) -> Array | None:
         """For each row something that its scores exceed by no more than `_HIGHEST`.
 
         By Cauchy and Schwarz: no pass over the scores is needed. None where nothing is known.
         """
-        if not self.bias_is_bounded:
+        if not self.bias_lowers:
             return None
         q = block.of(self.q, columns=False)
         lengths = np.sqrt(np.einsum("...d,...d->...", q, q))
         bound = lengths * (keys.longest * q.dtype.type(abs(self.scale)))
-        bound += q.dtype.type(self.bias_bound - _HIGHEST)
+        bound += q.dtype.type(self.highest_mask - _HIGHEST)
         return np.maximum(bound, 0, out=bound) if np.isfinite(bound).all() else None
 
-    def _slopes(self, block: _Block) -> Array:
-        assert self.slopes is not None
-        return self.slopes[block.heads, block.group]
-
-    def _distances(self, block: _Block) -> tuple[Any, Any, Array | None]:
-        """The block's distances and their phi, 0 where out of reach, and where that is."""
-        if self.distance is None:
-            return None, None, None
-        distance = block.of(self.distance)
-        if self.phi is None:
-            return _reachable(distance, self.function.phi(distance))
-        hidden = self.unreachable
-        return distance, block.of(self.phi), None if hidden is None else block.of(hidden)
-
-    def keep(self, block: _Block, out: Array) -> Array:
+    def keep(self, block: Block, out: Array) -> Array:
         """Dropout's factors of a block: the same in forward and backward, on any thread."""
         ranges = (block.batch, block.heads, block.group, block.rows)
         key = (*self.operation.key, *(r.start for r in ranges))
@@ -410,8 +485,8 @@ class _Work:
 
     def forward(
         self,
-        block: _Block,
-        buffer: _Buffer,
+        block: Block,
+        buffer: Buffer,
         keys: _Keys,
         out: Array,
         log_sums: Array,
@@ -421,12 +496,12 @@ class _Work:
         top = self._highest(block, keys)
         product = None
         if top is not None:
-            scores, _, _ = self.scores(block, buffer, keys.keys, self.queries(block, -top))
+            scores, _ = self.scores(block, buffer, keys.keys, self.queries(block, -top))
             product, sums = self._weigh(block, np.exp(scores, out=scores), values)
             if sums.size and sums.min() < _LOWEST_SUM:
                 product = None
         if top is None or product is None:
-            scores, _, _ = self.scores(block, buffer, keys.keys, self.queries(block, 0.0))
+            scores, _ = self.scores(block, buffer, keys.keys, self.queries(block, 0.0))
             top = scores.max(axis=-1, initial=-np.inf)
             np.copyto(top, 0, where=top == -np.inf)  # a row that may attend to nothing
             np.subtract(scores, top[..., None], out=scores)
@@ -435,7 +510,7 @@ class _Work:
         np.divide(product, sums, out=block.of(out, columns=False))
         np.add(top[..., None], np.log(sums), out=block.of(log_sums, columns=False))
 
-    def _weigh(self, block: _Block, weights: Array, values: Array) -> tuple[Array, Array]:
+    def _weigh(self, block: Block, weights: Array, values: Array) -> tuple[Array, Array]:
         """Weights times values, dropout applied, and the sums of the weights before it."""
         if weights.shape[-1] < _LONG_ROW and not self.operation.dropout:
             product = memory.empty((*weights.shape[:-1], values.shape[-1]), weights.dtype)
@@ -464,12 +539,7 @@ class _Keys:
         self.keys[..., -2] = 1
         self.keys[..., -1] = 0
         if work.of_columns is not None:
-            self.keys[..., -1] = work.of_columns[
-                tuple(
-                    part if length > 1 else slice(None)
-                    for part, length in zip(unit, work.of_columns.shape, strict=False)
-                )
-            ][:, :, None]
+            self.keys[..., -1] = cut(work.of_columns, unit)[:, :, None]
         self.values = memory.empty((*v.shape[:-1], v.shape[-1] + 1), v.dtype)
         self.values[..., :-1] = v
         self.values[..., -1] = 1
@@ -493,19 +563,14 @@ class _KeyGrads:
         self.v[...] = 0
 
 
-def _reachable(distance: Array, phi: Array) -> tuple[Array, Array, Array | None]:
-    """Distances and phi with 0 where either is infinite, and where that is (None: nowhere)."""
-    hidden = np.isinf(phi) | np.isinf(distance)
-    if not hidden.any():
-        return distance, phi, None
-    zero = distance.dtype.type(0)
-    return np.where(hidden, zero, distance), np.where(hidden, zero, phi), hidden
-
-
 def _zeros_like(array: Array) -> Array:
     zeros = memory.empty_like(array)
     zeros[...] = 0
     return zeros
+
+
+#: Inputs that the distance bias is made of.
+_OF_BIAS = ("distance", "slopes", "rates")
 
 
 class _Grads:
@@ -534,20 +599,19 @@ class _Grads:
             + [_zeros_like(like) for _ in range(chunks - 1)]
             for like, first in ((k, into["k"]), (v, into["v"]))
         )
-        self.slopes = np.zeros((chunks, *work.q.shape[:3]))
+        self.bias: DistanceGrads | None = None
         self.mask: list[Array] | None = None
-        self.distance: Array | None = None
         if work.additive is not None and needs["mask"]:
             # With an axis of rows, every chunk adds to rows of its own.
             places = chunks if work.additive.shape[3] == 1 else 1
             self.mask = [np.zeros(work.additive.shape, q.dtype) for _ in range(places)]
-        if work.distance is not None and needs["distance"]:
-            self.distance = np.zeros(work.distance.shape, q.dtype)
+        if work.bias is not None and any(needs.get(name) for name in _OF_BIAS):
+            self.bias = DistanceGrads(work.bias, needs, work.q.shape[:3], chunks)
 
     def add(
         self,
         task: _Task,
-        block: _Block,
+        block: Block,
         buffers: list[Any],
         keys: _Keys,
         sums: _KeyGrads,
@@ -558,7 +622,7 @@ class _Grads:
         """One block's part of every gradient."""
         work = self.work
         queries = work.queries(block, -block.of(log_sums, columns=False)[..., 0])
-        scores, distance, phi = work.scores(block, buffers[0], keys.keys, queries)
+        scores, parts = work.scores(block, buffers[0], keys.keys, queries)
         weights = np.exp(scores, out=scores)
         grad = block.of(grad, columns=False)
         # Σ_j weights·(grad·v) of a row is grad·out: no pass over the block is needed for it.
@@ -590,14 +654,8 @@ class _Grads:
         if self.mask is not None:
             target = block.of(self.mask[task.chunk % len(self.mask)])
             target += sum_to_shape(slope, target.shape)
-        if work.slopes is not None and self.needs["slopes"]:
-            by_row = np.einsum("...t,...t->...", slope, np.broadcast_to(phi, slope.shape))
-            place = self.slopes[task.chunk, block.batch, block.heads, block.group]
-            place -= by_row.sum(axis=-1, dtype=np.float64)
-        if self.distance is not None:
-            target = block.of(self.distance)
-            np.multiply(slope, -work._slopes(block), out=slope)
-            target += sum_to_shape(slope, target.shape) * work.function.derivative(distance)
+        if self.bias is not None:
+            self.bias.add(block, task.chunk, parts, slope)
 
     def add_keys(self, task: _Task, unit: _Unit, sums: _KeyGrads) -> None:
         """Add a unit's sums to the gradients of k and v."""
@@ -611,13 +669,10 @@ class _Grads:
             for other in partial[1:]:
                 partial[0] += other
         results = {"q": self.whole_q, "k": self.k[0], "v": self.v[0]}
-        if "slopes" in self.shapes:
-            total = self.slopes.sum(axis=(0, 1)).astype(self.q.dtype)
-            results["slopes"] = total.reshape(self.shapes["slopes"])
         if self.mask is not None:
             results["mask"] = self.mask[0].reshape(self.shapes["mask"])
-        if self.distance is not None:
-            results["distance"] = self.distance.reshape(self.shapes["distance"])
+        if self.bias is not None:
+            results |= self.bias.finish(self.shapes)
         return results
 
 
@@ -631,9 +686,11 @@ def _check(
     q: Array,
     k: Array,
     v: Array,
-    mask: Array | None,
-    distance: Array | None,
-    slopes: Array | None,
+    functions: int,
+    mask: Array | None = None,
+    distance: Array | None = None,
+    slopes: Array | None = None,
+    rates: Array | None = None,
 ) -> None:
     """Hold the shapes and dtypes that `Attention` documents."""
     fits = (
@@ -648,19 +705,32 @@ def _check(
             f"attention got q {q.shape}, k {k.shape}, v {v.shape}: expected q (B, H, S, d), "
             "k (B, K, T, d), v (B, K, T, e), where K divides H"
         )
-    (batch, heads, rows), columns = q.shape[:3], k.shape[2]
-    full = (batch, heads, rows, columns)
+    full = (*q.shape[:3], k.shape[2])
     if mask is not None:
-        broadcasts = mask.ndim in (2, 4) and all(
-            n in (1, f) for n, f in zip(mask.shape[::-1], full[::-1], strict=False)
+        _check_mask(mask, full)
+    if distance is not None and slopes is not None:
+        _check_bias(distance, slopes, rates, functions, full)
+
+
+def _check_mask(mask: Array, full: tuple[int, ...]) -> None:
+    broadcasts = mask.ndim in (2, 4) and all(
+        n in (1, f) for n, f in zip(mask.shape[::-1], full[::-1], strict=False)
+    )
+    if not broadcasts:
+        raise ValueError(
+            f"attention mask has shape {mask.shape}: expected {full[2:]}, or four axes that "
+            f"broadcast to {full}"
         )
-        if not broadcasts:
-            raise ValueError(
-                f"attention mask has shape {mask.shape}: expected ({rows}, {columns}), or four "
-                f"axes that broadcast to {full}"
-            )
-    if distance is None or slopes is None:
-        return
+
+
+def _check_bias(
+    distance: Array,
+    slopes: Array,
+    rates: Array | None,
+    functions: int,
+    full: tuple[int, ...],
+) -> None:
+    batch, heads, rows, columns = full
     lead = distance.shape[:-2]
     fits = distance.shape[-2:] == (rows, columns) and (
         not lead
@@ -672,5 +742,10 @@ def _check(
             f"distance has shape {distance.shape}: expected ({rows}, {columns}), "
             f"({batch}, {rows}, {columns}) or {full}"
         )
-    if slopes.shape not in ((1, heads, 1, 1), (heads,)):
-        raise ValueError(f"slopes have shape {slopes.shape}: expected (1, {heads}, 1, 1)")
+    for name, factors in (("slopes", slopes), ("rates", rates)):
+        if factors is not None and factors.shape not in ((1, heads, 1, 1), (heads,)):
+            raise ValueError(f"{name} have shape {factors.shape}: expected (1, {heads}, 1, 1)")
+    if rates is not None and not (rates > 0).all():
+        raise ValueError("rates have entries that aren't above 0: expected numbers above 0")
+    if functions not in (1, heads):
+        raise ValueError(f"got {functions} bias functions: expected one, or one for each head")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 
@@ -49,6 +50,13 @@ class MatMul(Operation):
             )
         self.save(a, b)
         return _without_vectors(matmul(matrix_a, matrix_b), a, b)
+
+    def multiply_adds(self) -> int:
+        """Those of the product."""
+        a, b = self.inputs
+        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        outer = (a.shape[-2] if a.ndim > 1 else 1) * (b.shape[-1] if b.ndim > 1 else 1)
+        return int(prod(lead) * outer * a.shape[-1])
 
     def backward(self, grad: Array) -> Gradients:
         """G·bᵀ and aᵀ·g, summed over axes that were broadcast."""
@@ -118,6 +126,11 @@ class Linear(Operation):
         else:
             gemm(rows, weight.T, matrix)
         return out
+
+    def multiply_adds(self) -> int:
+        """Those of the product."""
+        x, weight = self.inputs[:2]
+        return int(x.size * weight.shape[0])
 
     def backward(self, grad: Array) -> Gradients:
         """G·weight, gᵀ·x, and g summed over rows."""
