@@ -118,7 +118,7 @@ class MultiHeadAttention(Module):
         value = key if value is None else value
         self._check(query, key, value, distance)
         start = 0 if cache is None else cache.length
-        q, k, v = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        q, k, v = self._projected(query, key, value)
         if self.rope is not None:
             q = self.rope(self._heads(q, self.num_heads), start)
             k = self.rope(self._heads(k, self.kv_heads), start)
@@ -155,6 +155,21 @@ class MultiHeadAttention(Module):
                 "distance_bias=… (nl_oob_config=… in a TransformerBlock)"
             )
 
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, in one operation where all are made of one input."""
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        alike = all(map(_is_plain, layers)) and len({f.bias is None for f in layers}) == 1
+        if query is not key or key is not value or not alike:
+            return tuple(f(x) for f, x in zip(layers, (query, key, value), strict=True))
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        return te.linears(query, [layer.weight for layer in layers], biases or None)
+
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         """(B, S, heads·d) as (B, heads, S, d), a view."""
         return x.reshape(*x.shape[:2], heads, self.head_dim).transpose(1, 2)
+
+
+def _is_plain(layer: Linear) -> bool:
+    """Whether a layer is what this file made: nothing in its place, and no hooks."""
+    hooks = layer._forward_hooks or layer._forward_pre_hooks
+    return type(layer) is Linear and not hooks

@@ -79,6 +79,7 @@ from .functional import leaky_relu as leaky_relu
 from .functional import less as less
 from .functional import less_equal as less_equal
 from .functional import linear as linear
+from .functional import linears as linears
 from .functional import log as log
 from .functional import log1p as log1p
 from .functional import log_softmax as log_softmax

@@ -23,6 +23,7 @@ from .joining import split as split
 from .joining import stack as stack
 from .linalg import linear as linear
 from .loss import bce_with_logits as bce_with_logits
+from .linalg import linears as linears
 from .loss import cross_entropy as cross_entropy
 from .loss import huber_loss as huber_loss
 from .loss import l1_loss as l1_loss

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..ops.linalg import Linear
+from collections.abc import Sequence
+
+from ..ops.linalg import Linear, Linears
 from ..tensor import Tensor, as_tensor
 from ._common import Like, apply
 
@@ -24,3 +26,40 @@ def linear(x: Like, weight: Like, bias: Like | None = None) -> Tensor:
     """
     extra = None if bias is None else as_tensor(bias)
     return apply(Linear(), as_tensor(x), as_tensor(weight), extra)
+
+
+def linears(
+    x: Like, weights: Sequence[Like], biases: Sequence[Like] | None = None
+) -> tuple[Tensor, ...]:
+    """`linear` of one x with several weights, as one operation.
+
+    Args:
+        x: shape (…, in).
+        weights: of shapes (out, in), each its own out.
+        biases: of shapes (out,), one for each weight.
+
+    Returns:
+        Shapes (…, out), one for each weight.
+
+    Raises:
+        ValueError: shapes that don't fit, or another number of biases.
+        TypeError: different float widths.
+
+    Example:
+        >>> import te_tensor as te
+        >>> q, k = te.linears(te.ones(5, 3), [te.ones(4, 3), te.ones(2, 3)])
+        >>> q.shape, k.shape
+        ((5, 4), (5, 2))
+    """
+    given = [*weights, *(biases or ())]
+    if not weights or len(given) != len(weights) * (1 if biases is None else 2):
+        raise ValueError(
+            f"linears got {len(weights)} weights and {len(biases or ())} biases: expected as many "
+            "of both, or no biases"
+        )
+    tensors = [as_tensor(each) for each in (x, *given)]
+    if any(tensor.dtype != tensors[0].dtype for tensor in tensors):
+        kinds = ", ".join(str(tensor.dtype) for tensor in tensors)
+        raise TypeError(f"linears got different dtypes ({kinds}): cast them to one with astype")
+    made: tuple[Tensor, ...] = Tensor.apply(Linears(len(weights)), *tensors)
+    return made

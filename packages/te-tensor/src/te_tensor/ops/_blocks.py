@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from typing import Self
 
 import numpy as np
 
@@ -23,6 +24,12 @@ class Block:
     columns: slice
     #: Whether this is the whole problem.
     whole: bool = False
+
+    @classmethod
+    def of_all(cls, size: tuple[int, ...]) -> Self:
+        """The whole problem of a size (B, K, G, S, T)."""
+        batch, heads, group, rows, columns = (slice(0, n) for n in size)
+        return cls(batch, heads, group, rows, columns, whole=True)
 
     def of(self, array: Array, *, rows: bool = True, columns: bool = True) -> Array:
         """This block of an array on (B, K, G, rows, columns); axes of length 1 stay whole."""

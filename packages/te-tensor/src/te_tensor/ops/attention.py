@@ -193,7 +193,7 @@ class Attention(Operation):
             split = (batch, keys, heads // keys)
             bias = self._bias(distance, slopes, rates, keys)
             by_group = scores.reshape(*split, rows, columns)
-            whole = Block(*(slice(0, n) for n in (*split, rows, columns)), whole=True)
+            whole = Block.of_all((*split, rows, columns))
             for part in bias.parts(whole):
                 place = by_group[part.place]
                 place -= part.phi * part.slopes

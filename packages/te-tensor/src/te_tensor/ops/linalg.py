@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from math import prod
 
@@ -120,11 +121,7 @@ class Linear(Operation):
         self.save(rows, weight, x.shape)
         outputs = weight.shape[0]
         out = memory.empty((*x.shape[:-1], outputs), x.dtype)
-        matrix = out.reshape(len(rows), outputs)
-        if bias:
-            _affine(rows, weight, bias[0], matrix)
-        else:
-            gemm(rows, weight.T, matrix)
+        _affine(rows, [weight], bias, [out.reshape(len(rows), outputs)])
         return out
 
     def multiply_adds(self) -> int:
@@ -148,6 +145,65 @@ class Linear(Operation):
         if len(grads) == 3 and self.needs_grad[2]:
             grads[2] = sum_rows(grad)
         return grads
+
+
+class Linears(Operation):
+    """Several affine maps of one x, which is read once: such as those to queries, keys and values.
+
+    Inputs: x (…, in), then a weight (out, in) for each map, and a bias (out,) for each or none.
+
+    Args:
+        count: how many maps.
+    """
+
+    samples = (
+        Sample((2, 4, 3), (2, 3), (5, 3), (2,), (5,), kwargs={"count": 2}),
+        Sample((3,), (2, 3), (2, 3), (1, 3), kwargs={"count": 3}),
+    )
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def forward(self, x: Array, *parameters: Array) -> tuple[Array, ...]:
+        """The affine maps, shapes (…, out)."""
+        weights, biases = parameters[: self.count], parameters[self.count :]
+        for i, weight in enumerate(weights):
+            _check_linear(x, weight, *biases[i : i + 1])
+        rows = rows_of(x) if x.ndim > 1 else x[None, :]
+        rows = as_rows(x) if rows is None else rows
+        self.save(rows, weights, x.shape)
+        outs = [memory.empty((*x.shape[:-1], len(weight)), x.dtype) for weight in weights]
+        matrices = [out.reshape(len(rows), out.shape[-1]) for out in outs]
+        _affine(rows, weights, biases, matrices)
+        return tuple(outs)
+
+    def multiply_adds(self) -> int:
+        """Those of the products."""
+        x, *weights = self.inputs[: self.count + 1]
+        return int(x.size * sum(weight.shape[0] for weight in weights))
+
+    def backward(self, *grads: Array | None) -> Gradients:
+        """Σ gᵢ·weightᵢ; gᵢᵀ·x, and gᵢ summed over rows."""
+        return self.backward_into(*grads, outs=(None,) * len(self.needs_grad))
+
+    def backward_into(self, *grads: Array | None, outs: Sequence[Array | None]) -> Gradients:
+        """The same, added to what is given."""
+        rows, weights, shape = self.saved
+        results: list[Array | None] = [None] * len(self.needs_grad)
+        total = outs[0]
+        for i, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
+            if grad is None:
+                continue
+            grad = as_rows(grad) if grad.ndim > 1 else grad[None, :]
+            if self.needs_grad[0]:
+                total = _product(grad, weight, shape, total)
+            if self.needs_grad[1 + i]:
+                results[1 + i] = _product(grad.T, rows, weight.shape, outs[1 + i])
+            place = 1 + self.count + i
+            if place < len(results) and self.needs_grad[place]:
+                results[place] = sum_rows(grad)
+        results[0] = total if self.needs_grad[0] else None
+        return results
 
 
 def _product(a: Array, b: Array, shape: tuple[int, ...], out: Array | None) -> Array:
@@ -177,21 +233,32 @@ def _check_linear(x: Array, weight: Array, *bias: Array) -> None:
         raise ValueError(f"linear got {given}: expected x (…, in), weight (out, in), bias (out,)")
 
 
-def _affine(rows: Array, weight: Array, bias: Array, out: Array) -> None:
-    """Each thread makes its part of the product and adds the bias while that is in cache."""
-    alone = out.size * weight.shape[1] < _PARALLEL_FROM or parallel.in_parallel()
-    by_rows = len(out) >= len(weight)
-    pieces = parallel.split(
-        len(out) if by_rows else len(weight), 1 if alone else parallel.get_num_threads()
-    )
+def _affine(
+    rows: Array, weights: Sequence[Array], biases: Sequence[Array], outs: Sequence[Array]
+) -> None:
+    """Each thread makes its part of the products and adds the biases while that is in cache."""
+    maps = list(itertools.zip_longest(weights, biases, outs))
+    work = rows.size * sum(map(len, weights))
+    if work < _PARALLEL_FROM or parallel.in_parallel():
+        for weight, bias, out in maps:
+            gemm(rows, weight.T, out)
+            if bias is not None:
+                np.add(out, bias, out=out)
+        return
+    threads = parallel.get_num_threads()
+    by_rows = len(rows) >= max(map(len, weights))
 
     def run(index: int) -> None:
-        piece = pieces[index]
-        if by_rows:
-            part = gemm(rows[piece], weight.T, out[piece])
-            np.add(part, bias, out=part)
-        else:
-            part = gemm(rows, weight[piece].T, out[:, piece])
-            np.add(part, bias[piece], out=part)
+        for weight, bias, out in maps:
+            cut = parallel.split(len(rows) if by_rows else len(weight), threads)[index:]
+            if not cut:
+                continue
+            if by_rows:
+                part = gemm(rows[cut[0]], weight.T, out[cut[0]])
+            else:
+                part = gemm(rows, weight[cut[0]].T, out[:, cut[0]])
+                bias = None if bias is None else bias[cut[0]]
+            if bias is not None:
+                np.add(part, bias, out=part)
 
-    parallel.parallel_for(run, len(pieces))
+    parallel.parallel_for(run, threads)
