@@ -70,6 +70,8 @@ class Attention(Operation):
 
     #: The distances with phi of them, where they were made before: they are used by several.
     prepared: Prepared | None = None
+    #: Which of q, k and v have their heads side by side.
+    joined: tuple[bool, ...] = (False, False, False)
 
     one_dtype = ("q", "k", "v")
     samples = (
@@ -160,7 +162,7 @@ class Attention(Operation):
 
     def forward(self, q: Array, k: Array, v: Array, *extra: Array) -> Array:
         """The weighted means of v, shape (B, H, S, e), laid out in memory as q is."""
-        side_by_side = q.ndim == 3
+        self.joined = tuple(x.ndim == 3 for x in (q, k, v))
         q, k, v = self.apart(q, k, v)
         named = dict(zip(self.operands, extra, strict=True))
         _check(q, k, v, len(self.functions()), **named)
@@ -168,7 +170,7 @@ class Attention(Operation):
             out = self._at_once(q, k, v, **named)
         else:
             out = self._in_blocks(q, k, v, named)
-        return _side_by_side(out) if side_by_side else out
+        return _side_by_side(out) if self.joined[0] else out
 
     def _at_once(
         self,
@@ -249,7 +251,6 @@ class Attention(Operation):
         work, out, log_sums, q, k, v, *extra = self.saved
         needs = dict(zip(("q", "k", "v", *self.operands), self.needs_grad, strict=True))
         split = [self.heads, self.kv_heads, self.kv_heads]
-        joined = [x.ndim == 3 for x in self.inputs[:3]]
         into = {
             name: None if given is None else _heads_apart(given, heads)
             for name, given, heads in zip("qkv", outs, split, strict=False)
@@ -270,7 +271,7 @@ class Attention(Operation):
 
         parallel.parallel_for(run, len(work.tasks))
         results = grads.finish()
-        for name, is_joined in zip("qkv", joined, strict=True):
+        for name, is_joined in zip("qkv", self.joined, strict=True):
             if is_joined:
                 results[name] = _side_by_side(results[name])
         return [results.get(name) if needed else None for name, needed in needs.items()]
