@@ -26,13 +26,14 @@ def test_samples(name, index):
     sample = kind.samples[index]
     rng = np.random.default_rng(0)
     operation, arrays, result = applied(kind, sample)
-    grad = rng.standard_normal(result.shape)
-    wanted = operation.backward(grad)
+    results = result if isinstance(result, tuple) else (result,)
+    grads = [rng.standard_normal(array.shape) for array in results]
+    wanted = operation.backward(*grads)
     operation, arrays, _ = applied(kind, sample)
     start = [rng.standard_normal(a.shape) for a in arrays]
     for chosen in range(len(arrays)):
         outs = [s.copy() if p == chosen else None for p, s in enumerate(start)]
-        found = operation.backward_into(grad, outs=outs)
+        found = operation.backward_into(*grads, outs=outs)
         for position, (plain, given) in enumerate(zip(wanted, found, strict=True)):
             if plain is None:
                 continue

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 
 import te_tensor as te
-from te_tensor import Tensor
+from te_tensor import Tensor, parallel
 
 from .attention import MultiHeadAttention
 from .cache import KVCache
@@ -83,7 +83,9 @@ def _goes_with(value: Any, axes: int, x: Tensor) -> bool:
 def _worth_cutting(module: Module, x: Tensor, width: int) -> bool:
     """Whether a batch is large enough to be cut over the threads, and nothing wants it whole."""
     large = x.ndim == 3 and len(x) > 1 and x.size * width >= _SHARD_FROM
-    return large and not module.has_hooks()
+    if not large or parallel.in_parallel() or parallel.get_num_threads() == 1:
+        return False
+    return not module.has_hooks()
 
 
 class TransformerBlock(Module):

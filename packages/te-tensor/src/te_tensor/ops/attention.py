@@ -250,11 +250,9 @@ class Attention(Operation):
         """The same, those of q, k and v added to what is given."""
         work, out, log_sums, q, k, v, *extra = self.saved
         needs = dict(zip(("q", "k", "v", *self.operands), self.needs_grad, strict=True))
-        split = [self.heads, self.kv_heads, self.kv_heads]
-        into = {
-            name: None if given is None else _heads_apart(given, heads)
-            for name, given, heads in zip("qkv", outs, split, strict=False)
-        }
+        given = dict(zip("qkv", outs, strict=False))
+        split = dict(zip("qkv", (self.heads, self.kv_heads, self.kv_heads), strict=True))
+        into = {name: _into(out, split[name]) for name, out in given.items()}
         grad = _heads_apart(grad, self.heads)
         grads = _Grads(work, needs, q, k, v, dict(zip(self.operands, extra, strict=True)), into)
         grouped_grad, grouped_out = work.group(grad), work.group(out)
@@ -272,7 +270,10 @@ class Attention(Operation):
         parallel.parallel_for(run, len(work.tasks))
         results = grads.finish()
         for name, is_joined in zip("qkv", self.joined, strict=True):
-            if is_joined:
+            added_to = given.get(name)
+            if added_to is not None and into[name] is not None:
+                results[name] = added_to
+            elif is_joined:
                 results[name] = _side_by_side(results[name])
         return [results.get(name) if needed else None for name, needed in needs.items()]
 
@@ -293,6 +294,13 @@ def _heads_apart(x: Array, heads: int) -> Array:
         return x
     batch, length, width = x.shape
     return x.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
+
+
+def _into(out: Array | None, heads: int) -> Array | None:
+    """What is added to, on four axes; None where that would be a copy."""
+    if out is None or out.ndim == 4:
+        return out
+    return _heads_apart(out, heads) if out.flags.c_contiguous else None
 
 
 def _side_by_side(x: Array) -> Array:
