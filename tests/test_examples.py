@@ -161,6 +161,14 @@ def test_digits_name_what_is_missing(package, line):
     assert "Traceback" not in done.stderr
 
 
+def test_learned_positions_finds_the_neighbours():
+    done = run(PACKAGES / "te-nn" / "examples" / "learned_positions.py")
+    assert done.returncode == 0, done.stderr
+    first, *_, last = done.stdout.splitlines()
+    assert float(last.split()[3]) < 0.1 * float(first.split()[3])
+    assert last.endswith("100%") and not first.endswith("100%")
+
+
 def molecules(folder, *arguments, **options):
     return run(EXAMPLES / "train_molecules.py", "--output", folder, *arguments, **options)
 

@@ -361,9 +361,9 @@ def test_a_summary():
     by_path = {layer.path: layer for layer in found.layers}
     assert by_path["layers.1.linear1"].output_shape == (2, S, 16)
     assert by_path["layers.1.linear1"].multiply_adds == 2 * S * D * 16
-    attention = 2 * (2 * H * S * S * (D // H)) // 2 * 2 // 2
-    linears = 2 * S * (D * D * 2 + 2 * D * D // 2)
-    assert by_path["layers.0.self_attn"].multiply_adds == 2 * attention + linears
+    products = 2 * (2 * H * S * S * (D // H))  # scores and means of two sequences
+    linears = 2 * S * (D * D + D * D // 2 + D * D // 2 + D * D)
+    assert by_path["layers.0.self_attn"].multiply_adds == products + linears
     assert found.multiply_adds == 2 * by_path["layers.0"].multiply_adds
     assert found.parameters == sum(p.size for p in model.parameters())
     assert found.trainable == found.parameters // 2
