@@ -45,7 +45,7 @@ FLOORS: dict[str, list[str]] = {
     ],
     "te_nn": [
         "__about__",
-        "bias_function checks hooks",
+        "bias_function checks hooks loading",
         "module",
         "initialize",
         "linear convolution pooling normalization activation dropout embedding recurrent loss"

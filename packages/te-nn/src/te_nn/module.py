@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.array_utils import byte_bounds
 
-from te_tensor import Tensor, no_grad, storage
+from te_tensor import Tensor, no_grad
 from te_tensor.dtypes import FLOATS, as_dtype
-from te_tensor.parallel import parallel_for
 
 from .hooks import HookHandle, note_place
-
-#: Bytes from which a state is copied by several threads.
-_PARALLEL_FROM = 1 << 22
+from .loading import numbers, overlap_of, write
 
 
 class Parameter(Tensor):
@@ -305,8 +299,8 @@ class Module:
             The missing and the unexpected keys.
 
         Raises:
-            StateDictError: keys or shapes don't fit, or tied tensors get different values; all
-                of it is listed, and nothing was changed.
+            StateDictError: keys or shapes don't fit; all of them are listed, and nothing was
+                changed.
         """
         entries = [entry for entry in self._entries("") if entry[2] not in entry[1]._passing_names]
         keys = {key for key, *_ in entries}
@@ -316,19 +310,18 @@ class Module:
         if strict:
             problems += [f"missing: {key}" for key in missing]
             problems += [f"unexpected: {key}" for key in unexpected]
-        accepted: dict[int, tuple[str, Tensor, npt.NDArray[Any]]] = {}
-        overlaps = _overlap_of([tensor.data for _, _, _, tensor in entries])
+        accepted: list[tuple[Tensor, npt.NDArray[Any]]] = []
+        overlaps = overlap_of([tensor.data for _, _, _, tensor in entries])
         for key, module, name, tensor in entries:
             if key not in state:
                 continue
             try:
-                value = module._accept(name, tensor, _numbers(state[key]))
+                value = module._accept(name, tensor, numbers(state[key]))
                 # A copy where the state is on the memory that is about to be written.
                 with np.errstate(over="ignore"):
-                    copied = np.array(value, tensor.dtype, copy=overlaps(value) or None)
-                first, _, before = accepted.setdefault(id(tensor), (key, tensor, copied))
-                if before is not copied and not np.array_equal(before, copied, equal_nan=True):
-                    raise ValueError(f"tied to {first}, which gets other values")
+                    accepted.append(
+                        (tensor, np.array(value, tensor.dtype, copy=overlaps(value) or None))
+                    )
             except ValueError as error:
                 problems.append(f"{key}: {error}")
             if not tensor.writable:
@@ -336,7 +329,7 @@ class Module:
         if problems:
             listed = "\n  ".join(problems)
             raise StateDictError(f"the state dict doesn't fit {type(self).__name__}:\n  {listed}")
-        _write([(tensor, value) for _, tensor, value in accepted.values()])
+        write(accepted)
         return IncompatibleKeys(missing, unexpected)
 
     def _stored(self, name: str, tensor: Tensor) -> Tensor:
@@ -439,48 +432,6 @@ class Module:
         for name, value in vars(self).items():
             object.__setattr__(copied, name, deepcopy(value, memo))
         return copied
-
-
-def _numbers(value: Any) -> npt.NDArray[Any]:
-    """A value of a state dict as an array of real numbers."""
-    array = np.asarray(value)
-    if array.dtype.kind in "OSUMmc":
-        raise ValueError(f"values of dtype {array.dtype}, expected real numbers")
-    return array
-
-
-def _write(values: list[tuple[Tensor, npt.NDArray[Any]]]) -> None:
-    """Copy values into tensors, in the engine's threads where it is worth it."""
-    shared: dict[int, list[tuple[Tensor, npt.NDArray[Any]]]] = {}
-    for tensor, value in values:  # what lies on the same memory is written in order
-        shared.setdefault(id(storage.owner(tensor.data)), []).append((tensor, value))
-    parts = list(shared.values())
-
-    def write(number: int) -> None:
-        for tensor, value in parts[number]:
-            with tensor.lock() as array:
-                array[...] = value
-
-    if sum(value.nbytes for _, value in values) >= _PARALLEL_FROM:
-        parallel_for(write, len(parts))
-    else:
-        for number in range(len(parts)):
-            write(number)
-
-
-def _overlap_of(arrays: list[npt.NDArray[Any]]) -> Callable[[npt.NDArray[Any]], bool]:
-    """Whether an array may share memory with one of these, by where they begin and end."""
-    bounds = sorted(byte_bounds(array) for array in arrays)
-    begins = [begin for begin, _ in bounds]
-    # the furthest end of all that begin so far: some may lie inside others
-    ends = list(accumulate((end for _, end in bounds), max))
-
-    def overlaps(array: npt.NDArray[Any]) -> bool:
-        begin, end = byte_bounds(array)
-        before = bisect_left(begins, end)
-        return before > 0 and ends[before - 1] > begin
-
-    return overlaps
 
 
 def _join(path: str, name: str) -> str:
