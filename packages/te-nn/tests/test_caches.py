@@ -1,5 +1,9 @@
 """Caches, rotary positions and stacks: every path gives what the full pass gives."""
 
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 
@@ -301,3 +305,34 @@ def test_prepared_distances_are_taken_as_they_are(monkeypatch):
         expected = block(x, distance=distance).numpy()
         found = block(x, distance=te.prepare_distance(distance, "gaussian")).numpy()
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_long_sequences_in_little_memory():
+    pytest.importorskip("resource")
+    code = """
+        import resource, sys
+        import numpy as np
+        import te_nn as nn, te_tensor as te
+        te.set_num_threads(2)
+        def peak():
+            unit = 1 if sys.platform == "darwin" else 1024
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        functions = ["gaussian", "logarithmic"] * 4
+        encoder = nn.TransformerEncoder(2, 64, 64, 8, functions, rope=nn.Rotary(8))
+        distance = nn.distances.sequence(4096)
+        def run(length):
+            x = te.randn(1, length, 64)
+            encoder(x, distance=distance[:length, :length]).backward(np.ones(x.shape, np.float32))
+        run(64)
+        before = peak()
+        run(4096)
+        print(peak() - before)
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    grown = int(ran.stdout)
+    # The scores of one block alone would be 512 MiB. Held are two phi (64 MiB each), the
+    # distances' slice, activations of 1 MiB each, and blocks of scores for each thread.
+    assert grown < 260 * 2**20, f"peak memory grew by {grown / 2**20:.0f} MiB"
