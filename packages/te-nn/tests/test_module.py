@@ -308,3 +308,23 @@ def test_a_large_state_goes_into_tied_parameters_in_order():
         model.load_state_dict(state)
         assert np.all(model[0].weight.data == 3)
         assert np.all(free.weight.data == 4)
+
+
+def test_module_dict():
+    heads = nn.ModuleDict({"a": nn.Linear(2, 1), "b": nn.ReLU()})
+    heads["c"] = nn.Tanh()
+    assert list(heads) == list(heads.keys()) == ["a", "b", "c"]
+    assert [type(m).__name__ for m in heads.values()] == ["Linear", "ReLU", "Tanh"]
+    assert dict(heads.items())["a"] is heads["a"] and len(heads) == 3
+    heads["b"] = nn.GELU()
+    assert isinstance(heads["b"], nn.GELU) and list(heads) == ["a", "b", "c"]
+    del heads["c"]
+    assert "c" not in heads and "training" not in heads
+    with pytest.raises(KeyError, match="there are a, b"):
+        heads["c"]
+    for name in ("update", "a.b", "", "training"):
+        with pytest.raises(ValueError, match=name or "''"):
+            heads[name] = nn.ReLU()
+    with pytest.raises(TypeError, match="int"):
+        heads.update({"d": nn.ReLU(), "e": 3})
+    assert "d" not in heads

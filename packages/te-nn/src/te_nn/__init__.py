@@ -3,9 +3,12 @@
 from . import distances as distances
 from .__about__ import __version__ as __version__
 from .activation import GELU as GELU
+from .activation import LeakyReLU as LeakyReLU
 from .activation import LogSoftmax as LogSoftmax
+from .activation import PReLU as PReLU
 from .activation import ReLU as ReLU
 from .activation import Sigmoid as Sigmoid
+from .activation import SiLU as SiLU
 from .activation import Softmax as Softmax
 from .activation import Tanh as Tanh
 from .attention import MultiHeadAttention as MultiHeadAttention
@@ -14,6 +17,7 @@ from .bias_function import RegisteredFunction as RegisteredFunction
 from .bias_function import register_bias_function as register_bias_function
 from .cache import KVCache as KVCache
 from .container import Flatten as Flatten
+from .container import ModuleDict as ModuleDict
 from .container import ModuleList as ModuleList
 from .container import Sequential as Sequential
 from .convolution import Conv1D as Conv1D
@@ -22,8 +26,12 @@ from .dropout import Dropout as Dropout
 from .embedding import Embedding as Embedding
 from .hooks import HookHandle as HookHandle
 from .linear import Linear as Linear
+from .loss import BCEWithLogitsLoss as BCEWithLogitsLoss
 from .loss import CrossEntropyLoss as CrossEntropyLoss
+from .loss import HuberLoss as HuberLoss
+from .loss import L1Loss as L1Loss
 from .loss import MSELoss as MSELoss
+from .loss import NLLLoss as NLLLoss
 from .loss import SoftmaxCrossEntropyLoss as SoftmaxCrossEntropyLoss
 from .module import IncompatibleKeys as IncompatibleKeys
 from .module import Module as Module

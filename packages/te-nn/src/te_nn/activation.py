@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import te_tensor as te
 from te_tensor import Tensor
 
-from .checks import one_of
-from .module import Module
+from .checks import one_of, positive
+from .module import Module, Parameter
 
 
 class ReLU(Module):
@@ -47,6 +48,57 @@ class GELU(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
         return x.gelu(self.approximate)
+
+
+class SiLU(Module):
+    """x·σ(x), elementwise (arXiv:1702.03118)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, which stays."""
+        return x.silu()
+
+
+class LeakyReLU(Module):
+    """x above 0, negative_slope·x elsewhere.
+
+    Args:
+        negative_slope: the factor below 0.
+    """
+
+    _shown = ("negative_slope",)
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        self.negative_slope = negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, which stays."""
+        return x.leaky_relu(self.negative_slope)
+
+
+class PReLU(Module):
+    """x above 0, weight·x elsewhere, with a weight that is learnt (arXiv:1502.01852).
+
+    Args:
+        num_parameters: 1, or the number of channels, on axis 1, for one weight each.
+        init: the initial weights.
+
+    Attributes:
+        weight: shape (num_parameters,).
+
+    Example:
+        >>> PReLU()(te.Tensor([-4.0, 4.0])).tolist()
+        [-1.0, 4.0]
+    """
+
+    _shown = ("num_parameters",)
+
+    def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
+        self.num_parameters = positive("num_parameters", num_parameters)
+        self.weight = Parameter(te.full((num_parameters,), float(init)).data)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape, which stays; several weights need their number on axis 1."""
+        return te.prelu(x, self.weight)
 
 
 class Softmax(Module):

@@ -1,8 +1,8 @@
-"""Modules that hold modules: Sequential, ModuleList, and Flatten to stand between layers."""
+"""Modules that hold modules: Sequential, ModuleList and ModuleDict; Flatten between layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, overload
 
 from te_tensor import Tensor
@@ -72,6 +72,76 @@ class Sequential(ModuleList):
         for module in self.children():
             x = module(x)
         return x
+
+
+class ModuleDict(Module):
+    """Modules by name.
+
+    Args:
+        modules: the modules; names are text without dots that no method or attribute has.
+
+    Raises:
+        ValueError: a name that can't be one.
+        TypeError: something that is no Module.
+
+    Example:
+        >>> from te_nn import Linear
+        >>> heads = ModuleDict({"energy": Linear(4, 1), "charge": Linear(4, 1)})
+        >>> list(heads.state_dict())[:2], "charge" in heads
+        (['energy.weight', 'energy.bias'], True)
+    """
+
+    def __init__(self, modules: Mapping[str, Module] | None = None) -> None:
+        self.update(modules or {})
+
+    def update(self, modules: Mapping[str, Module]) -> None:
+        """Add modules, or put them in the place of those of the same names."""
+        for name, module in modules.items():
+            self._check(name)
+            _checked(module)
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def _check(self, name: str) -> None:
+        if not isinstance(name, str) or not name or "." in name:
+            raise ValueError(f"module name is {name!r}: expected text without dots")
+        if name not in self and hasattr(self, name):
+            raise ValueError(f"module name is {name!r}: ModuleDict has an attribute of that name")
+
+    def __getitem__(self, name: str) -> Module:
+        if name not in self:
+            known = ", ".join(self.keys()) or "none"
+            raise KeyError(f"no module {name!r}: there are {known}")
+        module: Module = getattr(self, name)
+        return module
+
+    def __setitem__(self, name: str, module: Module) -> None:
+        self.update({name: module})
+
+    def __delitem__(self, name: str) -> None:
+        self[name]
+        delattr(self, name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(self.__dict__.get(name), Module) if isinstance(name, str) else False
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.children())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self.keys()))
+
+    def keys(self) -> Iterator[str]:
+        """The names, in the order in which they were added."""
+        return (name for name, _ in self.named_children())
+
+    def values(self) -> Iterator[Module]:
+        """The modules."""
+        return self.children()
+
+    def items(self) -> Iterator[tuple[str, Module]]:
+        """Names and modules."""
+        return self.named_children()
 
 
 class Flatten(Module):

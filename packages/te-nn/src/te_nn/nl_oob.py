@@ -241,7 +241,7 @@ def _alibi_slopes(num_heads: int) -> list[float]:
 
 def _softplus(x: Tensor) -> Tensor:
     """ln(1 + e^x), without overflow."""
-    return x.relu() + ((-abs(x)).exp() + 1.0).log()
+    return x.relu() + (-abs(x)).exp().log1p()
 
 
 def _inverse_softplus(y: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -25,19 +25,15 @@ from .normalization import LayerNorm
 from .rotary import Rotary
 
 
-def _silu(x: Tensor) -> Tensor:
-    return x * x.sigmoid()
-
-
 def _swiglu(x: Tensor) -> Tensor:
     half = x.shape[-1] // 2
-    return _silu(x[..., :half]) * x[..., half:]
+    return x[..., :half].silu() * x[..., half:]
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": Tensor.gelu,
     "relu": Tensor.relu,
-    "silu": _silu,
+    "silu": Tensor.silu,
     "swiglu": _swiglu,
 }
 _NORMS = ("pre", "post")

@@ -22,8 +22,8 @@ from .joining import concat as concat
 from .joining import split as split
 from .joining import stack as stack
 from .linalg import linear as linear
-from .loss import bce_with_logits as bce_with_logits
 from .linalg import linears as linears
+from .loss import bce_with_logits as bce_with_logits
 from .loss import cross_entropy as cross_entropy
 from .loss import huber_loss as huber_loss
 from .loss import l1_loss as l1_loss

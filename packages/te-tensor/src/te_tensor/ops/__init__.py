@@ -19,9 +19,9 @@ from . import (
     pooling,
     recurrent,
     reduction,
+    rotary,
     scan,
     selection,
-    rotary,
     shape,
     softmax,
 )
@@ -45,9 +45,9 @@ __all__ = [
     "pooling",
     "recurrent",
     "reduction",
+    "rotary",
     "scan",
     "selection",
-    "rotary",
     "shape",
     "softmax",
 ]
