@@ -129,6 +129,29 @@ def test_losses_of_training(contestant: str) -> None:
     assert losses[0][-1] < losses[0][0]
 
 
+@pytest.mark.parametrize("contestant", peers("minilm"))
+def test_minilm(contestant: str) -> None:
+    assert_same_results("minilm", contestant, SMALL)
+
+
+@pytest.mark.parametrize("contestant", peers("generation"))
+def test_generation(contestant: str) -> None:
+    """The very same tokens."""
+    ours, theirs = (
+        results("generation", name, Size(1, 40, 32, 64, 4)) for name in (OURS, contestant)
+    )
+    assert ours[0].tolist() == theirs[0].tolist()
+
+
+@pytest.mark.parametrize("contestant", peers("stack_training"))
+def test_losses_of_a_stack(contestant: str) -> None:
+    losses = []
+    for name in (OURS, contestant):
+        step = load("stack_training").CONTESTANTS[name](SMALL)
+        losses.append([float(arrays(step())[0]) for _ in range(STEPS)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 @pytest.mark.parametrize("contestant", peers("molecules"))
 def test_losses_of_the_molecules(contestant: str) -> None:
     ours, theirs = (load("molecules").CONTESTANTS[name](5)() for name in (OURS, contestant))

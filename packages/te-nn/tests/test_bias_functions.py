@@ -385,3 +385,10 @@ def test_a_summary_counts_what_is_shared_once():
     found = nn.summary(nn.Sequential(shared, nn.ReLU(), shared), te.ones(2, 3))
     assert (found.parameters, found.multiply_adds) == (9, 36)
     assert [layer.path for layer in found.layers] == ["", "0", "1"]
+
+
+def test_a_summary_of_a_recurrent_layer():
+    found = nn.summary(nn.GRU(4, 5, num_layers=2), te.ones(3, 2, 4))
+    weights = 15 * (4 + 5) + 15 * (5 + 5)
+    assert found.multiply_adds == 3 * 2 * weights
+    assert found.layers[0].output_shape == ((3, 2, 5), (2, 2, 5))

@@ -81,6 +81,13 @@ class _Recurrent(Operation, abstract=True):
         self.batch_first = batch_first
         self.reverse = reverse
 
+    def multiply_adds(self) -> int:
+        """Those of the products with both weights."""
+        x, *others = self.inputs
+        weight_ih, weight_hh = others[len(self.states) : len(self.states) + 2]
+        tokens = x.shape[0] * x.shape[1]
+        return int(tokens * (weight_ih.size + weight_hh.size))
+
     def forward_steps(self, record: Array, product: Product, steps: range) -> None:
         """From the projections in the record's rows, their gates and the states of the next rows.
 
