@@ -123,9 +123,7 @@ class MultiHeadAttention(Module):
             q = self.rope(self._heads(q, self.num_heads), start)
             k = self.rope(self._heads(k, self.kv_heads), start)
         if cache is not None:
-            if k.ndim == 3:
-                k = self._heads(k, self.kv_heads)
-            k, v = cache.joined(k, self._heads(v, self.kv_heads))
+            k, v = cache.joined(k, v)
         biased = distance is not None and self.nl_oob is not None
         mixed = te.attention(
             *(q, k, v),

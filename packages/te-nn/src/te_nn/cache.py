@@ -104,7 +104,8 @@ class KVCache:
         The new ones count once `length` has been moved on, so a call that fails changes nothing.
 
         Args:
-            k: shape (B, kv_heads, S, head_dim).
+            k: shape (B, kv_heads, S, head_dim), or (B, S, kv_heads·head_dim) as a projection
+                leaves it.
             v: likewise.
 
         Returns:
@@ -114,28 +115,38 @@ class KVCache:
             ValueError: they don't fit, or there is no room.
             TypeError: they have another dtype.
         """
-        batch, heads, _, width = self.shape
-        expected = (batch, heads, k.shape[2], width)
-        for name, x in (("keys", k), ("values", v)):
-            if x.shape != expected:
-                raise ValueError(
-                    f"a cache for (B, kv_heads, S, head_dim) = ({batch}, {heads}, S, {width}) got "
-                    f"{name} of shape {x.shape}"
-                )
-            if x.dtype != self._keys.dtype:
-                raise TypeError(f"a cache of {self._keys.dtype} got {name} of {x.dtype}")
-        stop = self.length + k.shape[2]
+        stop = self.length + k.shape[-2]
         if stop > self.max_len:
             raise ValueError(
                 f"the cache has room for max_len = {self.max_len} positions: it holds "
-                f"{self.length}, and {k.shape[2]} more don't fit"
+                f"{self.length}, and {k.shape[-2]} more don't fit"
             )
+        for name, x in (("keys", k), ("values", v)):
+            self._check(name, x, k.shape[-2])
         return self._joined(self._keys, k, stop), self._joined(self._values, v, stop)
 
+    def _check(self, name: str, x: Tensor, length: int) -> None:
+        batch, heads, _, width = self.shape
+        if x.shape not in ((batch, length, heads * width), (batch, heads, length, width)):
+            raise ValueError(
+                f"a cache for (B, kv_heads, S, head_dim) = ({batch}, {heads}, S, {width}) got "
+                f"{name} of shape {x.shape}"
+            )
+        if x.dtype != self._keys.dtype:
+            raise TypeError(f"a cache of {self._keys.dtype} got {name} of {x.dtype}")
+
     def _joined(self, memory: npt.NDArray[Any], new: Tensor, stop: int) -> Tensor:
-        memory[:, :, self.length : stop] = new.data
+        batch, heads, _, width = self.shape
+        apart = (batch, -1, heads, width)
         if not te.is_grad_enabled():
+            array = new.data
+            if array.ndim == 3:
+                array = array.reshape(apart).transpose(0, 2, 1, 3)
+            memory[:, :, self.length : stop] = array
             return te.from_numpy(self._held(memory, stop))
+        if new.ndim == 3:
+            new = new.reshape(apart).transpose(1, 2)
+        memory[:, :, self.length : stop] = new.data
         # A copy: what is saved for backward must outlast a truncated cache that is filled anew.
         before = Tensor(memory[:, :, : self.length])
         return te.concat([before, new], axis=2)
