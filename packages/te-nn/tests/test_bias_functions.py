@@ -392,3 +392,13 @@ def test_a_summary_of_a_recurrent_layer():
     weights = 15 * (4 + 5) + 15 * (5 + 5)
     assert found.multiply_adds == 3 * 2 * weights
     assert found.layers[0].output_shape == ((3, 2, 5), (2, 2, 5))
+
+
+def test_a_summary_of_convolutions():
+    model = nn.Sequential(
+        nn.Conv2D(4, 6, 3, stride=2, padding=1, groups=2), nn.Flatten(), nn.Linear(96, 5)
+    )
+    found = nn.summary(model, te.ones(2, 4, 8, 8))
+    assert found.layers[1].multiply_adds == 2 * 16 * 6 * 2 * 9
+    assert found.layers[3].multiply_adds == 2 * 96 * 5
+    assert nn.summary(nn.Conv1D(2, 3, 2), te.ones(1, 2, 5)).multiply_adds == 4 * 3 * 2 * 2

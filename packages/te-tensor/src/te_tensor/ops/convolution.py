@@ -87,6 +87,13 @@ class Convolution(Operation):
         )
         return rows[0] if rows else Window(1, 1, 1, 0, 1, 1), columns
 
+    def multiply_adds(self) -> int:
+        """Those of the kernels at every place, padding included."""
+        x, weight = (tensor.data for tensor in self.inputs[:2])
+        images = as_images(x, self.axes)
+        rows, columns = self.windows(images, as_images(weight, self.axes))
+        return int(len(images) * rows.count * columns.count * weight.size)
+
     def forward(self, x: Array, weight: Array, *bias: Array) -> Array:
         """The correlation, shape (N, O, *spatial)."""
         _check(self, x, weight, *bias)
