@@ -12,7 +12,12 @@ from .loading import load_into_module as load_into_module
 from .loading import py_load_safetensors as py_load_safetensors
 from .loading import py_load_safetensors_into_module as py_load_safetensors_into_module
 from .presets import Preset as Preset
+from .pickle_values import OpaqueObject as OpaqueObject
 from .safetensors import load_metadata as load_metadata
 from .safetensors import load_safetensors as load_safetensors
 from .safetensors import open_safetensors as open_safetensors
 from .safetensors import save_safetensors as save_safetensors
+from .torch_archive import load_torch as load_torch
+from .torch_archive import load_torch_state_dict as load_torch_state_dict
+from .torchscript import ScriptArchive as ScriptArchive
+from .torchscript import load_torchscript as load_torchscript
