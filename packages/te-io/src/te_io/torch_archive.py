@@ -22,6 +22,11 @@ from .torchscript import read_script
 TorchSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 _ZIP = b"PK"
+#: The names that programs save a state dict under.
+_USUAL = (
+    *("state_dict", "model_state_dict", "model", "module", "net", "network"),
+    *("weights", "params", "ema"),
+)
 
 
 def load_torch(
@@ -93,8 +98,10 @@ def load_torch_state_dict(
 
     Args:
         path_or_bytes: a path, the bytes of a file, or a file opened for reading bytes.
-        key: where it is in what was saved: "model", or "callbacks.ema.state_dict". By default the
-            whole, or else the only one among its entries.
+        key: where it is in what was saved: "model", or "callbacks.ema.state_dict". By default what
+            has one of the usual names ("state_dict", "model_state_dict", "model", "module", "net",
+            "network", "weights", "params", "ema"); without those the whole, if it is a state dict,
+            or else the only entry that is one.
         on_unknown: as `load_torch`.
         verify: as `load_torch`.
         max_memory: as `load_torch`.
@@ -133,21 +140,29 @@ def _find_state(loaded: Any, key: str | None) -> State:
     """The state dict at a key, or the only one there is."""
     if key is not None:
         return _state(_entry(loaded, key, key))
-    try:
-        return _state(loaded)
-    except FormatError as error:
-        reason = error
-    found: dict[str, State] = {}
-    for name, value in loaded.items() if isinstance(loaded, dict) else ():
-        with suppress(FormatError):
-            state = _state(value)
-            if state:
-                found[str(name)] = state
-    if len(found) == 1:
-        return found.popitem()[1]
-    if found:
+    entries = loaded if isinstance(loaded, dict) else {}
+    found = _states({name: entries[name] for name in _USUAL if name in entries})
+    if not found:
+        try:
+            return _state(loaded)
+        except FormatError as error:
+            reason = error
+        found = _states(entries)
+    if not found:
+        raise FormatError(f"has no state dict: {reason}")
+    if len(found) > 1:
         raise FormatError(f"has several state dicts: give one of the keys {_listed(found)}")
-    raise FormatError(f"has no state dict: {reason}")
+    return found.popitem()[1]
+
+
+def _states(entries: dict[Any, Any]) -> dict[str, State]:
+    """Those entries that are state dicts, and not empty."""
+    found = {}
+    for name, value in entries.items():
+        with suppress(FormatError):
+            if state := _state(value):
+                found[str(name)] = state
+    return found
 
 
 def _entry(value: Any, key: str, whole: str) -> Any:
