@@ -821,7 +821,7 @@ def outcome_of(action: Callable[[], object]) -> dict[str, Any]:
 
 def main() -> None:
     path = Path("hostile.pt")
-    print(json.dumps({"case": "memory", **outcome_of(lambda: bytes(MEMORY))}), flush=True)
+    print(json.dumps({"case": "memory", **outcome_of(lambda: bytes(MEMORY * 5 // 4))}), flush=True)
     for title, case in CASES.items():
         path.write_bytes(case.content())
         print(json.dumps({"case": title, **attempt(path, case.options)}), flush=True)

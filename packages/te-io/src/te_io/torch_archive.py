@@ -139,30 +139,40 @@ def _load(content: Content, limits: Limits, on_unknown: OnUnknown, verify: bool)
 def _find_state(loaded: Any, key: str | None) -> State:
     """The state dict at a key, or the only one there is."""
     if key is not None:
-        return _state(_entry(loaded, key, key))
+        return _by_name(list(_tensors(_entry(loaded, key, key), "")))
     entries = loaded if isinstance(loaded, dict) else {}
-    found = _states({name: entries[name] for name in _USUAL if name in entries})
+    found = _state_dicts({name: entries[name] for name in _USUAL if name in entries})
     if not found:
         try:
-            return _state(loaded)
+            pairs = list(_tensors(loaded, ""))
         except FormatError as error:
-            reason = error
-        found = _states(entries)
-    if not found:
-        raise FormatError(f"has no state dict: {reason}")
+            found = _state_dicts(entries)
+            if not found:
+                raise FormatError(f"has no state dict: {error}") from None
+        else:
+            return _by_name(pairs)
     if len(found) > 1:
         raise FormatError(f"has several state dicts: give one of the keys {_listed(found)}")
-    return found.popitem()[1]
+    return _by_name(found.popitem()[1])
 
 
-def _states(entries: dict[Any, Any]) -> dict[str, State]:
-    """Those entries that are state dicts, and not empty."""
+def _state_dicts(entries: dict[Any, Any]) -> dict[str, list[tuple[str, Tensor]]]:
+    """The tensors of those entries that are state dicts, and not empty."""
     found = {}
     for name, value in entries.items():
         with suppress(FormatError):
-            if state := _state(value):
-                found[str(name)] = state
+            if pairs := list(_tensors(value, "")):
+                found[str(name)] = pairs
     return found
+
+
+def _by_name(pairs: list[tuple[str, Tensor]]) -> State:
+    state: State = {}
+    for name, tensor in pairs:
+        if name in state:
+            raise FormatError("has its name twice", tensor=name)
+        state[name] = tensor
+    return state
 
 
 def _entry(value: Any, key: str, whole: str) -> Any:
@@ -180,15 +190,6 @@ def _entry(value: Any, key: str, whole: str) -> Any:
 def _listed(names: Iterable[object]) -> str:
     shown = [repr(name) for name in islice(names, 9)]
     return ", ".join(shown[:8]) + (", …" if shown[8:] else "") or "none"
-
-
-def _state(value: Any) -> State:
-    state: State = {}
-    for name, tensor in _tensors(value, ""):
-        if name in state:
-            raise FormatError("has its name twice", tensor=name)
-        state[name] = tensor
-    return state
 
 
 def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
