@@ -305,6 +305,8 @@ CASES: dict[str, Case] = {
     },
     "name on the stack": Case(lambda: archive(on_stack("os", "system")), "names os.system"),
     "name with dots": Case(lambda: archive(on_stack("torch", "os.system")), "torch.os.system"),
+    "name with escapes": Case(lambda: archive(b"co\\ps\nsystem\n"), r"names o.+ps\.system"),
+    "name that is no UTF-8": Case(lambda: archive(b"c\xff\nx\n"), "can't be decoded"),
     "name of no text": Case(lambda: archive(b"K\1K\2\x93"), "something that is no text"),
     "name without end": Case(lambda: archive(b"c" + b"a" * 100_000), "has no end"),
     "long name": Case(lambda: archive(on_stack("a" * 99_999, "b")), "name of 100001 characters"),

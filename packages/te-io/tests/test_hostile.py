@@ -3,12 +3,15 @@
 They are read in a process of their own, under limits; hostile.py has them.
 """
 
+import base64
 import importlib.util
 import json
 import os
+import random
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -16,17 +19,19 @@ import pytest
 
 from te_io import OpaqueObject, load_torch
 
-SCRIPT = Path(__file__).with_name("hostile.py")
+TESTS = Path(__file__).parent
+SCRIPT = TESTS / "hostile.py"
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hostile", SCRIPT)
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, TESTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-hostile = load_script()
+hostile = load_script("hostile")
+fuzz = load_script("fuzz")
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +102,20 @@ def test_commands_are_inert_objects(tmp_path, monkeypatch, protocol):
 def test_bad_checksums_are_read_on_request():
     damaged = hostile.changed(hostile.archive(), hostile.DATA, hostile.DATA[::-1])
     assert load_torch(damaged, verify=False)["weight"].tolist() != [1, 2]
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.glob("failures/*.b64")), ids=lambda path: path.stem)
+def test_inputs_that_once_failed(path):
+    fuzz.read(base64.b64decode(path.read_bytes()))
+
+
+def test_mutations(tmp_path):
+    """A few of them; `nox -s fuzz` tries more."""
+    seeds = [hostile.asset(name) for name in ("state_dict", "legacy", "simple_linear", "module")]
+    mutator = fuzz.Mutator(seeds)
+    outcomes = Counter()
+    for number in range(400):
+        dice = random.Random(number)
+        outcomes += fuzz.read(mutator.mutate(dice.choice(seeds), dice))
+    assert outcomes["refused"] > 400
+    assert outcomes["accepted"] > 100

@@ -254,9 +254,6 @@ class PickleMachine:
 
     # -- names and calls ------------------------------------------------------------------
 
-    def _find_global(self, names: str) -> None:
-        self._find_name(names.replace(" ", "."))  # the decoder gives "module name"
-
     def _find_on_stack(self, _: None) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
@@ -366,6 +363,12 @@ def _tuple_of(count: int) -> _Handler:
     return lambda machine, _: machine._tuple_of(count)
 
 
+def _read_name(stream: PickleStream) -> str:
+    """Module and name, a line each; `pickletools` would take backslashes in them for escapes."""
+    module, name = stream.readline()[:-1], stream.readline()[:-1]
+    return f"{module.decode()}.{name.decode()}"
+
+
 def _nothing(machine: PickleMachine, _: object) -> None:
     """For frames, which help to read ahead."""
 
@@ -407,7 +410,7 @@ _MEANINGS: dict[str, tuple[_Handler, int]] = {
     "SETITEM": (_M._set_item, _ENTRY),
     "SETITEMS": (_M._set_frame, _SMALL),
     "ADDITEMS": (_M._add_frame, _SMALL),
-    "GLOBAL": (_M._find_global, _CONTAINER),
+    "GLOBAL": (_M._find_name, _CONTAINER),
     "STACK_GLOBAL": (_M._find_on_stack, _CONTAINER),
     "BINPERSID": (_M._find_persistent, _CONTAINER),
     "REDUCE": (_M._reduce, _CALL),
@@ -418,11 +421,19 @@ _MEANINGS: dict[str, tuple[_Handler, int]] = {
 #: The opcodes that give other code something to do.
 _CALLS = frozenset((b"c", b"\x93", b"Q", b"R", b"\x81", b"\x92"))
 _NAMES = {opcode.code.encode("latin-1"): opcode.name for opcode in pickletools.opcodes}
+
+
+def _decoder(opcode: pickletools.OpcodeInfo) -> Callable[[PickleStream], Any] | None:
+    if opcode.name == "GLOBAL":
+        return _read_name
+    return opcode.arg.reader if opcode.arg else None
+
+
 #: By the byte that stands for it: what an opcode does, what decodes its argument, what it costs.
 _TABLE: dict[bytes, tuple[_Handler, Callable[[PickleStream], Any] | None, int]] = {
     opcode.code.encode("latin-1"): (
         _MEANINGS[opcode.name][0],
-        opcode.arg.reader if opcode.arg else None,
+        _decoder(opcode),
         _MEANINGS[opcode.name][1],
     )
     for opcode in pickletools.opcodes

@@ -215,7 +215,9 @@ def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
 
 def _module_tensors(state: dict[str, Any], path: str) -> Iterator[tuple[str, Tensor]]:
     """What `state_dict()` of a torch.nn.Module that was saved whole would give."""
-    hidden = state.get("_non_persistent_buffers_set", ())
+    hidden = state.get("_non_persistent_buffers_set", set())
+    if not isinstance(hidden, set):
+        raise _no_state(hidden, path)
     for name, tensor in [*state["_parameters"].items(), *state["_buffers"].items()]:
         if tensor is not None and name not in hidden:
             yield from _tensors(tensor, f"{path}{name}.")
