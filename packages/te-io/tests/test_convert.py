@@ -162,7 +162,7 @@ def test_content_decides(tmp_path, path, monkeypatch):
         asked.append((source, key))
         return {"x": te.ones(1)}
 
-    monkeypatch.setattr("te_io.loading._torch_reader", lambda: reader)
+    monkeypatch.setattr("te_io.loading.load_torch_state_dict", reader)
     for content in (b"PK\x03\x04" + bytes(20), b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j", b"\x80\x04."):
         (tmp_path / "f.safetensors").write_bytes(content)
         assert load_any(tmp_path / "f.safetensors", key="k").format == "PyTorch"

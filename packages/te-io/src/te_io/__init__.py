@@ -11,8 +11,8 @@ from .errors import UnknownTensorError as UnknownTensorError
 from .loading import load_into_module as load_into_module
 from .loading import py_load_safetensors as py_load_safetensors
 from .loading import py_load_safetensors_into_module as py_load_safetensors_into_module
-from .presets import Preset as Preset
 from .pickle_values import OpaqueObject as OpaqueObject
+from .presets import Preset as Preset
 from .safetensors import load_metadata as load_metadata
 from .safetensors import load_safetensors as load_safetensors
 from .safetensors import open_safetensors as open_safetensors

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +26,7 @@ from .state_dict import (
     tensors_of,
     turn_weights,
 )
+from .torch_archive import load_torch_state_dict
 
 #: What files of PyTorch begin with: zip archives (TorchScript too), and pickles.
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
@@ -62,7 +62,7 @@ def load_any(source: Source, *, key: str | None = None) -> Loaded:
     if _is_torch(source):
         plain = isinstance(source, (str, os.PathLike))
         name = str(source) if plain else getattr(source, "name", "<bytes>")
-        return Loaded(name, "PyTorch", _torch_reader()(source, key=key), {})
+        return Loaded(name, "PyTorch", load_torch_state_dict(source, key), {})
     with open_archive(source) as archive:
         if key is not None:
             raise FormatError(
@@ -71,12 +71,6 @@ def load_any(source: Source, *, key: str | None = None) -> Loaded:
                 file=archive.name,
             )
         return Loaded(archive.name, "safetensors", dict(archive), archive.metadata)
-
-
-def _torch_reader() -> Callable[..., State]:
-    """The reader of PyTorch files, imported when the first is read."""
-    reader: Callable[..., State] = import_module("te_io.torch_archive").load_torch_state_dict
-    return reader
 
 
 class _Named(io.BytesIO):
