@@ -26,6 +26,7 @@ FORCING = (
 NEEDS = {
     "torch": ("torch",),
     "torch fused": ("torch",),
+    "torch mapped": ("torch",),
     "jax": ("jax",),
     "onnxruntime": ("onnx", "onnxruntime"),
     "openblas": ("scipy_openblas32",),

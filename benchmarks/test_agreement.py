@@ -71,8 +71,17 @@ def test_block(contestant: str, size: Size) -> None:
 
 @pytest.mark.parametrize("contestant", peers("loading"))
 def test_loading(contestant: str) -> None:
-    work = load("loading")
-    ours, theirs = (work.CONTESTANTS[n](work.Size(2, False))() for n in (OURS, contestant))
+    assert_same_files("loading", contestant)
+
+
+@pytest.mark.parametrize("contestant", peers("loading_torch"))
+def test_loading_files_of_torch(contestant: str) -> None:
+    assert_same_files("loading_torch", contestant)
+
+
+def assert_same_files(work: str, contestant: str) -> None:
+    module = load(work)
+    ours, theirs = (module.CONTESTANTS[n](module.Size(2, False))() for n in (OURS, contestant))
     assert set(ours) == set(theirs)
     for name, tensor in ours.items():
         np.testing.assert_array_equal(tensor.numpy(), np.asarray(theirs[name]))

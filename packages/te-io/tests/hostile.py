@@ -726,6 +726,9 @@ CASES: dict[str, Case] = {
         lambda: b"\x80\x02" + storage() + STOP, "where no tensor is expected"
     ),
     "legacy: nested tuples": Case(lambda: legacy(nested(b"\x85"), [], b""), "more than 256 deep"),
+    "legacy: long text": Case(
+        lambda: legacy(text("x" * (1 << 24)), [], b""), "pickles of more than 16777216 bytes"
+    ),
     "legacy: many sets": Case(
         lambda: legacy(b"(" + b"\x8f" * 1_000_000 + b"t", [], b""), "max_memory"
     ),

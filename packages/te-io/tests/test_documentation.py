@@ -10,7 +10,9 @@ import pytest
 README = Path(__file__).parents[1] / "README.md"
 
 
-@pytest.mark.parametrize("module", ["errors", "state_dict", "safetensors"])
+@pytest.mark.parametrize(
+    "module", ["errors", "state_dict", "safetensors", "pickle_values", "torch_archive"]
+)
 def test_docstring_examples(module):
     results = doctest.testmod(importlib.import_module(f"te_io.{module}"))
     assert results.attempted

@@ -72,6 +72,11 @@ def load_torch(
         OSError: it can't be read.
 
     Example:
+        >>> import pickle
+        >>> load_torch(pickle.dumps(print))
+        Traceback (most recent call last):
+        te_io.errors.FormatError: <bytes>: names builtins.print, which isn't on the list of what \
+may be made; on_unknown='opaque' puts an inert object in its place
         >>> checkpoint = load_torch("checkpoint.pt")  # doctest: +SKIP
         >>> checkpoint["epoch"], checkpoint["model"]["linear.weight"].shape  # doctest: +SKIP
         (20, (3, 2))

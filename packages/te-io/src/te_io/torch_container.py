@@ -27,7 +27,7 @@ _COUNT = struct.Struct("<q")
 #: The names of storages: numbers in a row, or addresses in memory.
 _KEY = re.compile(r"[0-9]{1,20}", re.ASCII)
 #: The most of a legacy file that is taken for its pickles, in parts of `max_memory`.
-_PART = 2
+_PART = 8
 
 
 class TorchZip:
@@ -141,7 +141,8 @@ class LegacyFile:
     def __init__(self, content: Content, limits: Limits) -> None:
         self._content = content
         self._limits = limits
-        self._stream = PickleStream(content.bytes[: limits.max_memory // _PART])
+        self._head = limits.max_memory // _PART
+        self._stream = PickleStream(content.bytes[: self._head])
         if bytes(content.bytes[_TAR_MARK]) == b"ustar":
             raise FormatError(
                 "is a tar archive, as PyTorch wrote them before 2017: expected a later format"
@@ -225,7 +226,15 @@ class LegacyFile:
         return value
 
     def _run(self, names: TorchNames) -> Any:
-        return PickleMachine(self._stream, names.find, names.load_persistent, names.limits).run()
+        machine = PickleMachine(self._stream, names.find, names.load_persistent, names.limits)
+        try:
+            return machine.run()
+        except FormatError:
+            if self._stream.tell() < self._head:
+                raise
+            raise FormatError(
+                f"has pickles of more than {self._head} bytes: max_memory allows more"
+            ) from None
 
 
 _NOTHING = Memory(np.empty(0, np.uint8))

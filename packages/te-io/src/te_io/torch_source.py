@@ -38,26 +38,53 @@ class Content:
     file: BinaryIO | None
 
     def array(self, start: int, size: int) -> Array:
-        """Some of the bytes, as memory that tensors can be views of; a copy if not aligned."""
+        """Some of the bytes, as memory that tensors can be views of; read if not aligned.
+
+        Args:
+            start: the first of them.
+            size: how many; they must be there.
+
+        Raises:
+            FormatError: they are no longer there.
+        """
         if not size:
             return np.empty(0, np.uint8)
         array = np.frombuffer(self.bytes, np.uint8, size, start)
-        return array if array.ctypes.data % _ALIGNMENT == 0 else array.copy()
+        if array.ctypes.data % _ALIGNMENT == 0:
+            return array
+        if self.file is None:
+            return array.copy()
+        own = np.empty(size, np.uint8)  # read, so that no page of the mapping takes memory too
+        self.file.seek(start)
+        self._fill(own.data)
+        return own
 
     def checksum(self, start: int, size: int) -> int:
-        """The CRC-32 of some of the bytes; a mapped file is read, so that it takes no memory."""
+        """The CRC-32 of some of the bytes; a mapped file is read, so that it takes no memory.
+
+        Args:
+            start: the first of them.
+            size: how many.
+
+        Raises:
+            FormatError: they are no longer there.
+        """
         if self.file is None:
             return zlib.crc32(self.bytes[start : start + size])
         total = 0
         buffer = memoryview(bytearray(min(size, _CHUNK)))
         self.file.seek(start)
-        while size:
-            count = self.file.readinto(buffer[:size])  # type: ignore[attr-defined]
-            if not count:
-                raise FormatError("was cut short while it was read")
-            total = zlib.crc32(buffer[:count], total)
-            size -= count
+        for place in range(0, size, _CHUNK):
+            chunk = buffer[: size - place]
+            self._fill(chunk)
+            total = zlib.crc32(chunk, total)
         return total
+
+    def _fill(self, buffer: memoryview) -> None:
+        """Read as many bytes as there is room for."""
+        assert self.file is not None
+        if self.file.readinto(buffer) != len(buffer):  # type: ignore[attr-defined]
+            raise FormatError("was cut short while it was read")
 
 
 @contextmanager
