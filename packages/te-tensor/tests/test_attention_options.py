@@ -200,6 +200,16 @@ def test_bad_linears():
         te.linears(x, [w, w.astype("float64")])
 
 
+@pytest.mark.parametrize("changed", [0, 1, 2])
+def test_a_change_before_backward_is_noticed(changed):
+    tensors = [te.ones(2, 3, requires_grad=True) for _ in range(3)]
+    first, second = te.linears(tensors[0], tensors[1:])
+    with tensors[changed].lock() as array:
+        array *= 2
+    with pytest.raises(RuntimeError, match="Linears"):
+        (first + second).sum().backward()
+
+
 # -- rotary -------------------------------------------------------------------------------
 
 

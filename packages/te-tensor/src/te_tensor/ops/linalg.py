@@ -171,7 +171,7 @@ class Linears(Operation):
             _check_linear(x, weight, *biases[i : i + 1])
         rows = rows_of(x) if x.ndim > 1 else x[None, :]
         rows = as_rows(x) if rows is None else rows
-        self.save(rows, weights, x.shape)
+        self.save(rows, x.shape, *weights)
         outs = [memory.empty((*x.shape[:-1], len(weight)), x.dtype) for weight in weights]
         matrices = [out.reshape(len(rows), out.shape[-1]) for out in outs]
         _affine(rows, weights, biases, matrices)
@@ -188,7 +188,7 @@ class Linears(Operation):
 
     def backward_into(self, *grads: Array | None, outs: Sequence[Array | None]) -> Gradients:
         """The same, added to what is given."""
-        rows, weights, shape = self.saved
+        rows, shape, *weights = self.saved
         results: list[Array | None] = [None] * len(self.needs_grad)
         total = outs[0]
         for i, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
