@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from te_io import load_torch
+from te_io import load_torch, load_torch_state_dict
 
 ASSETS = Path(__file__).parent / "assets"
 #: What a case may take, beside what the process takes before.
@@ -32,7 +32,7 @@ TRACE = Path("hostile-trace")
 
 
 class Case(NamedTuple):
-    """Bytes to read, what the error must say, and options for `load_torch`."""
+    """Bytes to read, what the error must say, and options; "state_dict" chooses the reader."""
 
     content: Callable[[], bytes]
     words: str
@@ -753,6 +753,58 @@ CASES: dict[str, Case] = {
         lambda: script((NET + b"}" + text("a")) * 1000 + b"N" + b"sb" * 1000, MODULE),
         "nests containers more than 256",
     ),
+    "TorchScript: many classes": Case(
+        lambda: archive(
+            NET + b"}b",
+            more={
+                "constants.pkl": b"\x80\x02)" + STOP,
+                "code/__torch__.py": b"class A(Module):\n" * 1_000_000,
+            },
+            pack=("code/__torch__.py",),
+        ),
+        "max_memory",
+    ),
+    "TorchScript: many modules of many constants": Case(
+        lambda: script(
+            NET + b"q\0}(" + b"".join(text(str(i)) + NET + b"}b" for i in range(5000)) + b"ub",
+            MODULE + "".join(f"  x{i} : Final[int] = 1\n" for i in range(5000)),
+        ),
+        "max_memory|max_opcodes",
+    ),
+    "TorchScript: long names of modules in modules": Case(
+        lambda: script(
+            (NET + b"}" + text("x" * 400_000)) * 100 + NET + b"}b" + b"sb" * 100, MODULE
+        ),
+        "max_memory",
+    ),
+    "state dict: long names in dicts in dicts": Case(
+        lambda: archive((b"}" + text("x" * 200_000)) * 200 + tensor() + b"s" * 200),
+        "max_memory",
+        {"state_dict": True},
+    ),
+    "state dict: a dict in many places": Case(
+        lambda: archive(
+            tensor()
+            + b"q\0}("
+            + b"".join(text(f"k{i}") + b"h\0" for i in range(2000))
+            + b"uq\1}("
+            + b"".join(text(f"{i:0>1000}") + b"h\1" for i in range(900))
+            + b"u"
+        ),
+        "max_memory",
+        {"state_dict": True},
+    ),
+    "state dict: modules that are none": Case(
+        lambda: archive(
+            NET
+            + b"}("
+            + b"".join(text(f"_{x}") + b"}" for x in ("parameters", "buffers", "modules"))
+            + text("_non_persistent_buffers_set")
+            + b"Nub"
+        ),
+        "has no state dict: is a NoneType",
+        {"state_dict": True, "on_unknown": "opaque"},
+    ),
     "TorchScript: code that is no text": Case(
         lambda: changed(script(NET + b"}b", "#?"), b"#?", b"#\xff"), "CRC-32"
     ),
@@ -808,7 +860,9 @@ def limits() -> Iterator[None]:
 
 def attempt(path: Path, options: dict[str, Any]) -> dict[str, Any]:
     """What comes of reading a file."""
-    return outcome_of(lambda: load_torch(path, **options))
+    options = dict(options)
+    reader = load_torch_state_dict if options.pop("state_dict", False) else load_torch
+    return outcome_of(lambda: reader(path, **options))
 
 
 def outcome_of(action: Callable[[], object]) -> dict[str, Any]:

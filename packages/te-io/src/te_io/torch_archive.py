@@ -22,6 +22,8 @@ from .torchscript import read_script
 TorchSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 
 _ZIP = b"PK"
+#: What an entry of a state dict takes, in bytes.
+_COST = 128
 #: The names that programs save a state dict under.
 _USUAL = (
     *("state_dict", "model_state_dict", "model", "module", "net", "network"),
@@ -126,7 +128,7 @@ def load_torch_state_dict(
     """
     with opened(path_or_bytes) as content:
         limits = Limits(max_memory, max_depth, max_opcodes)
-        return _find_state(_load(content, limits, on_unknown, verify), key)
+        return _find_state(_load(content, limits, on_unknown, verify), key, limits)
 
 
 def _load(content: Content, limits: Limits, on_unknown: OnUnknown, verify: bool) -> Any:
@@ -134,24 +136,24 @@ def _load(content: Content, limits: Limits, on_unknown: OnUnknown, verify: bool)
         return LegacyFile(content, limits).load(on_unknown)
     container = TorchZip(content, limits, verify=verify)
     if container.is_torchscript:
-        return read_script(container).state_dict()
+        return read_script(container, limits).state_dict()
     return container.load("data.pkl", "data", on_unknown)
 
 
 # -- state dicts ----------------------------------------------------------------------------
 
 
-def _find_state(loaded: Any, key: str | None) -> State:
+def _find_state(loaded: Any, key: str | None, limits: Limits) -> State:
     """The state dict at a key, or the only one there is."""
     if key is not None:
-        return _by_name(list(_tensors(_entry(loaded, key, key), "")))
+        return _by_name(list(_tensors(_entry(loaded, key, key), "", limits)))
     entries = loaded if isinstance(loaded, dict) else {}
-    found = _state_dicts({name: entries[name] for name in _USUAL if name in entries})
+    found = _state_dicts({name: entries[name] for name in _USUAL if name in entries}, limits)
     if not found:
         try:
-            pairs = list(_tensors(loaded, ""))
+            pairs = list(_tensors(loaded, "", limits))
         except FormatError as error:
-            found = _state_dicts(entries)
+            found = _state_dicts(entries, limits)
             if not found:
                 raise FormatError(f"has no state dict: {error}") from None
         else:
@@ -161,12 +163,12 @@ def _find_state(loaded: Any, key: str | None) -> State:
     return _by_name(found.popitem()[1])
 
 
-def _state_dicts(entries: dict[Any, Any]) -> dict[str, list[tuple[str, Tensor]]]:
+def _state_dicts(entries: dict[Any, Any], limits: Limits) -> dict[str, list[tuple[str, Tensor]]]:
     """The tensors of those entries that are state dicts, and not empty."""
     found = {}
     for name, value in entries.items():
         with suppress(FormatError):
-            if pairs := list(_tensors(value, "")):
+            if pairs := list(_tensors(value, "", limits)):
                 found[str(name)] = pairs
     return found
 
@@ -197,14 +199,15 @@ def _listed(names: Iterable[object]) -> str:
     return ", ".join(shown[:8]) + (", …" if shown[8:] else "") or "none"
 
 
-def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
+def _tensors(value: Any, path: str, limits: Limits) -> Iterator[tuple[str, Tensor]]:
     """The tensors in a state dict of any form, by their names joined by dots."""
+    limits.take(memory=_COST + len(path))  # a few dicts in many places, or long names
     match value:
         case Tensor() if path:
             yield path.removesuffix("."), value
         case dict() if all(isinstance(name, str) for name in value):
             for name, inner in value.items():
-                yield from _tensors(inner, f"{path}{name}.")
+                yield from _tensors(inner, f"{path}{name}.", limits)
         case [(str(), Tensor()), *_]:
             for pair in value:
                 match pair:
@@ -213,22 +216,24 @@ def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
                     case _:
                         raise _no_state(pair, path)
         case OpaqueObject(state={"_parameters": dict(), "_buffers": dict(), "_modules": dict()}):
-            yield from _module_tensors(value.state, path)
+            yield from _module_tensors(value.state, path, limits)
         case _:
             raise _no_state(value, path)
 
 
-def _module_tensors(state: dict[str, Any], path: str) -> Iterator[tuple[str, Tensor]]:
+def _module_tensors(
+    state: dict[str, Any], path: str, limits: Limits
+) -> Iterator[tuple[str, Tensor]]:
     """What `state_dict()` of a torch.nn.Module that was saved whole would give."""
     hidden = state.get("_non_persistent_buffers_set", set())
     if not isinstance(hidden, set):
         raise _no_state(hidden, path)
     for name, tensor in [*state["_parameters"].items(), *state["_buffers"].items()]:
         if tensor is not None and name not in hidden:
-            yield from _tensors(tensor, f"{path}{name}.")
+            yield from _tensors(tensor, f"{path}{name}.", limits)
     for name, module in state["_modules"].items():
         if module is not None:
-            yield from _tensors(module, f"{path}{name}.")
+            yield from _tensors(module, f"{path}{name}.", limits)
 
 
 def _no_state(value: object, path: str) -> FormatError:

@@ -29,6 +29,8 @@ _FINAL = re.compile(r"  (\w+) : Final\[.*\] = (.+)$")
 #: Longer values of constants, and texts with escapes, are left in the code.
 _LONGEST_VALUE = 1000
 _CODE = "code/"
+#: What a class, a module or an attribute takes once it is found, in bytes.
+_COST = 256
 
 
 @dataclass(frozen=True)
@@ -113,14 +115,15 @@ def load_torchscript(
         container = TorchZip(content, limits, verify=verify)
         if not container.is_torchscript:
             raise FormatError("is no TorchScript archive (it has no constants.pkl): use load_torch")
-        return read_script(container)
+        return read_script(container, limits)
 
 
-def read_script(container: TorchZip) -> ScriptArchive:
+def read_script(container: TorchZip, limits: Limits) -> ScriptArchive:
     """What is in a TorchScript archive that is open.
 
     Args:
         container: the archive.
+        limits: how much may be used.
 
     Raises:
         FormatError: it is damaged, or costs too much.
@@ -139,8 +142,12 @@ def read_script(container: TorchZip) -> ScriptArchive:
     root = container.load("data.pkl", "data")
     if not isinstance(root, OpaqueObject):
         raise FormatError(f"holds a {type(root).__name__}: expected a module")
-    classes = {key: value for path, text in found.code.items() for key, value in _parse(path, text)}
-    _collect(root, classes, found)
+    classes: dict[str, _Class] = {}
+    for path, text in found.code.items():
+        for name, kind in _parse(path, text):
+            limits.take(memory=_COST)
+            classes[name] = kind
+    _collect(root, classes, found, limits)
     return found
 
 
@@ -200,7 +207,9 @@ def _literal(text: str) -> Any:
 # -- modules --------------------------------------------------------------------------------
 
 
-def _collect(root: OpaqueObject, classes: dict[str, _Class], found: ScriptArchive) -> None:
+def _collect(
+    root: OpaqueObject, classes: dict[str, _Class], found: ScriptArchive, limits: Limits
+) -> None:
     """Sort what modules hold: of each its parameters, its buffers, the rest, then its children."""
     if root.name not in classes:
         raise FormatError(f"has no code of {root.name}, which would say what is a parameter")
@@ -208,8 +217,14 @@ def _collect(root: OpaqueObject, classes: dict[str, _Class], found: ScriptArchiv
     while waiting:
         prefix, module = waiting.pop()
         kind = classes[module.name]
-        if not isinstance(module.state, dict):
+        if not isinstance(module.state, dict) or not all(type(x) is str for x in module.state):
             raise FormatError(f"has a {module.name} without attributes")
+        # A few modules in many places, or long names, may come to much.
+        places = (*kind.final, *kind.parameters, *kind.buffers, *module.state)
+        limits.take(
+            memory=_COST + sum(_COST + len(prefix) + len(name) for name in places),
+            opcodes=len(places),
+        )
         found.modules[prefix.removesuffix(".")] = module.name
         found.final.update({prefix + name: value for name, value in kind.final.items()})
         for target, names in ((found.parameters, kind.parameters), (found.buffers, kind.buffers)):
