@@ -23,6 +23,7 @@ from .torch_source import opened
 
 #: The line that begins a class, and those in it that say what its attributes are.
 _CLASS = re.compile(r"class (\w+)\((\w+)\):$")
+_LINE = re.compile(r"[^\n]+")
 _LISTED = re.compile(r"  __(parameters|buffers)__ = (\[.*\])$")
 _QUOTED = re.compile(r'"([^"]*)"')
 _FINAL = re.compile(r"  (\w+) : Final\[.*\] = (.+)$")
@@ -134,6 +135,7 @@ def read_script(container: TorchZip, limits: Limits) -> ScriptArchive:
         if name.startswith("extra/"):
             found.extra_files[name.removeprefix("extra/")] = archive.read(name)
         elif name.startswith(_CODE) and name.endswith(".py"):
+            limits.take(memory=archive.members[name].size)  # once as bytes, once as text
             found.code[name.removeprefix(_CODE)] = _text(name, archive.read(name))
     constants = container.load("constants.pkl", "constants")
     if not isinstance(constants, tuple):
@@ -144,9 +146,7 @@ def read_script(container: TorchZip, limits: Limits) -> ScriptArchive:
         raise FormatError(f"holds a {type(root).__name__}: expected a module")
     classes: dict[str, _Class] = {}
     for path, text in found.code.items():
-        for name, kind in _parse(path, text):
-            limits.take(memory=_COST)
-            classes[name] = kind
+        classes.update(_parse(path, text, limits))
     _collect(root, classes, found, limits)
     return found
 
@@ -174,23 +174,26 @@ class _Class:
 _OTHER = _Class(is_module=False)
 
 
-def _parse(path: str, text: str) -> Iterator[tuple[str, _Class]]:
+def _parse(path: str, text: str, limits: Limits) -> Iterator[tuple[str, _Class]]:
     """The classes in a file of code, by full name."""
     module = path.removesuffix(".py").replace("/", ".")
     found = None
-    for line in text.splitlines():
+    for line in (match[0] for match in _LINE.finditer(text)):
         if match := _CLASS.match(line):
+            limits.take(memory=_COST)
             found = _Class(match[2] == "Module")
             yield f"{module}.{match[1]}", found
         elif found is None:
             continue
         elif match := _LISTED.match(line):
+            limits.take(memory=_COST * line.count('"'))
             names = dict.fromkeys(_QUOTED.findall(match[2]))
             if match[1] == "parameters":
                 found.parameters = names
             else:
                 found.buffers = names
         elif (match := _FINAL.match(line)) and (value := _literal(match[2])) is not None:
+            limits.take(memory=_COST + len(line))
             found.final[match[1]] = value
 
 
