@@ -1053,6 +1053,8 @@ def _broadcast(name: str, operation: Operation, *tensors: Tensor) -> Tensor:
 
 def _clip(x: Tensor, low: Any, high: Any) -> Tensor:
     limits = {n: v for n, v in (("low", low), ("high", high)) if v is not None}
+    if not limits:
+        return x.clone()
     for value in limits.values():
         x, _ = pair(x, value)  # in the dtype in which all meet
     tensors = [pair(x, value)[1] for value in limits.values()]
