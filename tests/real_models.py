@@ -1,4 +1,4 @@
-"""Other people's models, built again from te_nn's layers, and the inputs that the tests give them."""
+"""Other people's models, built again from te_nn's layers, and what the tests give them."""
 
 import importlib.util
 from pathlib import Path
