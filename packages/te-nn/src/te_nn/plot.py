@@ -135,4 +135,5 @@ def _figure_class() -> type[Figure]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('pictures need matplotlib: pip install "te-nn[plot]"') from error
-    return Figure
+    found: type[Figure] = Figure
+    return found
