@@ -135,7 +135,6 @@ from .modes import enable_grad as enable_grad
 from .modes import is_grad_enabled as is_grad_enabled
 from .modes import no_grad as no_grad
 from .modes import trace as trace
-from .modes import use_generator as use_generator
 from .operation import REGISTRY as REGISTRY
 from .operation import Operation as Operation
 from .operation import Sample as Sample
@@ -151,6 +150,7 @@ from .random import Generator as Generator
 from .random import get_rng_state as get_rng_state
 from .random import manual_seed as manual_seed
 from .random import set_rng_state as set_rng_state
+from .random import use_generator as use_generator
 from .subgraph import checkpoint as checkpoint
 from .subgraph import shard as shard
 from .tensor import Tensor as Tensor

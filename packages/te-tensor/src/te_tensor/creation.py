@@ -9,9 +9,11 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from .checks import check_number, check_whole, is_whole
+from .conversion import as_array
 from .dtypes import FLOATS, Array, as_dtype, float32, int64
-from .random import Generator, default_generator
-from .tensor import Tensor
+from .random import Generator, generator_or_default
+from .tensor import Like, Tensor, as_tensor
 
 
 def _shape(given: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:
@@ -51,8 +53,10 @@ def full(
     requires_grad: bool = False,
 ) -> Tensor:
     """A tensor of one value; float32, int64 or bool after the value unless `dtype` says else."""
-    wanted = Tensor(value).dtype if dtype is None else as_dtype(dtype)
-    return _tensor(np.full(_shape((shape,)), value, wanted), requires_grad)
+    element = Tensor(value, dtype=dtype)
+    if element.ndim:
+        raise ValueError(f"full with a value of shape {element.shape}: expected a number")
+    return _tensor(np.full(_shape((shape,)), element.data), requires_grad)
 
 
 def eye(
@@ -67,17 +71,33 @@ def arange(
     start: float, stop: float | None = None, step: float = 1, *, dtype: npt.DTypeLike | None = None
 ) -> Tensor:
     """Evenly spaced values from `start` (0 if only one is given) up to, not including, `stop`."""
+    first, last = (0, start) if stop is None else (start, stop)
+    for name, number in (("start", first), ("stop", last), ("step", step)):
+        check_number(f"arange {name}", number)
     if step == 0:
         raise ValueError("arange with step 0: expected another step")
-    first, last = (0, start) if stop is None else (start, stop)
-    whole = all(isinstance(n, (int, np.integer)) for n in (first, last, step))
+    whole = all(is_whole(n) for n in (first, last, step))
     wanted = as_dtype((int64 if whole else float32) if dtype is None else dtype)
-    return Tensor._wrap(np.arange(first, last, step).astype(wanted))
+    return Tensor._wrap(_stored("arange", np.arange(first, last, step), wanted))
 
 
 def linspace(start: float, stop: float, num: int, *, dtype: npt.DTypeLike = float32) -> Tensor:
     """`num` evenly spaced values from `start` to `stop`, both included."""
-    return Tensor._wrap(np.linspace(start, stop, _shape((num,))[0]).astype(as_dtype(dtype)))
+    check_number("linspace start", start), check_number("linspace stop", stop)
+    values = np.linspace(start, stop, _shape((num,))[0])
+    return Tensor._wrap(_stored("linspace", values, as_dtype(dtype)))
+
+
+def _stored(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
+    """The values in another dtype; integers must fit."""
+    if dtype.kind in "iu" and values.size:
+        limits, low, high = np.iinfo(dtype), values.min(), values.max()
+        if low < limits.min or high > limits.max:
+            raise OverflowError(
+                f"{name} from {low} to {high} in {dtype}: expected {limits.min} … {limits.max}"
+            )
+    with np.errstate(over="ignore"):
+        return values.astype(dtype)
 
 
 def rand(
@@ -88,7 +108,7 @@ def rand(
 ) -> Tensor:
     """Values drawn evenly from [0, 1)."""
     wanted = _random_float(dtype)
-    draws = _stream(generator)
+    draws = generator_or_default(generator).stream()
     if wanted.itemsize >= 4:
         return _tensor(draws.random(_shape(shape), wanted), requires_grad)
     below_one = 1 - 0.5 * float(ml_dtypes.finfo(wanted).eps)  # type: ignore[no-untyped-call]
@@ -105,21 +125,10 @@ def randn(
 ) -> Tensor:
     """Values drawn from the normal distribution with mean 0 and variance 1."""
     wanted = _random_float(dtype)
-    draws = _stream(generator)
+    draws = generator_or_default(generator).stream()
     width = wanted if wanted.itemsize >= 4 else float32
     array = draws.standard_normal(_shape(shape), width)
     return _tensor(array.astype(wanted, copy=False), requires_grad)
-
-
-def _stream(generator: Generator | None) -> np.random.Generator:
-    if generator is None:
-        return default_generator().stream()
-    if not isinstance(generator, Generator):
-        raise TypeError(
-            f"generator is a {type(generator).__module__}.{type(generator).__name__}: expected a "
-            "te_tensor Generator"
-        )
-    return generator.stream()
 
 
 def _random_float(dtype: npt.DTypeLike) -> np.dtype[Any]:
@@ -138,34 +147,44 @@ def randint(
     generator: Generator | None = None,
 ) -> Tensor:
     """Whole numbers drawn evenly from low … high-1."""
+    check_whole("randint low", low), check_whole("randint high", high)
     if low >= high:
         raise ValueError(f"randint from {low} to {high}: expected low < high")
-    draws = _stream(generator)
-    return Tensor._wrap(draws.integers(low, high, _shape((shape,))).astype(as_dtype(dtype)))
+    draws = generator_or_default(generator).stream()
+    limits = np.iinfo(int64)
+    if low < limits.min or high - 1 > limits.max:
+        raise ValueError(f"randint from {low} to {high}: expected numbers in int64")
+    values = draws.integers(low, high, _shape((shape,)))
+    return Tensor._wrap(_stored("randint", values, as_dtype(dtype)))
 
 
-def zeros_like(x: Tensor, *, dtype: npt.DTypeLike | None = None) -> Tensor:
+def zeros_like(x: Like, *, dtype: npt.DTypeLike | None = None) -> Tensor:
     """Zeros in the shape and dtype of `x`."""
+    x = as_tensor(x)
     return zeros(x.shape, dtype=x.dtype if dtype is None else dtype)
 
 
-def ones_like(x: Tensor, *, dtype: npt.DTypeLike | None = None) -> Tensor:
+def ones_like(x: Like, *, dtype: npt.DTypeLike | None = None) -> Tensor:
     """Ones in the shape and dtype of `x`."""
+    x = as_tensor(x)
     return ones(x.shape, dtype=x.dtype if dtype is None else dtype)
 
 
-def full_like(x: Tensor, value: float, *, dtype: npt.DTypeLike | None = None) -> Tensor:
+def full_like(x: Like, value: float, *, dtype: npt.DTypeLike | None = None) -> Tensor:
     """One value in the shape and dtype of `x`."""
+    x = as_tensor(x)
     return full(x.shape, value, dtype=x.dtype if dtype is None else dtype)
 
 
-def rand_like(x: Tensor, *, generator: Generator | None = None) -> Tensor:
+def rand_like(x: Like, *, generator: Generator | None = None) -> Tensor:
     """Values drawn evenly from [0, 1), in the shape and dtype of `x`."""
+    x = as_tensor(x)
     return rand(x.shape, dtype=x.dtype, generator=generator)
 
 
-def randn_like(x: Tensor, *, generator: Generator | None = None) -> Tensor:
+def randn_like(x: Like, *, generator: Generator | None = None) -> Tensor:
     """Normally distributed values in the shape and dtype of `x`."""
+    x = as_tensor(x)
     return randn(x.shape, dtype=x.dtype, generator=generator)
 
 
@@ -183,7 +202,7 @@ def from_numpy(array: Array) -> Tensor:
     as_dtype(array.dtype)
     if not array.dtype.isnative:
         raise TypeError(f"from_numpy got {array.dtype.str}: expected this machine's byte order")
-    return Tensor._wrap(array.view(np.ndarray))
+    return Tensor._wrap(as_array(array))
 
 
 def from_dlpack(source: Any) -> Tensor:

@@ -73,12 +73,25 @@ def as_dtype(dtype: npt.DTypeLike) -> DType:
     return known
 
 
-def promote(a: DType, b: DType) -> DType:
+def promote(a: npt.DTypeLike, b: npt.DTypeLike) -> DType:
     """The dtype in which `a` and `b` meet in arithmetic.
 
     Equal dtypes stay; bool gives way to anything; of two wide floats the wider wins; a wide
     float wins over a small one; two different small floats, or a small float and an integer,
     meet in float32; float32 and float64 win over integers; integers follow NumPy.
+
+    Raises:
+        TypeError: one of them is unknown, or for storage only.
+
+    Example:
+        >>> promote("bfloat16", "int64")
+        dtype('float32')
+    """
+    return meet(as_dtype(a), as_dtype(b))
+
+
+def meet(a: DType, b: DType) -> DType:
+    """`promote` for dtypes that are the engine's.
 
     Raises:
         TypeError: one of them is for storage only.

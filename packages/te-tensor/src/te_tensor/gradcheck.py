@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from . import autograd
+from .checks import check_each, check_function, check_number, check_whole
 from .dtypes import Array, float64
 from .operation import Operation
 from .tensor import Tensor
@@ -56,6 +57,12 @@ def gradcheck(
         >>> te.gradcheck(lambda x: (x * x).exp(), [x])
         True
     """
+    check_function("gradcheck", f)
+    check_each("gradcheck: input", inputs, Tensor)
+    check_whole("directions", directions, 1)
+    if check_number("gradcheck eps", eps) <= 0:
+        raise ValueError(f"gradcheck eps is {eps}: expected more than 0")
+    check_number("rtol", rtol, 0), check_number("atol", atol, 0)
     checked = [i for i, t in enumerate(inputs) if t.requires_grad]
     if not checked:
         raise ValueError("gradcheck got no input that requires a gradient")
@@ -90,7 +97,9 @@ def _run(
     """The outputs, and the fresh leaves they were computed from."""
     leaves = [Tensor(a, requires_grad=n) for a, n in zip(arrays, needs, strict=True)]
     result = f(*leaves)
-    return (result if isinstance(result, tuple) else (result,)), leaves
+    outputs = result if isinstance(result, tuple) else (result,)
+    check_each("gradcheck: output", outputs, Tensor)
+    return outputs, leaves
 
 
 def _difference(
@@ -124,6 +133,8 @@ def gradcheck_operation(operation: type[Operation]) -> bool:
         GradientError: a gradient is wrong.
         ValueError: there are no samples.
     """
+    if not (isinstance(operation, type) and issubclass(operation, Operation)):
+        raise TypeError(f"gradcheck_operation got {operation!r}: expected a class of Operation")
     if not operation.samples:
         raise ValueError(f"{operation.__name__} has no samples: expected a sequence of Sample")
     for sample in operation.samples:

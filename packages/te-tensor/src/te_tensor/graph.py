@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .checks import check_each
 from .modes import trace as trace
 from .operation import Operation
 from .tensor import Tensor
@@ -31,6 +32,7 @@ def to_dot(tensor: Tensor) -> str:
           n1 -> n2 [label="(2,)"];
         }
     """
+    check_each("to_dot: argument", [tensor], Tensor)
     names: dict[int, str] = {}
     lines: list[str] = []
 

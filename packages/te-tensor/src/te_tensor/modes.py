@@ -39,7 +39,7 @@ _modes: ContextVar[Modes] = ContextVar("te_tensor.modes", default=_defaults)
 current = _modes.get
 
 
-class _Setting:
+class Setting:
     """A context manager and decorator under which some modes have other values."""
 
     _values: dict[str, Any]
@@ -60,7 +60,7 @@ class _Setting:
     def __exit__(self, *exception: object) -> None:
         _modes.reset(self._tokens.pop())
 
-    def _fresh(self) -> _Setting:
+    def _fresh(self) -> Setting:
         """A setting of the same kind, for one call of a decorated function."""
         return type(self)()
 
@@ -89,7 +89,7 @@ class _Setting:
         return wrapper  # type: ignore[return-value]
 
 
-class no_grad(_Setting):
+class no_grad(Setting):
     """Nothing records its lineage: results need no gradient. Context manager and decorator.
 
     Example:
@@ -104,13 +104,13 @@ class no_grad(_Setting):
     _values = {"grad": False}  # noqa: RUF012
 
 
-class enable_grad(_Setting):
+class enable_grad(Setting):
     """Operations record their lineage again, inside `no_grad`. Context manager and decorator."""
 
     _values = {"grad": True}  # noqa: RUF012
 
 
-class detect_anomaly(_Setting):
+class detect_anomaly(Setting):
     """Raise at the first operation, forward or backward, whose result has a NaN, naming it.
 
     Costs a pass over every result: for finding a fault, not for training.
@@ -119,7 +119,7 @@ class detect_anomaly(_Setting):
     _values = {"anomaly": True}  # noqa: RUF012
 
 
-class trace(_Setting):
+class trace(Setting):
     """Every operation records creator and inputs, whether or not gradients are needed.
 
     Example:
@@ -133,7 +133,7 @@ class trace(_Setting):
     _values = {"trace": True}  # noqa: RUF012
 
 
-class modes_set(_Setting):
+class modes_set(Setting):
     """Some modes have other values.
 
     Args:
@@ -144,23 +144,8 @@ class modes_set(_Setting):
         super().__init__()
         self._values = values
 
-    def _fresh(self) -> _Setting:
+    def _fresh(self) -> Setting:
         return type(self)(**self._values)
-
-
-class use_generator(_Setting):
-    """Random operations draw from `generator` instead of the process-wide one.
-
-    Args:
-        generator: a te_tensor Generator.
-    """
-
-    def __init__(self, generator: Any) -> None:
-        super().__init__()
-        self._values = {"generator": generator}
-
-    def _fresh(self) -> _Setting:
-        return type(self)(self._values["generator"])
 
 
 def is_grad_enabled() -> bool:

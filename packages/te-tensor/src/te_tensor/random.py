@@ -67,6 +67,20 @@ class Generator:
             self._seed, self._draws = seed, draws
 
 
+def check_generator(generator: object) -> Generator:
+    """The generator.
+
+    Raises:
+        TypeError: it's something else, such as NumPy's.
+    """
+    if not isinstance(generator, Generator):
+        kind = type(generator)
+        raise TypeError(
+            f"generator is a {kind.__module__}.{kind.__name__}: expected a te_tensor Generator"
+        )
+    return generator
+
+
 _process_wide = Generator()
 
 
@@ -74,6 +88,31 @@ def default_generator() -> Generator:
     """What random operations draw from: the context's generator, or the process-wide one."""
     generator: Generator | None = modes.current().generator
     return _process_wide if generator is None else generator
+
+
+def generator_or_default(generator: Generator | None) -> Generator:
+    """The generator, or the one in force."""
+    return default_generator() if generator is None else check_generator(generator)
+
+
+class use_generator(modes.Setting):
+    """Random operations draw from `generator` instead of the process-wide one.
+
+    Args:
+        generator: a te_tensor Generator; None for the process-wide one.
+
+    Raises:
+        TypeError: the generator is something else.
+    """
+
+    def __init__(self, generator: Generator | None) -> None:
+        super().__init__()
+        if generator is not None:
+            check_generator(generator)
+        self._values = {"generator": generator}
+
+    def _fresh(self) -> use_generator:
+        return type(self)(self._values["generator"])
 
 
 def manual_seed(seed: int) -> Generator:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import autograd, memory, modes, parallel
+from .checks import check_function, check_whole, normalize_axis
 from .dtypes import Array
 from .operation import Gradients, Operation
 from .random import Generator, default_generator
@@ -268,6 +269,7 @@ class Checkpoint(_Node):
         """Let the function and its arguments go."""
         super().release()
         self.given, self.captured = [], []
+        del self.function
 
 
 def _cut(array: Array, axis: int, piece: slice) -> Array:
@@ -352,6 +354,7 @@ def shard(
         >>> y.tolist()
         [[1.0], [2.0], [3.0]]
     """
+    check_function("shard", function)
     tensors = [x for x in inputs if isinstance(x, Tensor)]
     length, axis = _common_length(tensors, axis)
     count = _shard_count(tensors, length, shards)
@@ -402,6 +405,7 @@ def checkpoint(function: Callable[..., Any], *inputs: Any) -> Any:
         >>> [round(g, 4) for g in x.grad.tolist()]
         [1.0, 5.4366]
     """
+    check_function("checkpoint", function)
     state = modes.current()
     if state.trace or not state.grad:
         return function(*inputs)
@@ -418,10 +422,7 @@ def _common_length(tensors: Sequence[Tensor], axis: int) -> tuple[int, int]:
     """The length of all tensors on an axis, and the axis counted from the front."""
     if not tensors:
         raise TypeError("shard got no tensor: expected at least one to slice")
-    ndim = tensors[0].ndim
-    if not -ndim <= axis < ndim:
-        raise IndexError(f"axis is {axis}: expected -{ndim} … {ndim - 1} for {ndim} axes")
-    axis %= ndim
+    axis = normalize_axis(axis, tensors[0].ndim)
     lengths = [t.shape[axis] if t.ndim > axis else None for t in tensors]
     if any(length is None or length != lengths[0] for length in lengths):
         given = ", ".join(str(t.shape) for t in tensors)
@@ -433,9 +434,7 @@ def _shard_count(tensors: Sequence[Tensor], length: int, shards: int | None) -> 
     if shards is None:
         small = sum(t.size for t in tensors) < _SMALLEST
         return 1 if small else min(parallel.get_num_threads(), length)
-    if isinstance(shards, bool) or not isinstance(shards, int) or shards < 1:
-        raise ValueError(f"shards is {shards!r}: expected a whole number of at least 1")
-    return min(shards, length)
+    return min(check_whole("shards", shards, 1), length)
 
 
 def _piece_of(given: Any, axis: int, piece: slice) -> Any:

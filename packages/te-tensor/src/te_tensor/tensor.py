@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import operator
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
-from pathlib import Path
-from time import perf_counter
 from typing import Any, Never, Self, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from . import autograd, modes, storage
+from . import autograd, execution, modes, storage
+from .checks import Axis, check_function, check_keepdims, normalize_axis
+from .conversion import as_array, described, index_of, lengths, part_lengths, scalar, to_array
 from .dtypes import (
     FLOATS,
     INTEGERS,
     SMALL_FLOATS,
-    STORAGE_ONLY,
     Array,
     DType,
     as_dtype,
@@ -28,11 +25,11 @@ from .dtypes import (
     complex64,
     float32,
     int64,
-    promote,
+    meet,
 )
+from .execution import UNUSUAL
 from .hooks import HookHandle, Hooks
-from .operation import Operation, Outputs
-from .ops._kernels import normalize_axis
+from .operation import Operation
 from .ops.activation import LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
 from .ops.arithmetic import Add, Div, Mul, Pow, Sub
 from .ops.cast import Cast
@@ -48,9 +45,10 @@ from .ops.softmax import LogSoftmax, Softmax
 
 _new = object.__new__
 
+#: What a function takes where it expects a tensor.
+Like: TypeAlias = "Tensor | Array"
 #: What stands on the other side of an operator.
 Operand: TypeAlias = "Tensor | Array | np.generic | float"
-_Axis: TypeAlias = int | tuple[int, ...] | None
 
 
 class Tensor:
@@ -102,10 +100,9 @@ class Tensor:
         dtype: npt.DTypeLike | None = None,
         requires_grad: bool = False,
     ) -> None:
-        array = _to_array(data, None if dtype is None else as_dtype(dtype))
+        array = to_array(data, None if dtype is None else as_dtype(dtype))
         if shape is not None:
-            lengths = (shape,) if isinstance(shape, int) else tuple(shape)
-            array = Reshape(_lengths(lengths)).forward(array)
+            array = Reshape(lengths((shape,))).forward(array)
         self._fill(array)
         self.requires_grad = requires_grad
 
@@ -150,22 +147,29 @@ class Tensor:
         except AttributeError:
             kinds = ", ".join(type(x).__name__ for x in inputs)
             raise TypeError(f"apply got inputs of types ({kinds}): expected Tensors") from None
-        operation.begin()
+        try:
+            operation.begin()
+        except (AttributeError, TypeError):
+            if isinstance(operation, Operation):
+                raise
+            given = getattr(operation, "__name__", type(operation).__name__)
+            raise TypeError(f"apply got {given}: expected an instance of an Operation") from None
         records = state.grad and True in needs
         operation.needs_grad = needs if records else (False,) * len(needs)
         rounding = None
         if [True for array in arrays if array.dtype is not float32]:
             if operation.one_dtype:
-                _check_one_dtype(operation, arrays)
-            if operation.computes and any([array.dtype in _UNUSUAL for array in arrays]):
-                arrays, rounding = _widen(operation, inputs)
+                execution.check_one_dtype(operation, arrays)
+            if operation.computes and any([array.dtype in UNUSUAL for array in arrays]):
+                weak = [isinstance(tensor, _Scalar) for tensor in inputs]
+                arrays, rounding = execution.widen(operation, arrays, weak)
         observed = state.anomaly or state.profile is not None
-        forward = _observed_forward if observed else _forward
+        forward = execution.observed_forward if observed else execution.forward
         result = forward(operation, arrays)
         several = type(result) is tuple
         results: tuple[Any, ...] = result if several else (result,)  # type: ignore[assignment]
         if rounding is not None:
-            results = tuple([_round(array, rounding) for array in results])
+            results = tuple([execution.rounded(array, rounding) for array in results])
         if records or state.trace:
             operation.inputs = inputs
             operation.output_count = len(results)
@@ -226,10 +230,16 @@ class Tensor:
                     "backward(grad) with a gradient of that shape"
                 )
             return np.ones(self.shape, self.dtype)
-        array = np.asarray(grad)
+        return self._as_gradient(grad).astype(self.dtype, copy=False)
+
+    def _as_gradient(self, grad: Any) -> Array:
+        """An array of real numbers in this tensor's shape."""
+        array = as_tensor(grad)._array
+        if array.dtype == complex64:
+            raise TypeError(f"gradient of {array.dtype} for a tensor of {self.dtype}")
         if array.shape != self.shape:
             raise ValueError(f"gradient has shape {array.shape}: expected {self.shape}")
-        return array.astype(self.dtype, copy=False)
+        return array
 
     def register_hook(self, function: Callable[[Tensor], Tensor | None]) -> HookHandle:
         """Have a function called with this tensor's gradient whenever backward has all of it.
@@ -253,6 +263,7 @@ class Tensor:
             [1.0]
         """
         self._must_need_grad("register_hook")
+        check_function("register_hook", function)
 
         def on_arrays(grad: Array) -> Array:
             result = function(Tensor._wrap(grad))
@@ -292,6 +303,7 @@ class Tensor:
                 "register_post_accumulate_grad_hook on the result of an operation: expected a "
                 "leaf; register_hook sees the gradients of results"
             )
+        check_function("register_post_accumulate_grad_hook", function)
         leaf = weakref.ref(self)  # so that no circle keeps the tensor alive
 
         def on_leaf() -> None:
@@ -383,10 +395,8 @@ class Tensor:
         if value is None:
             self._grad = None
             return
-        array = np.array(value, self.dtype)  # a copy: backward adds in place
-        if array.shape != self.shape:
-            raise ValueError(f"gradient has shape {array.shape}: expected {self.shape}")
-        self._grad = Tensor._wrap(array)
+        array = self._as_gradient(value)
+        self._grad = Tensor._wrap(array.astype(self.dtype, order="C"))  # backward adds in place
 
     def zero_grad(self) -> None:
         """Drop the gradient: `grad` becomes None."""
@@ -576,7 +586,7 @@ class Tensor:
 
     def _float(self, operation: Operation) -> Tensor:
         """Apply to floats; integers and bool become float32 first."""
-        wide = self if self.dtype in FLOATS else self.astype(promote(self.dtype, float32))
+        wide = self if self.dtype in FLOATS else self.astype(meet(self.dtype, float32))
         return wide._unary(operation)
 
     def __add__(self, other: Operand) -> Tensor:
@@ -712,37 +722,37 @@ class Tensor:
 
     def maximum(self, other: Operand) -> Tensor:
         """The greater of each two elements, broadcast; equal ones get half the gradient each."""
-        return _binary(Maximum, self, other)
+        return _extreme(Maximum, self, other)
 
     def minimum(self, other: Operand) -> Tensor:
         """The lesser of each two elements, broadcast; equal ones get half the gradient each."""
-        return _binary(Minimum, self, other)
+        return _extreme(Minimum, self, other)
 
     def where(self, condition: Tensor | Array | bool, other: Operand) -> Tensor:
         """These elements where the condition holds, those of `other` elsewhere; broadcast."""
         return where(condition, self, other)
 
-    def sum(self, axis: _Axis = None, keepdims: bool = False) -> Tensor:
+    def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """The sum over an axis, several, or all; of integers and bool, in int64."""
         return self._unary(Sum(axis, keepdims))
 
-    def mean(self, axis: _Axis = None, keepdims: bool = False) -> Tensor:
+    def mean(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """The mean over an axis, several, or all; of integers, in float32."""
         return self._unary(Mean(axis, keepdims))
 
-    def max(self, axis: _Axis = None, keepdims: bool = False) -> Tensor:
+    def max(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """The maximum over an axis, several, or all; equal ones share the gradient."""
         return self._unary(Max(axis, keepdims))
 
-    def min(self, axis: _Axis = None, keepdims: bool = False) -> Tensor:
+    def min(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         """The minimum over an axis, several, or all; equal ones share the gradient."""
         return self._unary(Min(axis, keepdims))
 
-    def var(self, axis: _Axis = None, keepdims: bool = False, *, correction: float = 0.0) -> Tensor:
+    def var(self, axis: Axis = None, keepdims: bool = False, *, correction: float = 0.0) -> Tensor:
         """The variance Σ (x - mean)² / (n - correction) over an axis, several, or all."""
         return self._float(Var(axis, keepdims, correction))
 
-    def std(self, axis: _Axis = None, keepdims: bool = False, *, correction: float = 0.0) -> Tensor:
+    def std(self, axis: Axis = None, keepdims: bool = False, *, correction: float = 0.0) -> Tensor:
         """The square root of `var`; its gradient is 0 where it is 0."""
         return self._float(Std(axis, keepdims, correction))
 
@@ -794,7 +804,7 @@ class Tensor:
 
     def reshape(self, *shape: int | Sequence[int]) -> Tensor:
         """The same elements under another shape: `reshape(2, 3)` or `reshape([2, 3])`, with -1."""
-        return self._unary(Reshape(_lengths(shape)))
+        return self._unary(Reshape(lengths(shape)))
 
     def transpose(self, *axes: int) -> Tensor:
         """All axes reversed, or two axes exchanged: `transpose()`, `transpose(0, 1)`."""
@@ -803,13 +813,13 @@ class Tensor:
             return self._unary(Permute(tuple(reversed(order))))
         if len(axes) != 2:
             raise ValueError(f"transpose{axes}: expected no axes, or two; permute takes them all")
-        first, second = (_axis(a, self.ndim) for a in axes)
+        first, second = (normalize_axis(a, self.ndim) for a in axes)
         order[first], order[second] = order[second], order[first]
         return self._unary(Permute(tuple(order)))
 
     def permute(self, *axes: int | Sequence[int]) -> Tensor:
         """The axes in another order: `permute(2, 0, 1)` or `permute((2, 0, 1))`."""
-        return self._unary(Permute(_lengths(axes)))
+        return self._unary(Permute(lengths(axes)))
 
     @property
     def T(self) -> Tensor:
@@ -819,8 +829,9 @@ class Tensor:
     def flatten(self, start: int = 0, end: int = -1) -> Tensor:
         """The axes from `start` to `end` (included) as one."""
         if not self.ndim:
+            normalize_axis(start, 1), normalize_axis(end, 1)
             return self.reshape(1)
-        first, last = _axis(start, self.ndim), _axis(end, self.ndim)
+        first, last = (normalize_axis(axis, self.ndim) for axis in (start, end))
         if first > last:
             raise ValueError(
                 f"flatten from axis {start} to {end} of {self.ndim}: expected an order"
@@ -832,26 +843,26 @@ class Tensor:
         """Without axes of length 1: all of them, or the one named."""
         if axis is None:
             return self.reshape([n for n in self.shape if n != 1])
-        place = _axis(axis, self.ndim)
+        place = normalize_axis(axis, self.ndim)
         if self.shape[place] != 1:
             raise ValueError(f"squeeze of axis {axis} of {self.shape}: expected length 1")
         return self.reshape([*self.shape[:place], *self.shape[place + 1 :]])
 
     def unsqueeze(self, axis: int) -> Tensor:
         """With an axis of length 1 at `axis` of the result."""
-        place = _axis(axis, self.ndim + 1)
+        place = normalize_axis(axis, self.ndim + 1)
         return self.reshape([*self.shape[:place], 1, *self.shape[place:]])
 
     def expand(self, *shape: int | Sequence[int]) -> Tensor:
         """Axes of length 1 repeated without copying; -1 keeps an axis."""
-        return self._unary(Expand(_lengths(shape)))
+        return self._unary(Expand(lengths(shape)))
 
     def split(self, size: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
         """Contiguous parts along an axis, as views.
 
         `size` is the length of each, the last perhaps shorter; or the lengths of all.
         """
-        parts: tuple[Tensor, ...] = Tensor.apply(Split(_part_lengths(size), axis), self)
+        parts: tuple[Tensor, ...] = Tensor.apply(Split(part_lengths(size), axis), self)
         return parts
 
     def astype(self, dtype: npt.DTypeLike) -> Tensor:
@@ -862,8 +873,12 @@ class Tensor:
 
     def __getitem__(self, index: Any) -> Tensor:
         """Basic slicing is a view; integer and boolean arrays select copies."""
-        index, advanced = _index(index)
-        return self._unary(Gather(index) if advanced else Slice(index))
+        try:
+            part, advanced = index_of(index)
+            return self._unary(Gather(part) if advanced else Slice(part))
+        except (IndexError, TypeError, ValueError) as error:
+            given = f"index {described(index)} of shape {self.shape}"
+            raise type(error)(f"{given}: {error}") from None
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Write into the memory; not recorded, and a change to what backward may need."""
@@ -878,7 +893,7 @@ class Tensor:
                 "or build the tensor with concat, stack or arithmetic"
             )
         with self.lock() as array:
-            array[_index(index)[0]] = value
+            array[index_of(index)[0]] = value
 
 
 def _accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
@@ -904,43 +919,12 @@ def _rebuild(kind: type[Tensor], array: Array, requires_grad: bool) -> Tensor:
     return tensor
 
 
-def _to_array(data: Any, dtype: DType | None) -> Array:
-    """A C-contiguous copy of anything array-like."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if isinstance(data, (np.ndarray, np.generic, Tensor)) or hasattr(data, "__array__"):
-            array = np.asarray(data)
-        elif hasattr(data, "__dlpack__"):
-            array = np.from_dlpack(data)
-        else:
-            array = _from_numbers(data, dtype)
-        if array.dtype.kind in "OSUMm":
-            kind = type(data).__name__
-            raise TypeError(f"data of type {kind} holds no numbers ({array.dtype})")
-        return np.array(array, dtype or as_dtype(array.dtype), order="C", ndmin=0)
-
-
-def _from_numbers(data: Any, dtype: DType | None) -> Array:
-    """Nested lists and scalars: float32, int64, bool or complex64, or the dtype given."""
-    try:
-        array = np.array(data)
-        if array.dtype.kind in "fc" or (array.dtype.kind in "iu" and dtype is not None):
-            # straight to the dtype wanted, not through float64; integers must fit
-            default = float32 if array.dtype.kind == "f" else complex64
-            return np.array(data, dtype or default)
-    except ValueError as error:
-        raise ValueError(f"data is no array: {error}") from None
-    except OverflowError:
-        raise OverflowError(f"data is out of the range of {dtype}") from None
-    return array
-
-
 def as_tensor(value: Any) -> Tensor:
     """The tensor itself, or a new one of anything that `Tensor` takes; arrays are not copied."""
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, np.ndarray) and value.dtype.isnative:
-        as_dtype(value.dtype)
-        return Tensor._wrap(value)
+    if isinstance(value, np.ndarray):
+        return Tensor._wrap(as_array(value))
     return Tensor(value)
 
 
@@ -950,9 +934,6 @@ class _Scalar(Tensor):
     __slots__ = ()
 
 
-_GREATEST = float(np.finfo(np.float32).max)
-
-
 def _operand(value: Any, like: Tensor) -> Tensor:
     """The other side of an operator: scalars take the tensor's dtype where it can hold them."""
     if isinstance(value, Tensor):
@@ -960,18 +941,8 @@ def _operand(value: Any, like: Tensor) -> Tensor:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, (bool, int, float)):
-        dtype = like.dtype
-        if dtype in SMALL_FLOATS:  # in float32, so that only the result is rounded
-            return _Scalar._wrap(np.asarray(value, float32))
-        if dtype not in FLOATS:
-            if isinstance(value, float):
-                dtype = float32
-            elif dtype == bool_ and not isinstance(value, bool):
-                dtype = int64
-        if dtype == float32 and not -_GREATEST < value < _GREATEST:
-            with np.errstate(over="ignore"):  # becomes inf, as in the tensor's own arithmetic
-                return Tensor._wrap(np.asarray(value, dtype))
-        return Tensor._wrap(np.asarray(value, dtype))
+        kind = _Scalar if like.dtype in SMALL_FLOATS else Tensor
+        return kind._wrap(scalar(value, like.dtype))
     return as_tensor(value)
 
 
@@ -984,13 +955,13 @@ def pair(first: Any, second: Any, floats: bool = False) -> tuple[Tensor, Tensor]
     if isinstance(first, _Scalar) or isinstance(second, _Scalar):
         return first, second
     if a != b or (floats and a not in FLOATS):
-        common = promote(a, b)
+        common = meet(a, b)
         if floats and common not in FLOATS:
             common = float32
         first = first if a == common else first.astype(common)
         second = second if b == common else second.astype(common)
     else:
-        promote(a, b)
+        meet(a, b)
     return first, second
 
 
@@ -1021,6 +992,15 @@ def _binary(kind: Callable[[], Operation], a: Any, b: Any, floats: bool = False)
     return result
 
 
+def _extreme(kind: Callable[[], Operation], a: Tensor, b: Any) -> Tensor:
+    """What has no operator: Python asks no other side, so that only `_binary`'s own will do."""
+    result = _binary(kind, a, b)
+    if result is _UNSUPPORTED:
+        name = type(kind()).__name__.lower()
+        raise TypeError(f"{name} of a Tensor and a {type(b).__name__}: expected a tensor or number")
+    return result
+
+
 def _compare(function: np.ufunc, a: Tensor, b: object) -> Tensor:
     if not isinstance(b, _OPERANDS):
         return _UNSUPPORTED
@@ -1028,7 +1008,7 @@ def _compare(function: np.ufunc, a: Tensor, b: object) -> Tensor:
         # NumPy compares with numbers that the dtype can't hold; small floats it would widen.
         number = b.item() if isinstance(b, np.generic) else b
         other = np.asarray(number, a.dtype) if a.dtype in SMALL_FLOATS else number
-        promote(a.dtype, bool_)
+        meet(a.dtype, bool_)
         return Tensor._wrap(np.asarray(function(a._array, other)))
     first, second = pair(a, b)
     try:
@@ -1037,8 +1017,8 @@ def _compare(function: np.ufunc, a: Tensor, b: object) -> Tensor:
         _broadcast_error(function.__name__, first, second, error)
 
 
-def _broadcast(name: str, operation: Operation, *tensors: Tensor) -> Tensor:
-    """Apply to tensors that must broadcast together."""
+def check_shapes(name: str, *tensors: Tensor) -> None:
+    """Raise ValueError unless tensors broadcast together."""
     shapes = [t.shape for t in tensors]
     try:
         np.broadcast_shapes(*shapes)
@@ -1047,6 +1027,11 @@ def _broadcast(name: str, operation: Operation, *tensors: Tensor) -> Tensor:
             f"{name} of shapes {', '.join(map(str, shapes))}: expected lengths that are equal or "
             "1, counted from the last axis"
         ) from None
+
+
+def _broadcast(name: str, operation: Operation, *tensors: Tensor) -> Tensor:
+    """Apply to tensors that must broadcast together."""
+    check_shapes(name, *tensors)
     result: Tensor = Tensor.apply(operation, *tensors)
     return result
 
@@ -1089,7 +1074,8 @@ def where(condition: Any, a: Any, b: Any) -> Tensor:
 
 def _argument(function: Callable[..., Any], x: Tensor, axis: int | None, keepdims: bool) -> Tensor:
     """The place of an extreme, int64."""
-    promote(x.dtype, bool_)  # raises for what is stored only
+    meet(x.dtype, bool_)  # raises for what is stored only
+    check_keepdims(keepdims)
     place = None if axis is None else normalize_axis(axis, x.ndim)
     if (x.size if place is None else x.shape[place]) == 0:
         raise ValueError(
@@ -1099,11 +1085,6 @@ def _argument(function: Callable[..., Any], x: Tensor, axis: int | None, keepdim
     return Tensor._wrap(np.asarray(found, int64))
 
 
-def _part_lengths(size: int | Sequence[int]) -> int | tuple[int, ...]:
-    """Of `split`: one length, or several."""
-    return operator.index(size) if hasattr(size, "__index__") else _lengths([size])
-
-
 def _matmul(a: Any, b: Any) -> Tensor:
     if not (isinstance(a, _OPERANDS) and isinstance(b, _OPERANDS)):
         return _UNSUPPORTED
@@ -1111,107 +1092,3 @@ def _matmul(a: Any, b: Any) -> Tensor:
     first, second = _operand(a, tensor), _operand(b, tensor)
     result: Tensor = Tensor.apply(MatMul(), first, second)
     return result
-
-
-def _lengths(given: Sequence[int | Sequence[int]]) -> tuple[int, ...]:
-    """`f(2, 3)` and `f([2, 3])` alike."""
-    if len(given) == 1 and isinstance(given[0], Sequence) and not isinstance(given[0], str):
-        given = given[0]
-    try:
-        return tuple(operator.index(n) for n in given)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"got {given}: expected whole numbers") from None
-
-
-def _axis(axis: int, ndim: int) -> int:
-    if not -ndim <= axis < ndim:
-        raise IndexError(f"axis is {axis}: expected -{ndim} … {ndim - 1} for {ndim} axes")
-    return axis % ndim
-
-
-def _index(index: Any) -> tuple[Any, bool]:
-    """What NumPy takes for what stands between brackets, and whether it selects copies."""
-    parts = index if isinstance(index, tuple) else (index,)
-    # Copies, since backward needs the index as it is now.
-    converted = tuple(
-        np.array(p, np.intp if isinstance(p, list) and not p else None)
-        if isinstance(p, (Tensor, np.ndarray, list))
-        else p
-        for p in parts
-    )
-    advanced = any(isinstance(p, (np.ndarray, bool, np.bool_)) for p in converted)
-    return (converted if isinstance(index, tuple) else converted[0]), advanced
-
-
-#: Dtypes that operations don't compute with as they are stored.
-_UNUSUAL = SMALL_FLOATS | STORAGE_ONLY
-
-
-def _check_one_dtype(operation: Operation, arrays: list[Array]) -> None:
-    named = list(zip(operation.one_dtype, arrays, strict=False))
-    if any(array.dtype != arrays[0].dtype for _, array in named):
-        given = ", ".join(f"{name} {array.dtype}" for name, array in named)
-        raise TypeError(
-            f"{type(operation).__name__.lower()} got different dtypes ({given}): "
-            "cast them to one with astype"
-        )
-
-
-def _widen(operation: Operation, inputs: Sequence[Tensor]) -> tuple[list[Array], DType | None]:
-    """Small floats as float32, and the dtype to round results to (None for float32 or wider)."""
-    common: DType = bool_
-    arrays = [tensor._array for tensor in inputs]
-    for array in [tensor._array for tensor in inputs if not isinstance(tensor, _Scalar)]:
-        if array.dtype in STORAGE_ONLY:
-            raise TypeError(
-                f"{array.dtype} is for storage only, but {type(operation).__name__} computes: "
-                "cast it with astype"
-            )
-        if array.dtype in FLOATS:
-            common = promote(common, array.dtype)
-    widened = [a.astype(float32) if a.dtype in SMALL_FLOATS else a for a in arrays]
-    return widened, common if common in SMALL_FLOATS else None
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def _round(array: Array, dtype: DType) -> Array:
-    return array.astype(dtype) if array.dtype == float32 else array
-
-
-@np.errstate(all="ignore")
-def _forward(operation: Operation, arrays: list[Array]) -> Outputs:
-    """Inf and NaN follow IEEE 754, without warnings."""
-    return operation.forward(*arrays)
-
-
-def _observed_forward(operation: Operation, arrays: list[Array]) -> Outputs:
-    """Forward under a profile, in anomaly mode, or both."""
-    state = modes.current()
-    if state.anomaly:
-        operation.origin = _origin()
-    begin = perf_counter()
-    result = _forward(operation, arrays)
-    seconds = perf_counter() - begin
-    made = result if isinstance(result, tuple) else (result,)
-    if state.profile is not None:
-        state.profile.note(operation, True, seconds, made)
-    if state.anomaly:
-        for array in made:
-            _check_nan(operation, np.asarray(array))
-    return result
-
-
-def _origin() -> str:
-    """The line outside this package that applied an operation."""
-    package = str(Path(__file__).parent)
-    for frame in reversed(traceback.extract_stack()):
-        if not frame.filename.startswith(package):
-            return f", applied at {frame.filename}:{frame.lineno} ({frame.line})"
-    return ""
-
-
-def _check_nan(operation: Operation, array: Array) -> None:
-    if array.dtype in FLOATS and np.isnan(array).any():
-        raise FloatingPointError(
-            f"forward of {type(operation).__name__} made a NaN{operation.origin or ''}"
-        )

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
-
-from ..dtypes import FLOATS, Array
+from ..checks import check_number
+from ..dtypes import FLOATS, meet
 from ..operation import Operation
+from ..tensor import Like as Like
 from ..tensor import Operand, Tensor, as_tensor
-
-#: What a function takes where it expects a tensor.
-Like: TypeAlias = Tensor | Array
 
 
 def apply(operation: Operation, *inputs: Tensor | None) -> Tensor:
@@ -30,7 +27,10 @@ def floats(name: str, x: Like) -> Tensor:
 
 def cast(x: Tensor, like: Tensor) -> Tensor:
     """The tensor in the dtype of another."""
-    return x if x.dtype == like.dtype else x.astype(like.dtype)
+    if x.dtype == like.dtype:
+        return x
+    meet(x.dtype, like.dtype)  # raises for what is stored only
+    return x.astype(like.dtype)
 
 
 def left(x: Operand, y: Operand) -> Any:
@@ -39,7 +39,5 @@ def left(x: Operand, y: Operand) -> Any:
 
 
 def check_probability(p: float) -> None:
-    """Raise ValueError unless p lies in 0 … 1."""
-    number = isinstance(p, (int, float, np.number)) and not isinstance(p, bool)
-    if not number or not 0 <= p <= 1:
-        raise ValueError(f"dropout probability is {p!r}: expected 0 … 1")
+    """Raise unless p is a number in 0 … 1."""
+    check_number("dropout probability", p, 0, 1)

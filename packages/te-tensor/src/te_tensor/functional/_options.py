@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+from ..checks import is_whole
 
 
 def per_axis(name: str, value: int | Sequence[int], axes: int, least: int = 1) -> tuple[int, ...]:
@@ -21,13 +21,9 @@ def per_axis(name: str, value: int | Sequence[int], axes: int, least: int = 1) -
         ValueError: it's something else.
     """
     numbers: tuple[Any, ...] = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
-    if len(numbers) != axes or not all(_is_whole(n) and n >= least for n in numbers):
+    if len(numbers) != axes or not all(is_whole(n) and n >= least for n in numbers):
         several = "" if axes == 1 else f", or {axes} of them"
         raise ValueError(
             f"{name} is {value!r}: expected a whole number of at least {least}{several}"
         )
     return tuple(int(n) for n in numbers)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

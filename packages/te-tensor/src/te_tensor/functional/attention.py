@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
+from ..checks import check_number, check_whole
 from ..dtypes import FLOATS, SMALL_FLOATS, as_dtype, bool_, float32
 from ..ops import attention as _attention
 from ..ops._distance import DistanceFunction, Prepared, distance_function
-from ..random import Generator, default_generator
+from ..random import Generator, generator_or_default
 from ..tensor import Tensor, as_tensor
 from ._common import Like, apply, cast, check_probability, floats
 
@@ -61,9 +61,15 @@ def prepare_distance(
         ...     q = te.attention(q, q, q, distance=shared, slopes=[1, 2], bias_function="gaussian")
     """
     wanted = as_dtype(dtype)
+    if wanted not in FLOATS:
+        raise TypeError(f"distance in {wanted}: expected the queries' float dtype")
     if not isinstance(distance, PreparedDistance) or distance.tensor.dtype != wanted:
         given = distance.tensor if isinstance(distance, PreparedDistance) else distance
         tensor = as_tensor(given)
+        if tensor.ndim not in (2, 3, 4):
+            raise ValueError(
+                f"distance has shape {tensor.shape}: expected (S, T), (B, S, T) or (B, H, S, T)"
+            )
         tensor = tensor if tensor.dtype == wanted else tensor.astype(wanted)
         array = tensor.data
         wide = array.astype(float32) if wanted in SMALL_FLOATS else array
@@ -142,13 +148,15 @@ def attention(
         (1, 2, 5, 4)
     """
     check_probability(dropout)
+    source = generator_or_default(generator)
     if (distance is None) != (slopes is None):
         missing = "slopes" if slopes is None else "distance"
         raise ValueError(f"attention got no {missing}: distance and slopes go together")
     if rates is not None and distance is None:
         raise ValueError("attention got rates, but no distance that they are factors of")
-    if isinstance(offset, bool) or not isinstance(offset, (int, np.integer)) or offset < 0:
-        raise ValueError(f"offset is {offset!r}: expected a whole number of at least 0")
+    check_whole("offset", offset, 0)
+    if scale is not None:
+        check_number("scale", scale)
     functions = _functions(bias_function)
     q = floats("attention", q)
     extra: dict[str, Tensor] = {}
@@ -166,7 +174,7 @@ def attention(
         functions,
         scale,
         dropout,
-        (generator or default_generator()).next_key() if dropout else (),
+        source.next_key() if dropout else (),
         int(offset),
         heads or 0,
         kv_heads or heads or 0,

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..tensor import Operand, Tensor
+from ..checks import check_number
+from ..tensor import Operand, Tensor, as_tensor, check_shapes
 from ._common import left
 
 
@@ -47,5 +48,22 @@ def greater_equal(x: Operand, y: Operand) -> Tensor:
 
 
 def allclose(a: Any, b: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
-    """Whether all elements are equal to within atol + rtol·|b|; NaN equals nothing."""
-    return bool(np.allclose(np.asarray(a), np.asarray(b), rtol=rtol, atol=atol))
+    """Whether all elements are equal to within atol + rtol·|b|; NaN equals nothing.
+
+    Args:
+        a: a tensor, an array or numbers.
+        b: likewise; the shapes broadcast.
+        rtol: tolerated difference, relative.
+        atol: tolerated difference, absolute.
+
+    Returns:
+        True or False.
+
+    Raises:
+        ValueError: shapes that don't broadcast, or a negative tolerance.
+        TypeError: something else than numbers.
+    """
+    first, second = as_tensor(a), as_tensor(b)
+    check_shapes("allclose", first, second)
+    check_number("rtol", rtol, 0), check_number("atol", atol, 0)
+    return bool(np.allclose(first.data, second.data, rtol=rtol, atol=atol))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..ops.dropout import Dropout
-from ..random import Generator, default_generator
+from ..random import Generator, generator_or_default
 from ..tensor import Tensor
 from ._common import Like, apply, check_probability, floats
 
@@ -27,6 +27,7 @@ def dropout(
     """
     x = floats("dropout", x)
     check_probability(p)
+    source = generator_or_default(generator)
     if not training or p == 0:
         return x
-    return apply(Dropout(p, (generator or default_generator()).next_key()), x)
+    return apply(Dropout(p, source.next_key()), x)

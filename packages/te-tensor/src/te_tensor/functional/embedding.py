@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..checks import check_whole
 from ..ops.indexing import Embedding
 from ..tensor import Tensor, as_tensor
 from ._common import Like, apply
@@ -26,6 +27,7 @@ def embedding(indices: Like, weight: Like, padding_idx: int | None = None) -> Te
     if weight.ndim != 2:
         raise ValueError(f"embedding weight has shape {weight.shape}: expected (rows, features)")
     if padding_idx is not None:
+        check_whole("padding_idx", padding_idx)
         if not -len(weight) <= padding_idx < len(weight):
             raise IndexError(f"padding_idx is {padding_idx}: expected a row of {len(weight)}")
         padding_idx %= len(weight)

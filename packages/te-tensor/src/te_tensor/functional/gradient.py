@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import autograd
+from ..checks import check_each
 from ..tensor import Tensor
 
 
@@ -51,9 +52,10 @@ def grad(
         raise NotImplementedError(
             "create_graph=True: backward works on plain arrays, gradients are first order only"
         )
-    ends = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    targets = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    ends = list(outputs) if isinstance(outputs, Sequence) else [outputs]
+    targets = list(inputs) if isinstance(inputs, Sequence) else [inputs]
     for role, tensors in (("output", ends), ("input", targets)):
+        check_each(f"grad: {role}", tensors, Tensor)
         for place, tensor in enumerate(tensors):
             if not tensor.requires_grad:
                 raise RuntimeError(

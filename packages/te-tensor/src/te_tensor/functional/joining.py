@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..ops.shape import Concat, Stack
 from ..tensor import Tensor, as_tensor, pair
@@ -10,8 +10,8 @@ from ._common import Like, apply
 
 
 def _of_one_dtype(name: str, tensors: Sequence[Like]) -> list[Tensor]:
-    if isinstance(tensors, Tensor):
-        raise ValueError(f"{name} got a Tensor: expected a list of one or more")
+    if not isinstance(tensors, Iterable) or isinstance(tensors, (str, Tensor)):
+        raise TypeError(f"{name} got a {type(tensors).__name__}: expected a list of one or more")
     tensors = list(tensors)
     if not tensors:
         raise ValueError(f"{name} got no tensors: expected one or more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import NoneType
 
 from ..ops.linalg import Linear, Linears
 from ..tensor import Tensor, as_tensor
@@ -51,13 +52,17 @@ def linears(
         >>> q.shape, k.shape
         ((5, 4), (5, 2))
     """
-    given = [*weights, *(biases or ())]
-    if not weights or len(given) != len(weights) * (1 if biases is None else 2):
+    for name, given in (("weights", weights), ("biases", biases)):
+        if not isinstance(given, (Sequence, NoneType)):
+            kind = type(given).__name__
+            raise TypeError(f"linears got {name} of type {kind}: expected a list")
+    parameters = [*weights, *(biases or ())]
+    if not weights or len(parameters) != len(weights) * (1 if biases is None else 2):
         raise ValueError(
             f"linears got {len(weights)} weights and {len(biases or ())} biases: expected as many "
             "of both, or no biases"
         )
-    tensors = [as_tensor(each) for each in (x, *given)]
+    tensors = [as_tensor(each) for each in (x, *parameters)]
     if any(tensor.dtype != tensors[0].dtype for tensor in tensors):
         kinds = ", ".join(str(tensor.dtype) for tensor in tensors)
         raise TypeError(f"linears got different dtypes ({kinds}): cast them to one with astype")

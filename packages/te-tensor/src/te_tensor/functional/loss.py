@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..checks import check_number, check_whole
 from ..dtypes import FLOATS
 from ..ops.classification import CrossEntropy, NLLLoss
 from ..ops.loss import BCEWithLogits, HuberLoss, L1Loss, MSELoss
@@ -60,6 +61,7 @@ def huber_loss(
     Raises:
         ValueError: different shapes, an unknown reduction, or a delta of 0 or less.
     """
+    check_number("huber_loss delta", delta)
     return apply(HuberLoss(reduction, delta), *pair(as_tensor(prediction), target, floats=True))
 
 
@@ -138,6 +140,8 @@ def cross_entropy(
         IndexError: a label is out of range.
         ValueError: shapes that don't fit, or an option that is out of range.
     """
+    check_number("label_smoothing", label_smoothing, 0, 1)
+    check_whole("ignore_index", ignore_index)
     operation = CrossEntropy(reduction, ignore_index, label_smoothing)
     logits, target = floats("cross_entropy", logits), as_tensor(target)
     if target.dtype in FLOATS and target.dtype != logits.dtype:
@@ -172,6 +176,7 @@ def nll_loss(
         ValueError: shapes that don't fit, an unknown reduction, or a weight that requires a
             gradient.
     """
+    check_whole("ignore_index", ignore_index)
     log_p = floats("nll_loss", log_p)
     factors = None if weight is None else _constant("nll_loss weight", weight, log_p)
     return apply(NLLLoss(reduction, ignore_index), log_p, as_tensor(target), factors)

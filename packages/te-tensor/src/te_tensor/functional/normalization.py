@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
-import numpy as np
 from ml_dtypes import finfo
 
-from ..dtypes import Array
+from ..checks import check_number, check_whole
+from ..conversion import lengths
+from ..dtypes import FLOATS, Array
 from ..ops.channel_normalization import BatchNorm, GroupNorm, RunningNorm
 from ..ops.normalization import LayerNorm, RMSNorm
 from ..tensor import Tensor, as_tensor
@@ -38,6 +40,7 @@ def layer_norm(
     """
     x = floats("layer_norm", x)
     shape = _last_axes("layer_norm", x, normalized_shape)
+    check_number("layer_norm eps", eps, 0)
     affine = _affine("layer_norm", weight, bias)
     return apply(LayerNorm(len(shape), eps), x, *affine)
 
@@ -66,6 +69,7 @@ def rms_norm(
     shape = _last_axes("rms_norm", x, normalized_shape)
     if eps is None:
         eps = float(finfo(x.dtype).eps)  # type: ignore[no-untyped-call]
+    check_number("rms_norm eps", eps, 0)
     return apply(RMSNorm(len(shape), eps), x, None if weight is None else as_tensor(weight))
 
 
@@ -91,6 +95,8 @@ def group_norm(
     Raises:
         ValueError: shapes that don't fit, or groups that don't divide the channels.
     """
+    check_whole("num_groups", num_groups, 1)
+    check_number("group_norm eps", eps, 0)
     affine = _affine("group_norm", weight, bias)
     return apply(GroupNorm(num_groups, eps), floats("group_norm", x), *affine)
 
@@ -127,6 +133,8 @@ def batch_norm(
         RuntimeError: in training inside `shard`.
     """
     x = floats("batch_norm", x)
+    check_number("batch_norm eps", eps, 0)
+    check_number("batch_norm momentum", momentum, 0, 1)
     affine = _affine("batch_norm", weight, bias)
     running = (running_mean, running_var)
     if not training:
@@ -137,11 +145,18 @@ def batch_norm(
         given = (cast(as_tensor(v), x).detach() for v in running)
         return apply(RunningNorm(eps), x, *given, *affine)
     for name, tensor in zip(("running_mean", "running_var"), running, strict=True):
-        if tensor is not None and tensor.shape != x.shape[1:2]:
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS:
+            kind = getattr(tensor, "dtype", type(tensor).__name__)
+            raise TypeError(f"batch_norm got {name} of {kind}: expected a Tensor of floats")
+        if tensor.shape != x.shape[1:2]:
             raise ValueError(f"batch_norm of {x.shape} got {name} {tensor.shape}: expected (C,)")
+        if not tensor.writable:
+            raise ValueError(f"batch_norm got a read-only {name}: expected one to write to")
     operation = BatchNorm(eps)
     out, mean, variance = Tensor.apply(operation, x, *(a for a in affine if a is not None))
-    count = x.size // x.shape[1]
+    count = x.shape[0] * prod(x.shape[2:])
     _move(running_mean, mean.data, momentum)
     _move(running_var, variance.data * (count / (count - 1)), momentum)
     result: Tensor = out
@@ -156,11 +171,10 @@ def _move(running: Tensor | None, value: Array, momentum: float) -> None:
 
 
 def _last_axes(name: str, x: Tensor, normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
-    single = isinstance(normalized_shape, (int, np.integer))
-    shape = (normalized_shape,) if single else tuple(normalized_shape)  # type: ignore[arg-type]
+    shape = lengths((normalized_shape,))
     if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"{name} of shape {x.shape}: expected it to end with {shape}")
-    return shape  # type: ignore[return-value]
+    return shape
 
 
 def _affine(name: str, weight: Like | None, bias: Like | None) -> list[Tensor | None]:

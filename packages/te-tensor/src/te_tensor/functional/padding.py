@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from ..checks import is_whole
 from ..ops.padding import MODES, Pad
 from ..tensor import Tensor, as_tensor
 from ._common import Like, apply
@@ -37,12 +36,10 @@ def pad(
     if mode not in MODES:
         raise ValueError(f"pad mode is {mode!r}: expected one of {', '.join(MODES)}")
     x = as_tensor(x)
-    pairs = tuple(tuple(pair) for pair in padding)
-    whole = all(
-        isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0
-        for pair in pairs
-        for n in pair
-    )
-    if not whole or any(len(pair) != 2 for pair in pairs):
+    try:
+        pairs = tuple((before, after) for before, after in padding)
+    except (TypeError, ValueError):  # no pairs
+        pairs = ((-1, -1),)
+    if not all(is_whole(n) and n >= 0 for pair in pairs for n in pair):
         raise ValueError(f"padding is {padding!r}: expected pairs of whole numbers of at least 0")
-    return apply(Pad(pairs, mode, value), x)  # type: ignore[arg-type]
+    return apply(Pad(pairs, mode, float(as_tensor(value).item())), x)

@@ -1,9 +1,9 @@
-"""What several families share: checks of arguments, and the sums that NumPy is slow at."""
+"""What several families share: kernels without branches, and the sums that NumPy is slow at."""
 
 from __future__ import annotations
 
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -13,39 +13,6 @@ from ..dtypes import WIDE_FLOATS, Array, float64
 
 #: Elements below which NumPy's own sum over rows is quicker than a product.
 _SMALL_SUM = 1 << 13
-
-Axis: TypeAlias = int | tuple[int, ...] | None
-
-
-def normalize_axis(axis: int, ndim: int) -> int:
-    """An axis counted from the front.
-
-    Raises:
-        IndexError: there is no such axis.
-        TypeError: axis is not a whole number.
-    """
-    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise TypeError(f"axis is {axis!r}: expected a whole number")
-    if not -ndim <= axis < ndim:
-        raise IndexError(f"axis is {axis}: expected -{ndim} … {ndim - 1} for {ndim} axes")
-    return int(axis) % ndim
-
-
-def normalize_axes(axis: Axis, ndim: int) -> tuple[int, ...]:
-    """The axes, counted from the front and in order; None means all of them.
-
-    Raises:
-        IndexError: there is no such axis.
-        ValueError: an axis is given twice.
-    """
-    if axis is None:
-        return tuple(range(ndim))
-    axes = axis if isinstance(axis, (tuple, list)) else (axis,)
-    found = sorted(normalize_axis(a, ndim) for a in axes)
-    if len(set(found)) != len(found):
-        raise ValueError(f"axis is {axis}: an axis is named twice")
-    return tuple(found)
-
 
 #: Integers as wide as an element, for what is done to bits.
 _BITS = {size: np.dtype(f"i{size}") for size in (1, 2, 4, 8)}
@@ -121,20 +88,6 @@ def broadcasts_to(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
     return len(shape) <= len(larger) and all(
         n in (1, m) for n, m in zip(reversed(shape), reversed(larger), strict=False)
     )
-
-
-REDUCTIONS = ("mean", "sum", "none")
-
-
-def check_reduction(reduction: str) -> str:
-    """The reduction of a loss.
-
-    Raises:
-        ValueError: there is no such reduction.
-    """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction is {reduction!r}: expected one of {', '.join(REDUCTIONS)}")
-    return reduction
 
 
 def sum_rows(matrix: Array) -> Array:

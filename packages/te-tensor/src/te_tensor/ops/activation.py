@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import memory, parallel
+from ..checks import check_number
 from ..dtypes import Array, bool_
 from ..operation import Gradients, Operation, Sample
 from ._kernels import limited, masked, select
@@ -50,7 +51,7 @@ class LeakyReLU(Operation):
     samples = (Sample((3, 4), low=0.1), Sample((3,), low=-1.0, high=-0.1, args=(0.2,)))
 
     def __init__(self, alpha: float = 0.01) -> None:
-        self.alpha = alpha
+        self.alpha = check_number("leaky_relu alpha", alpha)
 
     def forward(self, x: Array) -> Array:
         """The activation."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..dtypes import INTEGERS, Array
+from ..checks import check_reduction
+from ..dtypes import FLOATS, INTEGERS, Array
 from ..operation import Gradients, Operation, Sample
-from ._kernels import check_reduction
 
 
 def _checked_labels(
@@ -96,6 +96,8 @@ class CrossEntropy(Operation):
         smooth = self.label_smoothing
         if target.dtype in INTEGERS:
             return self._from_labels(target, last, *weight)
+        if target.dtype not in FLOATS:
+            raise TypeError(f"target is {target.dtype}: expected integer labels, or probabilities")
         if target.shape != (shape := np.moveaxis(last, -1, self.class_axis).shape):
             raise ValueError(f"target probabilities have shape {target.shape}: expected {shape}")
         coefficients = np.moveaxis(target, self.class_axis, -1)

@@ -7,9 +7,10 @@ from math import prod
 import numpy as np
 
 from .. import parallel
+from ..checks import Axis, check_keepdims, check_number, normalize_axes
 from ..dtypes import FLOATS, Array, bool_, float32, float64, int64
 from ..operation import Gradients, Operation, Sample
-from ._kernels import Axis, masked, normalize_axes, sum_over
+from ._kernels import masked, sum_over
 
 _SAMPLES = (
     Sample((3, 4)),
@@ -29,7 +30,7 @@ class _Reduction(Operation, abstract=True):
 
     def __init__(self, axis: Axis = None, keepdims: bool = False) -> None:
         self.axis = axis
-        self.keepdims = keepdims
+        self.keepdims = check_keepdims(keepdims)
         self.axes: tuple[int, ...] = ()
         self.shape: tuple[int, ...] = ()
 
@@ -157,9 +158,7 @@ class Var(_Reduction):
 
     def __init__(self, axis: Axis = None, keepdims: bool = False, correction: float = 0.0) -> None:
         super().__init__(axis, keepdims)
-        if not isinstance(correction, (int, float, np.number)):
-            raise TypeError(f"correction is {correction!r}: expected a number")
-        self.correction = correction
+        self.correction = check_number("correction", correction)
         self.divisor = 0.0
 
     def forward(self, x: Array) -> Array:

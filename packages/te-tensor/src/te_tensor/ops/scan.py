@@ -7,9 +7,9 @@ from math import prod
 import numpy as np
 
 from .. import memory, parallel
+from ..checks import normalize_axis
 from ..dtypes import FLOATS, Array, float64, int64
 from ..operation import Gradients, Operation, Sample
-from ._kernels import normalize_axis
 
 
 class CumSum(Operation):

@@ -6,9 +6,9 @@ from math import prod
 
 import numpy as np
 
+from ..checks import normalize_axis
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
-from ._kernels import normalize_axis
 
 
 class Reshape(Operation):

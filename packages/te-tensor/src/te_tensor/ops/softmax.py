@@ -8,9 +8,9 @@ import numpy as np
 
 from .. import memory, parallel
 from ..blas import gemm
+from ..checks import normalize_axis
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
-from ._kernels import normalize_axis
 
 
 class _AlongAxis(Operation, abstract=True):
