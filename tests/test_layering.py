@@ -22,7 +22,8 @@ FLOORS: dict[str, list[str]] = {
     "te_tensor": [
         "__about__",
         "dtypes",
-        "checks conversion",
+        "checks",
+        "conversion",
         "memory",
         "parallel",
         "storage hooks",

@@ -96,3 +96,79 @@ def test_layer_norm_of_integers():
 
 def test_a_shape_may_be_one_length():
     assert te.Tensor([1, 2, 3, 4], 4).shape == (4,)
+
+
+def test_a_small_float_takes_an_element_that_is_a_tensor():
+    t = te.zeros(2, dtype="bfloat16")
+    t[0] = te.Tensor(0.5)
+    t[1] = 1e39  # as in casts, infinite without a warning
+    assert t.tolist() == [0.5, float("inf")]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64", "int8", ">i4"])
+def test_repeated_indices_of_any_integer_dtype(dtype):
+    x = te.zeros(300, requires_grad=True)
+    x[np.array([0, 3, 0], dtype)].sum().backward()
+    assert (x.grad.numpy()[:4] == [2, 0, 0, 1]).all()
+    y = te.zeros(2, 4, requires_grad=True)
+    y[1, np.array([0, 3, 0], dtype)].sum().backward()
+    assert y.grad.tolist() == [[0] * 4, [2, 0, 0, 1]]
+
+
+def test_maximum_beside_what_is_no_operand():
+    with pytest.raises(TypeError, match="maximum of a Tensor and a list"):
+        te.maximum(te.ones(2), [1, 2])
+
+
+def test_batch_norm_without_channels():
+    y = te.batch_norm(te.ones(4, 0), te.zeros(0), te.ones(0), training=True)
+    assert y.shape == (4, 0)
+
+
+def test_a_hook_cannot_write_to_gradients_that_others_hold():
+    x = te.ones(2, requires_grad=True)
+    start = te.ones(2)
+    y = x * 1
+    y.register_hook(lambda grad: grad.__setitem__(0, 99))
+    with pytest.raises(ValueError, match="read-only"):
+        y.backward(start)
+    assert start.tolist() == [1, 1]
+
+
+def test_gradients_of_an_input_that_is_given_twice_have_memory_of_their_own():
+    x = te.ones(2, requires_grad=True)
+    first, second = te.grad((x * x).sum(), [x, x])
+    first[0] = 9
+    assert second.tolist() == [2, 2]
+
+
+def test_subclasses_of_arrays_become_plain_ones():
+    class Sub(np.ndarray):
+        pass
+
+    array = np.ones(3, "float32").view(Sub)
+    for tensor in (te.Tensor(array), te.as_tensor(array), te.from_numpy(array), te.ones(3) + array):
+        assert type(tensor.data) is np.ndarray
+
+
+MANY_AXES = {
+    "add": lambda x: x + x,
+    "where": lambda x: te.where(x > 0, x, 0.0),
+    "clip": lambda x: x.clip(0, 1),
+    "max": lambda x: x.max(0),
+    "maximum": lambda x: x.maximum(x * 2),
+    "matmul": lambda x: x @ x,
+    "softmax": lambda x: x.softmax(),
+    "concat": lambda x: te.concat([x, x]),
+    "expand": lambda x: x.expand([2] + [-1] * 63),
+    "index": lambda x: x[..., 0],
+    "gather": lambda x: x[np.array([0])],
+    "layer_norm": lambda x: te.layer_norm(x, 1),
+}
+
+
+@pytest.mark.parametrize("name", MANY_AXES)
+def test_as_many_axes_as_arrays_have(name):
+    x = te.ones([1] * 64, requires_grad=True)
+    MANY_AXES[name](x).sum().backward()
+    assert x.grad.shape == x.shape

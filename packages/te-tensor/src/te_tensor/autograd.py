@@ -135,7 +135,11 @@ def gradients(
         grad = walk.met.get((target._creator, target._output_index))
         if grad is not None:
             found[id(target)] = grad
-    return [found.get(id(target)) for target in targets]
+    grads = [found.get(id(target)) for target in targets]
+    for place, target in enumerate(targets):
+        if grads[place] is not None and any(target is other for other in targets[:place]):
+            grads[place] = np.array(grads[place])  # whoever gets it may write to it
+    return grads
 
 
 class _Walk:

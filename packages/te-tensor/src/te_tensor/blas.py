@@ -22,6 +22,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from . import memory, parallel
+from .checks import broadcast_shape
 from .dtypes import WIDE_FLOATS, Array
 
 #: Multiply-adds from which a product is cut over the threads.
@@ -497,7 +498,7 @@ def rows_of(array: Array) -> Array | None:
 
 def matmul(a: Array, b: Array) -> Array:
     """a @ b for N-D arrays of at least two axes, leading axes broadcast."""
-    lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    lead = broadcast_shape(a.shape[:-2], b.shape[:-2])
     out = memory.empty((*lead, a.shape[-2], b.shape[-1]), a.dtype)
     if b.ndim == 2 and a.size:  # one tall product instead of many
         rows = rows_of(a)

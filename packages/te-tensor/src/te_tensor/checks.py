@@ -11,6 +11,22 @@ import numpy as np
 Axis: TypeAlias = int | tuple[int, ...] | None
 
 
+def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that shapes broadcast to; np.broadcast_shapes takes no more than 32 axes.
+
+    Raises:
+        ValueError: lengths that are neither equal nor 1.
+    """
+    result = [1] * max(map(len, shapes))
+    for shape in shapes:
+        for place, length in enumerate(shape, len(result) - len(shape)):
+            if length != 1:
+                if result[place] not in (1, length):
+                    raise ValueError(f"shapes {', '.join(map(str, shapes))} don't broadcast")
+                result[place] = length
+    return tuple(result)
+
+
 def is_whole(value: Any) -> bool:
     """Whether it is a whole number; True and False are none."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

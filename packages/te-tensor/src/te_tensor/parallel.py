@@ -21,6 +21,7 @@ from typing import TypeAlias
 import numpy as np
 
 from . import memory
+from .checks import broadcast_shape
 from .dtypes import Array, DType
 
 #: Elements from which a chain of NumPy calls is spread over threads: below, waiting for the GIL
@@ -365,7 +366,7 @@ def ufunc(function: np.ufunc, *arrays: Array, dtype: DType | None = None) -> Arr
     """A NumPy ufunc of arrays of one dtype, in the engine's threads where it is worth it."""
     if not [True for a in arrays if a.size >= _PARALLEL_FROM]:
         return np.asarray(function(*arrays))
-    shape = np.broadcast_shapes(*(a.shape for a in arrays))
+    shape = broadcast_shape(*(a.shape for a in arrays))
     out = memory.empty(shape, dtype or arrays[0].dtype)
     elementwise(lambda o, *inputs: function(*inputs, out=o), out, *arrays)
     return out

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import autograd, execution, modes, storage
-from .checks import Axis, check_function, check_keepdims, normalize_axis
+from .checks import Axis, broadcast_shape, check_function, check_keepdims, normalize_axis
 from .conversion import as_array, described, index_of, lengths, part_lengths, scalar, to_array
 from .dtypes import (
     FLOATS,
@@ -246,7 +246,7 @@ class Tensor:
 
         Args:
             function: takes the gradient; what it returns, unless None, takes its place for all
-                that follows. It doesn't write into what it is given.
+                that follows. What it is given can't be written to.
 
         Returns:
             A handle whose `remove()` removes the hook.
@@ -266,7 +266,9 @@ class Tensor:
         check_function("register_hook", function)
 
         def on_arrays(grad: Array) -> Array:
-            result = function(Tensor._wrap(grad))
+            view = grad.view()
+            view.flags.writeable = False  # others may hold it
+            result = function(Tensor._wrap(view))
             return grad if result is None else self._fitting(result, grad)
 
         hooks = self._hooks_of_leaf().arriving if self._creator is None else self._hooks()
@@ -892,8 +894,10 @@ class Tensor:
                 "item assignment of a tensor that needs a gradient would lose it: detach() it, "
                 "or build the tensor with concat, stack or arithmetic"
             )
-        with self.lock() as array:
-            array[index_of(index)[0]] = value
+        part, _ = index_of(index)
+        elements = value._array if isinstance(value, Tensor) else value
+        with self.lock() as array, np.errstate(over="ignore", invalid="ignore"):
+            array[part] = elements
 
 
 def _accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
@@ -972,7 +976,7 @@ _UNSUPPORTED = cast(Tensor, NotImplemented)
 
 def _broadcast_error(name: str, first: Tensor, second: Tensor, error: Exception) -> Never:
     try:
-        np.broadcast_shapes(first.shape, second.shape)
+        broadcast_shape(first.shape, second.shape)
     except ValueError:
         raise ValueError(
             f"{name} of shapes {first.shape} and {second.shape}: expected lengths that are equal "
@@ -1021,7 +1025,7 @@ def check_shapes(name: str, *tensors: Tensor) -> None:
     """Raise ValueError unless tensors broadcast together."""
     shapes = [t.shape for t in tensors]
     try:
-        np.broadcast_shapes(*shapes)
+        broadcast_shape(*shapes)
     except ValueError:
         raise ValueError(
             f"{name} of shapes {', '.join(map(str, shapes))}: expected lengths that are equal or "

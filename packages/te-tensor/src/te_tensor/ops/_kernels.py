@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import memory, parallel
 from ..blas import gemm
+from ..checks import broadcast_shape
 from ..dtypes import WIDE_FLOATS, Array, float64
 
 #: Elements below which NumPy's own sum over rows is quicker than a product.
@@ -36,7 +37,7 @@ def select(mask: Array, a: Array, b: Array) -> Array:
         a: of any dtype.
         b: of the same dtype.
     """
-    shape = np.broadcast_shapes(mask.shape, a.shape, b.shape)
+    shape = broadcast_shape(mask.shape, a.shape, b.shape)
     if prod(shape) < _BITS_FROM:
         return np.where(mask, a, b)
 
@@ -55,7 +56,7 @@ def select(mask: Array, a: Array, b: Array) -> Array:
 
 def masked(mask: Array, values: Array) -> Array:
     """The values where the mask holds, 0 elsewhere, also in place of inf and NaN; broadcast."""
-    shape = np.broadcast_shapes(mask.shape, values.shape)
+    shape = broadcast_shape(mask.shape, values.shape)
     if prod(shape) < _BITS_FROM:
         return np.where(mask, values, np.zeros((), values.dtype))
 

@@ -11,6 +11,7 @@ import numpy as np
 from .. import memory, parallel
 from ..autograd import sum_to_shape
 from ..blas import gemm, matmul, rows_of
+from ..checks import broadcast_shape
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
 from ._kernels import as_rows, sum_rows
@@ -41,7 +42,7 @@ class MatMul(Operation):
         matrix_a, matrix_b = _matrices(a, b)
         fits = matrix_a.shape[-1] == matrix_b.shape[-2]
         try:
-            np.broadcast_shapes(matrix_a.shape[:-2], matrix_b.shape[:-2])
+            broadcast_shape(matrix_a.shape[:-2], matrix_b.shape[:-2])
         except ValueError:
             fits = False
         if not fits:
@@ -55,7 +56,7 @@ class MatMul(Operation):
     def multiply_adds(self) -> int:
         """Those of the product."""
         a, b = self.inputs
-        lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        lead = broadcast_shape(a.shape[:-2], b.shape[:-2])
         outer = (a.shape[-2] if a.ndim > 1 else 1) * (b.shape[-1] if b.ndim > 1 else 1)
         return int(prod(lead) * outer * a.shape[-1])
 
