@@ -58,6 +58,14 @@ def test_small_floats_are_computed_in_float32_and_rounded_once(kind, sample, dty
             np.testing.assert_array_equal(found.astype("f8"), wanted.astype(dtype).astype("f8"))
 
 
+@pytest.mark.parametrize("dtype", [te.uint16, te.complex64, te.float8_e8m0fnu])
+@pytest.mark.parametrize(("kind", "sample"), COMPUTING)
+def test_dtypes_for_storage_only_are_refused(kind, sample, dtype):
+    tensors = [te.from_numpy(as_small(array, dtype)) for array in sample.arrays()]
+    with pytest.raises(TypeError, match=f"{dtype} is for storage only"):
+        te.Tensor.apply(kind(*sample.args, **sample.kwargs), *tensors)
+
+
 def transposed(array):
     return np.array(array, order="F")
 

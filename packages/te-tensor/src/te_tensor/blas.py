@@ -15,6 +15,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -489,11 +490,13 @@ def stepwise(a: Array, b: Array, out: Array, *, beta: float = 0.0) -> Callable[[
 
 def rows_of(array: Array) -> Array | None:
     """An N-D array as one matrix of rows, without copying, or None where that needs a copy."""
+    if array.ndim == 2:
+        return array
     for axis in range(array.ndim - 2):
         step = array.strides[axis + 1] * array.shape[axis + 1]
         if array.strides[axis] != step and array.shape[axis] != 1:
             return None
-    return array.reshape(-1, array.shape[-1])
+    return array.reshape(prod(array.shape[:-1]), array.shape[-1])
 
 
 def matmul(a: Array, b: Array) -> Array:

@@ -161,7 +161,7 @@ class GroupNorm(_ChannelNorm):
         self.groups = groups
 
     def _shared(self, sums: Array) -> Array:
-        grouped = sums.reshape(len(sums), self.groups, -1)
+        grouped = sums.reshape(len(sums), self.groups, sums.shape[1] // self.groups)
         count = grouped.shape[2] * self.elements
         mean = grouped.sum(axis=2, dtype=np.float64) / max(count, 1)
         return np.repeat(mean.astype(sums.dtype), grouped.shape[2], axis=1)
