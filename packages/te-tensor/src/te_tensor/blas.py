@@ -496,7 +496,7 @@ def rows_of(array: Array) -> Array | None:
         step = array.strides[axis + 1] * array.shape[axis + 1]
         if array.strides[axis] != step and array.shape[axis] != 1:
             return None
-    return array.reshape(prod(array.shape[:-1]), array.shape[-1])
+    return array.reshape(-1 if array.size else prod(array.shape[:-1]), array.shape[-1])
 
 
 def matmul(a: Array, b: Array) -> Array:

@@ -51,7 +51,9 @@ def check_number(name: str, value: Any, least: float = -inf, most: float = inf) 
         TypeError: it is no number.
         ValueError: it is out of range, infinite or NaN.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+    if type(value) is not float and (
+        isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating))
+    ):
         raise TypeError(f"{name} is {value!r}: expected a number")
     if not (least <= value <= most and -inf < value < inf):
         limits = "a finite number"

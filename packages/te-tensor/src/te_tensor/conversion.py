@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .dtypes import (
+    ALL,
     FLOATS,
     SMALL_FLOATS,
     Array,
@@ -45,13 +46,12 @@ def to_array(data: Any, dtype: DType | None) -> Array:
 
 def as_array(data: Array) -> Array:
     """The same memory as a plain array, where its dtype is one of the engine's; else a copy."""
-    if data.dtype.isnative:
-        as_dtype(data.dtype)
-        if type(data) is np.ndarray:
-            return data
-        refuse_masked(data)
-        return np.asarray(data)
-    return to_array(data, None)
+    if data.dtype not in ALL:
+        return to_array(data, None)
+    if type(data) is np.ndarray:
+        return data
+    refuse_masked(data)
+    return np.asarray(data)
 
 
 def refuse_masked(data: Any) -> None:
@@ -90,6 +90,8 @@ def scalar(value: bool | int | float, beside: DType) -> Array:
     Raises:
         OverflowError: the tensor holds integers, and the number is out of their range.
     """
+    if beside is float32 and -_GREATEST < value < _GREATEST:  # the most usual
+        return np.asarray(value, float32)
     if beside in SMALL_FLOATS:
         return np.asarray(value, float32)
     if beside not in FLOATS:

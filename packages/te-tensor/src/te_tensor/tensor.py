@@ -945,8 +945,10 @@ def _operand(value: Any, like: Tensor) -> Tensor:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, (bool, int, float)):
-        kind = _Scalar if like.dtype in SMALL_FLOATS else Tensor
-        return kind._wrap(scalar(value, like.dtype))
+        dtype = like._array.dtype
+        if dtype is not float32 and dtype in SMALL_FLOATS:
+            return _Scalar._wrap(scalar(value, dtype))
+        return Tensor._wrap(scalar(value, dtype))
     return as_tensor(value)
 
 
