@@ -47,7 +47,7 @@ def to_array(data: Any, dtype: DType | None) -> Array:
 def as_array(data: Array) -> Array:
     """The same memory as a plain array, where its dtype is one of the engine's; else a copy."""
     if data.dtype not in ALL:
-        return to_array(data, None)
+        return to_array(data, as_dtype(data.dtype))  # of the other byte order
     if type(data) is np.ndarray:
         return data
     refuse_masked(data)
