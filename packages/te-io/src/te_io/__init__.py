@@ -17,6 +17,7 @@ from .safetensors import load_metadata as load_metadata
 from .safetensors import load_safetensors as load_safetensors
 from .safetensors import open_safetensors as open_safetensors
 from .safetensors import save_safetensors as save_safetensors
+from .script_export import export_torchscript as export_torchscript
 from .torch_archive import load_torch as load_torch
 from .torch_archive import load_torch_state_dict as load_torch_state_dict
 from .torchscript import ScriptArchive as ScriptArchive

@@ -20,7 +20,8 @@ from .torch_tensors import TENSOR_MAKERS, Make, Storage, rebuild_from_type, wron
 #: What to do with a name that isn't on the list: refuse the file, or put an inert object there.
 OnUnknown: TypeAlias = Literal["raise", "opaque"]
 
-_STORAGES: dict[str, DType] = {
+#: The dtypes of the elements of storages, by the names of these.
+STORAGES: dict[str, DType] = {
     "BoolStorage": dtypes.bool_,
     "ByteStorage": dtypes.uint8,
     "CharStorage": dtypes.int8,
@@ -293,7 +294,7 @@ _CALLABLES: dict[str, Make] = {
 }
 #: From the name of a storage type to its dtype; None for bytes, a text for what isn't supported.
 _STORAGE_NAMES: dict[str, DType | str | None] = {
-    **{f"torch.{name}": dtype for name, dtype in _STORAGES.items()},
+    **{f"torch.{name}": dtype for name, dtype in STORAGES.items()},
     **{f"torch.{name}": kind for name, kind in _UNSUPPORTED_STORAGES.items()},
     **dict.fromkeys(_UNTYPED, None),
 }

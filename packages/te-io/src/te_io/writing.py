@@ -138,7 +138,7 @@ def _write_file(
         file.write(header)
         for name in names:
             with tensors[name].lock(write=False) as array:
-                content = _little_endian_bytes(array)
+                content = little_endian_bytes(array)
                 for begin in range(0, len(content), _CHUNK):
                     part = content[begin : begin + _CHUNK]
                     file.write(part)
@@ -146,7 +146,7 @@ def _write_file(
                         progress(len(part))
 
 
-def _little_endian_bytes(array: Array) -> memoryview:
+def little_endian_bytes(array: Array) -> memoryview:
     """The elements in C order, as bytes; a copy only where memory isn't so already."""
     array = np.ascontiguousarray(array)
     if array.dtype.isnative == (sys.byteorder == "big"):

@@ -1,0 +1,224 @@
+"""Modules as TorchScript archives, which PyTorch runs, made without PyTorch."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from te_tensor import Tensor, as_tensor
+from te_tensor.dtypes import Array
+
+from .atomic import replacing
+from .errors import FormatError
+from .script_code import Code
+from .script_rules import RULES
+from .script_trace import record
+from .script_writing import Forward, StateTensor, is_plain, memory_of, write_script
+
+#: What stands for an argument of a forward.
+Example: TypeAlias = Tensor | Array
+
+
+class Exportable(Protocol):
+    """A module, as far as an export knows it."""
+
+    def __call__(self, *inputs: Tensor, **named: Tensor) -> Any:
+        """Run it."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers by name."""
+        ...
+
+    def named_parameters(self) -> Iterable[tuple[str, Tensor]]:
+        """The parameters by name."""
+        ...
+
+
+def export_torchscript(
+    module: Exportable,
+    example_inputs: Example | Sequence[Example] | Mapping[str, Example],
+    path: str | os.PathLike[str],
+    *,
+    batch_axes: int | Sequence[int | None] | None = None,
+) -> None:
+    """Write a module as a TorchScript archive: `torch.jit.load(path)(x)` gives what it gives.
+
+    The forward runs at batch sizes 2, 3 and 5, on inputs made of the examples, and is recorded
+    with `te_tensor.trace()`; what grows with the batch follows `x.size(0)`, all other lengths
+    stay those of the examples. Parameters and buffers have their names in the state dict of what
+    PyTorch loads. The module isn't changed: call `eval()` on it first, since what only training
+    does can't be exported.
+
+    What the archive does isn't checked as te_tensor checks it: negative distances of an
+    attention, for one, don't raise.
+
+    Args:
+        module: what to export; something with `state_dict` and `named_parameters`, whose call
+            returns a Tensor, or tuples, lists and dicts of such.
+        example_inputs: the arguments of the call: one, several in order, or a dict for those that
+            are passed by name. What the archive takes has their order and names.
+        path: the file to write, atomically.
+        batch_axes: the axis of the batch, or one for each argument (None for those that have
+            none). By default axis 0 (axis 1 of a module whose `batch_first` is False) of the
+            first argument, and of the others that are as long there.
+
+    Raises:
+        TypeError: the module or the examples are something else.
+        ValueError: batch axes that the examples don't have, or of several lengths.
+        FormatError: an operation without a rule (`te_io.script_rules`), a forward that depends on
+            values or on the batch size in another way, or that changes the module.
+        OSError: the file can't be written.
+
+    Example:
+        >>> import te_tensor as te
+        >>> class Scale:
+        ...     def __init__(self):
+        ...         self.weight = te.ones(3)
+        ...     def __call__(self, x):
+        ...         return (x * self.weight).sum(axis=1)
+        ...     def state_dict(self):
+        ...         return {"weight": self.weight}
+        ...     def named_parameters(self):
+        ...         return [("weight", self.weight)]
+        >>> export_torchscript(Scale(), te.ones(4, 3), "scale.pt")
+    """
+    _check_module(module)
+    file = os.fspath(path)
+    names, examples = _examples(module, example_inputs)
+    default = 0 if getattr(module, "batch_first", True) else 1
+    axes = _axes(examples, batch_axes, default)
+    state = _state(module)
+
+    def call(arguments: list[Tensor]) -> Any:
+        with _unchanged(state, file):
+            if isinstance(example_inputs, Mapping):
+                return module(**dict(zip(example_inputs, arguments, strict=True)))
+            return module(*arguments)
+
+    graph = record(call, examples, axes, {name: t.array for name, t in state.items()}, file)
+    batched = next((i for i, axis in enumerate(axes) if axis is not None), 0)
+    size = f"torch.size({names[batched]}, {axes[batched]})"
+    code = Code(graph, names, size, RULES, file)
+    forward = Forward(names, code.result_type, code.lines)
+    with replacing(path) as opened:
+        write_script(opened, type(module).__name__, state, forward, code.constants, file)
+
+
+def _check_module(module: object) -> None:
+    missing = [n for n in ("state_dict", "named_parameters") if not hasattr(module, n)]
+    if missing or not callable(module):
+        raise TypeError(
+            f"got {type(module).__name__}: expected a module that can be called and has "
+            "state_dict and named_parameters"
+        )
+
+
+def _examples(
+    module: Exportable, given: Example | Sequence[Example] | Mapping[str, Example]
+) -> tuple[list[str], list[Tensor]]:
+    """The names of the arguments, and an example of each."""
+    if isinstance(given, (Tensor, np.ndarray)):
+        given = (given,)
+    if not isinstance(given, (Mapping, tuple, list)) or not given:
+        raise TypeError(
+            f"example_inputs are {given!r}: expected a Tensor or an array, several in a tuple, or a "
+            "dict of them by name"
+        )
+    values = list(given.values() if isinstance(given, Mapping) else given)
+    wrong = [
+        type(value).__name__ for value in values if not isinstance(value, (Tensor, np.ndarray))
+    ]
+    if wrong:
+        raise TypeError(f"example_inputs hold a {wrong[0]}: expected Tensors and arrays")
+    wanted = list(given) if isinstance(given, Mapping) else _parameter_names(module, len(values))
+    for place, name in enumerate(wanted):
+        # Underscores begin the names of variables.
+        if not is_plain(name) or name.startswith("_") or name in _TAKEN:
+            wanted[place] = f"input{place}"
+    return wanted, [as_tensor(value) for value in values]
+
+
+#: What names already stand for in the code.
+_TAKEN = ("self", "batch", "torch", "ops", "CONSTANTS", "annotate", "getattr", "float", "List")
+
+
+def _parameter_names(module: Exportable, count: int) -> list[str]:
+    """What the module's forward calls its arguments in order, as far as it says."""
+    signature = inspect.signature(getattr(module, "forward", module))
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [p.name for p in signature.parameters.values() if p.kind in kinds]
+    return [*names, *(f"input{place}" for place in range(len(names), count))][:count]
+
+
+def _axes(
+    examples: Sequence[Tensor], given: int | Sequence[int | None] | None, default: int
+) -> list[int | None]:
+    """The batch axis of each example."""
+    count = len(examples)
+    if given is None:
+        lengths = [x.shape[default : default + 1] for x in examples]
+        axes: list[int | None] = [
+            default if length and length == lengths[0] else None for length in lengths
+        ]
+    else:
+        axes = [given] * count if isinstance(given, int) else list(given)
+    shapes = [x.shape for x in examples]
+    wrong = len(axes) != count or any(
+        axis is not None and not -len(shape) <= axis < len(shape)
+        for axis, shape in zip(axes, shapes, strict=False)
+    )
+    if wrong:
+        raise ValueError(
+            f"batch_axes are {given}: expected an axis, or None, for each of {count} examples of "
+            f"shapes {', '.join(map(str, shapes))}"
+        )
+    sizes = {shape[a] for a, shape in zip(axes, shapes, strict=True) if a is not None}
+    if len(sizes) > 1 or 0 in sizes:
+        raise ValueError(
+            f"batch axes {axes} of examples of shapes {', '.join(map(str, shapes))}: expected one "
+            "batch size, of at least 1"
+        )
+    return axes
+
+
+def _state(module: Exportable) -> dict[str, StateTensor]:
+    """Parameters and buffers by name, as the forward uses them.
+
+    A state dict may hold something else than what is learnt (the softplus of it); the code
+    computes with what is learnt.
+    """
+    parameters = dict(module.named_parameters())
+    by_memory = {memory_of(tensor.data): tensor for tensor in parameters.values()}
+    state = {}
+    for name, stored in module.state_dict().items():
+        learnt = parameters[name] if name in parameters else by_memory.get(memory_of(stored.data))
+        tensor = stored if learnt is None else learnt
+        state[name] = StateTensor(tensor, learnt is not None)
+    return state
+
+
+@contextmanager
+def _unchanged(state: Mapping[str, StateTensor], file: str) -> Iterator[None]:
+    """What changes a buffer is undone, and refused."""
+    before = {name: t.array.copy() for name, t in state.items() if not t.is_parameter}
+    changed = []
+    try:
+        yield
+    finally:
+        for name, array in before.items():
+            if array.tobytes() != state[name].array.tobytes():
+                changed.append(name)
+                with state[name].tensor.lock() as memory:
+                    memory[...] = array
+    if changed:
+        raise FormatError(
+            "forward changes it (it is as before again): call eval() on the module",
+            file=file,
+            tensor=changed[0],
+        )
