@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from te_tensor.dtypes import bool_
 from te_tensor.ops.attention import Attention
 
 from .script_code import Call, listed, real
@@ -29,7 +30,7 @@ def attention(call: Call) -> str:
             call.let(f"torch.repeat_interleave({x}, {heads // keys}, 1, output_size=None)")
             for x in (k, v)
         )
-    scale = operation.scale
+    scale = call.attribute("scale")
     if scale is None:
         scale = 1 / (_width(call) or 1) ** 0.5
     scores = call.let(f"torch.matmul(torch.mul({q}, {real(scale)}), torch.transpose({k}, -1, -2))")
@@ -37,7 +38,7 @@ def attention(call: Call) -> str:
         scores = _biased(call, scores, given, heads)
     if "mask" in given:
         mask = call.inputs[given["mask"]]
-        if call.dtype(given["mask"]) == bool:
+        if call.dtype(given["mask"]) == bool_:
             scores = call.let(f"torch.masked_fill({scores}, torch.logical_not({mask}), {_HIDDEN})")
         else:
             scores = call.let(f"torch.add({scores}, {mask})")
@@ -84,7 +85,9 @@ def _heads_apart(call: Call, index: int) -> str:
 def _biased(call: Call, scores: str, given: dict[str, int], heads: int) -> str:
     """The scores less slopes·phi(rates·distance), -inf where the distance or phi is infinite."""
     distance = call.inputs[given["distance"]]
-    if call.ndim(given["distance"]) == 3:
+    if call.ndim(given["distance"]) == 2:
+        distance = call.let(f"torch.unsqueeze({distance}, 0)")
+    if call.ndim(given["distance"]) < 4:
         distance = call.let(f"torch.unsqueeze({distance}, 1)")
     slopes, rates = (
         call.let(f"torch.reshape({call.inputs[given[name]]}, [1, {heads}, 1, 1])")
@@ -102,6 +105,7 @@ def _biased(call: Call, scores: str, given: dict[str, int], heads: int) -> str:
 
 def _phi(call: Call, distance: str, heads: int) -> str:
     """Phi of all heads, or of each."""
+    call.attribute("bias_function")  # the same in all runs
     names = [function.name for function in call.operation.functions()]
     for name in names:
         if name not in DISTANCE_FUNCTIONS:

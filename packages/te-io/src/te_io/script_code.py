@@ -14,7 +14,7 @@ from te_tensor.operation import Operation
 
 from .errors import FormatError
 from .script_trace import Constant, Graph, Input, Result, Source, State, Step, length
-from .script_writing import attribute
+from .script_writing import attribute, has_marks, quoted
 
 #: PyTorch's numbers of the dtypes, c10/core/ScalarType.h.
 _NUMBERS: dict[DType, int] = {
@@ -161,7 +161,7 @@ class Code:
         if len({len(shape) for shape in shapes}) == 1:
             lengths = self.shape(shapes, what)
             grows = [len(set(of_axis)) > 1 for of_axis in zip(*shapes, strict=True)]
-            row = first[tuple(slice(0, 1) if g else slice(None) for g in grows)]
+            row = np.asarray(first[tuple(slice(0, 1) if g else slice(None) for g in grows)])
             if all(_same(array, np.broadcast_to(row, array.shape)) for array in arrays):
                 name = self.constant(row)
                 if any(grows):
@@ -178,6 +178,13 @@ class Code:
         """Code for what is returned, and its type."""
         if isinstance(result, dict):
             parts = {key: self._returned(part) for key, part in result.items()}
+            wrong = next(filter(has_marks, result), None)
+            if wrong is not None:
+                raise FormatError(
+                    f"forward returned a dict with the key {wrong!r}: expected no quotes, "
+                    "backslashes and control characters",
+                    file=self.path,
+                )
             kinds = {kind for _, kind in parts.values()}
             text = ", ".join(f"{quoted(key)}: {text}" for key, (text, _) in parts.items())
             return f"{{{text}}}", f"Dict[str, {self._one(kinds)}]"
@@ -266,13 +273,17 @@ class Call:
             raise self.error(f"works along axis {axis}, whose length depends on the batch size")
         return int(values.pop())
 
+    def runs(self, name: str) -> list[Any]:
+        """What the operation was made with, in each run."""
+        return [getattr(operation, name) for operation in self.step.operations]
+
     def attribute(self, name: str) -> Any:
         """What the operation was made with.
 
         Raises:
             FormatError: it differs between runs.
         """
-        values = [getattr(operation, name) for operation in self.step.operations]
+        values = self.runs(name)
         if not all(_same(value, values[0]) for value in values[1:]):
             raise self.error(f"has another {name} at other batch sizes or for other values")
         return values[0]
@@ -293,11 +304,6 @@ def listed(parts: Sequence[object]) -> str:
         '[batch, 2]'
     """
     return f"[{', '.join(map(str, parts))}]"
-
-
-def quoted(text: str) -> str:
-    """Code for a text."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def real(number: float) -> str:

@@ -49,14 +49,15 @@ def export_torchscript(
 ) -> None:
     """Write a module as a TorchScript archive: `torch.jit.load(path)(x)` gives what it gives.
 
-    The forward runs at batch sizes 2, 3 and 5, on inputs made of the examples, and is recorded
-    with `te_tensor.trace()`; what grows with the batch follows `x.size(0)`, all other lengths
-    stay those of the examples. Parameters and buffers have their names in the state dict of what
-    PyTorch loads. The module isn't changed: call `eval()` on it first, since what only training
-    does can't be exported.
+    The forward runs at batch sizes 2, 3 and 5 and is recorded with `te_tensor.trace()`. Its inputs
+    are made of the examples: their rows in another order, floats a little smaller each time. What
+    grows with the batch follows `x.size(0)`; all other lengths stay those of the examples, and
+    where Python branches on values it stays on the branch that all runs took. Parameters and
+    buffers have their names in the state dict of what PyTorch loads. The module isn't changed;
+    call `eval()` on it first, since what only training does can't be exported.
 
-    What the archive does isn't checked as te_tensor checks it: negative distances of an
-    attention, for one, don't raise.
+    The archive doesn't check its inputs as te_tensor does: negative distances of an attention,
+    for one, don't raise.
 
     Args:
         module: what to export; something with `state_dict` and `named_parameters`, whose call
@@ -71,12 +72,15 @@ def export_torchscript(
     Raises:
         TypeError: the module or the examples are something else.
         ValueError: batch axes that the examples don't have, or of several lengths.
-        FormatError: an operation without a rule (`te_io.script_rules`), a forward that depends on
-            values or on the batch size in another way, or that changes the module.
+        FormatError: an operation without a rule (`te_io.script_rules` has them), a forward that
+            depends on values or on the batch size in another way, or that changes the module.
         OSError: the file can't be written.
 
     Example:
+        >>> import tempfile
+        >>> from pathlib import Path
         >>> import te_tensor as te
+        >>> from te_io import load_torchscript
         >>> class Scale:
         ...     def __init__(self):
         ...         self.weight = te.ones(3)
@@ -86,7 +90,10 @@ def export_torchscript(
         ...         return {"weight": self.weight}
         ...     def named_parameters(self):
         ...         return [("weight", self.weight)]
-        >>> export_torchscript(Scale(), te.ones(4, 3), "scale.pt")
+        >>> path = Path(tempfile.mkdtemp(), "scale.pt")
+        >>> export_torchscript(Scale(), te.ones(4, 3), path)
+        >>> list(load_torchscript(path).parameters)
+        ['weight']
     """
     _check_module(module)
     file = os.fspath(path)
@@ -127,8 +134,8 @@ def _examples(
         given = (given,)
     if not isinstance(given, (Mapping, tuple, list)) or not given:
         raise TypeError(
-            f"example_inputs are {given!r}: expected a Tensor or an array, several in a tuple, or a "
-            "dict of them by name"
+            f"example_inputs are {given!r}: expected a Tensor or an array, several in a tuple, or "
+            "a dict of them by name"
         )
     values = list(given.values() if isinstance(given, Mapping) else given)
     wrong = [

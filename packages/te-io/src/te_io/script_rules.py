@@ -8,6 +8,7 @@ function with `@rule(TheOperation)`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,8 @@ from te_tensor.ops.shape import Concat, Expand, Permute, Reshape, Split, Stack
 from te_tensor.ops.softmax import LogSoftmax, Softmax
 
 from .script_attention import attention
-from .script_code import Call, Rule, listed, quoted, real
+from .script_code import Call, Rule, listed, real
+from .script_writing import quoted
 
 
 def _function(name: str) -> Rule:
@@ -211,7 +213,7 @@ def _pad(call: Call) -> str:
         text = real(value) if call.dtype() in FLOATS else str(int(value))
         return f"torch.constant_pad_nd({x}, {listed(ends)}, {text})"
     for axis, pair in enumerate(padding, start=-len(padding)):
-        mode = MODES[call.attribute("mode")]
+        mode: Any = MODES[call.attribute("mode")]
         places = np.pad(np.arange(call.fixed(0, axis)), pair, mode=mode)
         x = call.let(f"torch.index_select({x}, {axis}, {call.constant(places)})")
     return x
@@ -224,8 +226,8 @@ def _pad(call: Call) -> str:
 def _layer_norm(call: Call) -> str:
     axes = range(-call.attribute("axes"), 0)
     shape = listed([call.fixed(0, axis) for axis in axes])
-    weights = _optional(call.inputs[1:], 2)
-    return f"torch.layer_norm({call.inputs[0]}, {shape}, {weights}, {real(call.attribute('eps'))}, False)"
+    weights, eps = _optional(call.inputs[1:], 2), real(call.attribute("eps"))
+    return f"torch.layer_norm({call.inputs[0]}, {shape}, {weights}, {eps}, False)"
 
 
 @rule(RMSNorm)
@@ -329,7 +331,7 @@ def _stack(call: Call) -> str:
 @rule(Split)
 def _split(call: Call) -> list[str]:
     axis = call.attribute("axis")
-    runs = [[shape[axis] for shape in operation.shapes] for operation in call.step.operations]
+    runs = [[shape[axis] for shape in shapes] for shapes in call.runs("shapes")]
     if len({len(run) for run in runs}) > 1:
         raise call.error("makes another number of parts at other batch sizes")
     sizes = [call.number(values) for values in zip(*runs, strict=True)]
@@ -340,9 +342,7 @@ def _split(call: Call) -> list[str]:
 @rule(Slice)
 def _slice(call: Call) -> str:
     name, axis, place = call.inputs[0], 0, 0  # the axis of the result, and of the input
-    runs = [
-        _spread(operation.index, operation.inputs[0].ndim) for operation in call.step.operations
-    ]
+    runs = [_spread(index, call.ndim()) for index in call.runs("index")]
     for items in zip(*runs, strict=True):
         if len({type(item) for item in items}) > 1:
             raise call.error("has another index at other batch sizes")

@@ -6,7 +6,6 @@ code/__torch__.py, constants in constants.pkl, the elements of tensors in data/ 
 
 from __future__ import annotations
 
-import json
 import keyword
 import re
 import struct
@@ -22,8 +21,8 @@ from .errors import FormatError
 from .torch_names import STORAGES
 from .writing import little_endian_bytes
 
-#: The format's version since PyTorch 1.12; below it, loading would change what `div` and `gelu`
-#: mean.
+#: The format's version; in older ones `div` and `gelu` meant something else, and loading would
+#: put that in their place (caffe2/serialize/versions.h).
 _VERSION = b"10\n"
 _ROOT = "archive"
 #: Where elements begin, so that readers can map them.
@@ -78,12 +77,22 @@ def attribute(owner: str, name: str) -> str:
     """
     if is_plain(name):
         return f"{owner}.{name}"
-    return f"getattr({owner}, {json.dumps(name)})"
+    return f"getattr({owner}, {quoted(name)})"
 
 
 def is_plain(name: str) -> bool:
     """Whether a name can stand in code as it is."""
-    return name.isidentifier() and not keyword.iskeyword(name)
+    return name.isascii() and name.isidentifier() and not keyword.iskeyword(name)
+
+
+def has_marks(text: str) -> bool:
+    """Whether a text has quotes, backslashes or control characters, which code can't hold."""
+    return re.search(r'["\\\x00-\x1f\x7f]', text) is not None
+
+
+def quoted(text: str) -> str:
+    """Code for a text without such marks."""
+    return f'"{text}"'
 
 
 def write_script(
@@ -132,7 +141,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> No
     begin = archive.fp.tell() + 30 + len(info.filename) + 4
     padding = -begin % _ALIGNMENT
     info.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding
-    archive.writestr(info, content)  # type: ignore[arg-type]  # any buffer will do
+    archive.writestr(info, content)
 
 
 # -- classes --------------------------------------------------------------------------------
@@ -154,7 +163,7 @@ def _tree(class_name: str, state: Mapping[str, StateTensor], path: str) -> _Node
     for node in root.below():
         for name in (*node.tensors, *node.children):
             both = name in node.tensors and name in node.children
-            if not name or both or name in ("training", "forward"):
+            if not name or both or has_marks(name) or name in ("training", "forward"):
                 raise FormatError(
                     "can't be the name of an attribute in TorchScript", file=path, tensor=name
                 )
@@ -180,14 +189,14 @@ def _code(root: _Node, forward: Forward) -> str:
         lines.append(f"class {node.class_name}(Module):")
         for kind, is_parameter in kinds.items():
             names = [n for n, t in node.tensors.items() if t.is_parameter is is_parameter]
-            listed = "".join(f"{json.dumps(name)}, " for name in names)
+            listed = "".join(f"{quoted(name)}, " for name in names)
             lines.append(f"  __{kind}__ = [{listed}]")
         types = dict.fromkeys(node.tensors, "Tensor") | {"training": "bool"}
         types |= {name: f"__torch__.{child.class_name}" for name, child in node.children.items()}
         for name, kind in types.items():
             plain = f"{name} : {kind}"
             lines.append(
-                f"  {plain if is_plain(name) else f'__annotations__[{json.dumps(name)}] = {kind}'}"
+                f"  {plain if is_plain(name) else f'__annotations__[{quoted(name)}] = {kind}'}"
             )
         if node is root:
             arguments = "".join(f", {name}: Tensor" for name in forward.arguments)
@@ -247,16 +256,8 @@ class _Pickle:
                 + ", ".join(dtype.name for dtype in _STORAGE_OF),
                 file=self.path,
             )
-        key = self._keys.setdefault(memory_of(array), len(self.storages))
-        if key == len(self.storages):
-            self.storages.append(array)
-        self._parts.append(b"ctorch._utils\n_rebuild_tensor_v2\n((")
-        self._text("storage")
-        self._parts.append(f"ctorch\n{storage}\n".encode())
-        self._text(str(key))
-        self._text("cpu")
-        self._integers([array.size])
-        self._parts.append(b"tQ")
+        self._parts.append(b"ctorch._utils\n_rebuild_tensor_v2\n(")
+        self._storage(array, storage)
         self._integers([0])
         strides = [1] * array.ndim
         for axis in reversed(range(array.ndim - 1)):
@@ -267,6 +268,21 @@ class _Pickle:
             self._parts.append(b"t")
         self._parts.append(b"\x88" if requires_grad else b"\x89")
         self._parts.append(b"ccollections\nOrderedDict\n)RtR")
+
+    def _storage(self, array: Array, kind: str) -> None:
+        """The storage of an array; one that came before is fetched from the pickle's memory."""
+        key = self._keys.setdefault(memory_of(array), len(self.storages))
+        if key < len(self.storages):
+            self._parts.append(b"j" + struct.pack("<I", key))
+            return
+        self.storages.append(array)
+        self._parts.append(b"(")
+        self._text("storage")
+        self._parts.append(f"ctorch\n{kind}\n".encode())
+        self._text(str(key))
+        self._text("cpu")
+        self._integers([array.size])
+        self._parts.append(b"tQr" + struct.pack("<I", key))
 
     def _text(self, text: str) -> None:
         encoded = text.encode()
