@@ -78,7 +78,7 @@ FLOORS: dict[str, list[str]] = {
         "writing torch_names",
         "torch_container",
         "torchscript script_writing",
-        "script_trace",
+        "script_arguments script_trace",
         "script_code",
         "script_attention",
         "script_rules",

@@ -106,6 +106,17 @@ def test_recurrent(tmp_path, kind, batch_first):
     check(tmp_path, module, lambda size: {"x": te.randn(*shape(size))})
 
 
+def test_recurrent_with_a_state(tmp_path):
+    module = nn.LSTM(3, 5, batch_first=True)
+    given = te.randn(2, 6, 3), (te.randn(1, 2, 5), te.randn(1, 2, 5))
+    export_torchscript(module, given, tmp_path / "model.pt", batch_axes=[0, 1, 1])
+    loaded = torch.jit.load(tmp_path / "model.pt")
+    x, h, c = te.randn(4, 6, 3), te.randn(1, 4, 5), te.randn(1, 4, 5)
+    with torch.no_grad():
+        theirs = loaded(to_torch(x), (to_torch(h), to_torch(c)))
+    assert_same(module(x, (h, c)), theirs)
+
+
 def block_inputs(shared):
     def inputs(size):
         distance = np.abs(np.random.default_rng(size).standard_normal((size, 5, 5)))

@@ -246,7 +246,7 @@ def test_dtypes_without_a_storage(path):
         ({"w": te.ones(2)}, te.ones(2), TypeError, "got dict"),
         (None, (), TypeError, "example_inputs are"),
         (None, 3, TypeError, "example_inputs are 3"),
-        (None, (te.ones(2), 3), TypeError, "hold a int"),
+        (None, (te.ones(2), 3), TypeError, "the example of input1 is a int"),
     ],
 )
 def test_wrong_arguments(module, examples, kind, reason, path):

@@ -194,6 +194,19 @@ def test_integers_and_arguments_by_name(path):
     assert_same(ours, loaded(tokens, offset))
 
 
+def test_arguments_that_are_tuples(path):
+    def forward(x, pair):
+        left, (right,) = pair
+        return x + left, (right.T * 2,)
+
+    inputs = (te.randn(4, 3), (te.randn(4, 1), [te.randn(3, 4)]))
+    export_torchscript(Calls(forward), inputs, path, batch_axes=[0, 0, 1])
+    x, left, right = torch.randn(6, 3), torch.randn(6, 1), torch.randn(3, 6)
+    one, (other,) = torch.jit.load(path)(x, (left, (right,)))
+    assert torch.equal(one, x + left)
+    assert torch.equal(other, right.T * 2)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("mask", [None, "bool", "additive", "rows"])
 @pytest.mark.parametrize("axes", [2, 3, 4])

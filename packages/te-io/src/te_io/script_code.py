@@ -42,7 +42,7 @@ class Code:
 
     Args:
         graph: what it computes.
-        arguments: the names of the arguments.
+        arguments: code for each tensor among the arguments.
         batch: code for the batch size.
         rules: the rules, by operation.
         path: the file's name, for errors.

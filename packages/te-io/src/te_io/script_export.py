@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
-import numpy as np
-
-from te_tensor import Tensor, as_tensor
-from te_tensor.dtypes import Array
+from te_tensor import Tensor
 
 from .atomic import replacing
 from .errors import FormatError
+from .script_arguments import Example, arguments_of
 from .script_code import Code
 from .script_rules import RULES
 from .script_trace import record
-from .script_writing import Forward, StateTensor, is_plain, memory_of, write_script
-
-#: What stands for an argument of a forward.
-Example: TypeAlias = Tensor | Array
+from .script_writing import Forward, StateTensor, memory_of, write_script
 
 
 class Exportable(Protocol):
     """A module, as far as an export knows it."""
 
-    def __call__(self, *inputs: Tensor, **named: Tensor) -> Any:
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Run it."""
         ...
 
@@ -63,11 +57,12 @@ def export_torchscript(
         module: what to export; something with `state_dict` and `named_parameters`, whose call
             returns a Tensor, or tuples, lists and dicts of such.
         example_inputs: the arguments of the call: one, several in order, or a dict for those that
-            are passed by name. What the archive takes has their order and names.
+            are passed by name; an argument may be a tuple, such as an LSTM's state. What the
+            archive takes has their order and names.
         path: the file to write, atomically.
-        batch_axes: the axis of the batch, or one for each argument (None for those that have
-            none). By default axis 0 (axis 1 of a module whose `batch_first` is False) of the
-            first argument, and of the others that are as long there.
+        batch_axes: the axis of the batch, or one for each tensor among the arguments (None for
+            those that have none). By default axis 0 (axis 1 of a module whose `batch_first` is
+            False) of the first, and of the others that are as long there.
 
     Raises:
         TypeError: the module or the examples are something else.
@@ -97,22 +92,20 @@ def export_torchscript(
     """
     _check_module(module)
     file = os.fspath(path)
-    names, examples = _examples(module, example_inputs)
-    default = 0 if getattr(module, "batch_first", True) else 1
-    axes = _axes(examples, batch_axes, default)
+    arguments = arguments_of(module, example_inputs)
+    axes = arguments.axes(batch_axes, 0 if getattr(module, "batch_first", True) else 1)
     state = _state(module)
 
-    def call(arguments: list[Tensor]) -> Any:
+    def call(tensors: Sequence[Tensor]) -> Any:
         with _unchanged(state, file):
-            if isinstance(example_inputs, Mapping):
-                return module(**dict(zip(example_inputs, arguments, strict=True)))
-            return module(*arguments)
+            return arguments.call(tensors)
 
-    graph = record(call, examples, axes, {name: t.array for name, t in state.items()}, file)
+    arrays = {name: tensor.array for name, tensor in state.items()}
+    graph = record(call, arguments.examples, axes, arrays, file)
     batched = next((i for i, axis in enumerate(axes) if axis is not None), 0)
-    size = f"torch.size({names[batched]}, {axes[batched]})"
-    code = Code(graph, names, size, RULES, file)
-    forward = Forward(names, code.result_type, code.lines)
+    size = f"torch.size({arguments.places[batched]}, {axes[batched]})"
+    code = Code(graph, arguments.places, size, RULES, file)
+    forward = Forward(arguments.types, code.result_type, code.lines)
     with replacing(path) as opened:
         write_script(opened, type(module).__name__, state, forward, code.constants, file)
 
@@ -124,74 +117,6 @@ def _check_module(module: object) -> None:
             f"got {type(module).__name__}: expected a module that can be called and has "
             "state_dict and named_parameters"
         )
-
-
-def _examples(
-    module: Exportable, given: Example | Sequence[Example] | Mapping[str, Example]
-) -> tuple[list[str], list[Tensor]]:
-    """The names of the arguments, and an example of each."""
-    if isinstance(given, (Tensor, np.ndarray)):
-        given = (given,)
-    if not isinstance(given, (Mapping, tuple, list)) or not given:
-        raise TypeError(
-            f"example_inputs are {given!r}: expected a Tensor or an array, several in a tuple, or "
-            "a dict of them by name"
-        )
-    values = list(given.values() if isinstance(given, Mapping) else given)
-    wrong = [
-        type(value).__name__ for value in values if not isinstance(value, (Tensor, np.ndarray))
-    ]
-    if wrong:
-        raise TypeError(f"example_inputs hold a {wrong[0]}: expected Tensors and arrays")
-    wanted = list(given) if isinstance(given, Mapping) else _parameter_names(module, len(values))
-    for place, name in enumerate(wanted):
-        # Underscores begin the names of variables.
-        if not is_plain(name) or name.startswith("_") or name in _TAKEN:
-            wanted[place] = f"input{place}"
-    return wanted, [as_tensor(value) for value in values]
-
-
-#: What names already stand for in the code.
-_TAKEN = ("self", "batch", "torch", "ops", "CONSTANTS", "annotate", "getattr", "float", "List")
-
-
-def _parameter_names(module: Exportable, count: int) -> list[str]:
-    """What the module's forward calls its arguments in order, as far as it says."""
-    signature = inspect.signature(getattr(module, "forward", module))
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [p.name for p in signature.parameters.values() if p.kind in kinds]
-    return [*names, *(f"input{place}" for place in range(len(names), count))][:count]
-
-
-def _axes(
-    examples: Sequence[Tensor], given: int | Sequence[int | None] | None, default: int
-) -> list[int | None]:
-    """The batch axis of each example."""
-    count = len(examples)
-    if given is None:
-        lengths = [x.shape[default : default + 1] for x in examples]
-        axes: list[int | None] = [
-            default if length and length == lengths[0] else None for length in lengths
-        ]
-    else:
-        axes = [given] * count if isinstance(given, int) else list(given)
-    shapes = [x.shape for x in examples]
-    wrong = len(axes) != count or any(
-        axis is not None and not -len(shape) <= axis < len(shape)
-        for axis, shape in zip(axes, shapes, strict=False)
-    )
-    if wrong:
-        raise ValueError(
-            f"batch_axes are {given}: expected an axis, or None, for each of {count} examples of "
-            f"shapes {', '.join(map(str, shapes))}"
-        )
-    sizes = {shape[a] for a, shape in zip(axes, shapes, strict=True) if a is not None}
-    if len(sizes) > 1 or 0 in sizes:
-        raise ValueError(
-            f"batch axes {axes} of examples of shapes {', '.join(map(str, shapes))}: expected one "
-            "batch size, of at least 1"
-        )
-    return axes
 
 
 def _state(module: Exportable) -> dict[str, StateTensor]:

@@ -16,7 +16,7 @@ import numpy as np
 
 import te_tensor as te
 from te_tensor import Tensor
-from te_tensor.dtypes import FLOATS, Array, DType
+from te_tensor.dtypes import FLOATS, Array
 from te_tensor.operation import Operation
 
 from .errors import FormatError
@@ -31,7 +31,7 @@ _FACTORS = (1.0, 0.9375, 0.875)
 
 @dataclass(frozen=True)
 class Input:
-    """An argument of the forward."""
+    """A tensor among the arguments of the forward."""
 
     index: int
 
@@ -79,8 +79,6 @@ class Graph:
     steps: list[Step]
     #: What forward returned, with sources in the place of tensors.
     result: Any
-    #: The dtypes of the arguments.
-    input_dtypes: tuple[DType, ...]
     #: The batch size of each run; all the same where no argument has a batch axis.
     sizes: tuple[int, ...]
 
@@ -103,7 +101,7 @@ def vary(example: Tensor, axis: int | None, run: int) -> Tensor:
 
 
 def record(
-    call: Callable[[list[Tensor]], Any],
+    call: Callable[[Sequence[Tensor]], Any],
     examples: Sequence[Tensor],
     axes: Sequence[int | None],
     state: dict[str, Array],
@@ -112,8 +110,8 @@ def record(
     """Run a forward at several batch sizes, and find what holds for all.
 
     Args:
-        call: the forward, of the arguments.
-        examples: an example of each argument.
+        call: the forward, of the tensors among its arguments.
+        examples: an example of each.
         axes: their batch axes, None for those that have none.
         state: parameters and buffers by name.
         path: the file's name, for errors.
@@ -226,7 +224,7 @@ def _merged(runs: list[_Run], sizes: tuple[int, ...], path: str) -> Graph:
         outputs = tuple(r.made[id(op)] for r, op in zip(runs, operations, strict=True))
         steps.append(Step(operations, sources, outputs))
     result = _result([run.result for run in runs], together, sizes, path)
-    return Graph(steps, result, tuple(x.dtype for x in first.arguments), sizes)
+    return Graph(steps, result, sizes)
 
 
 def _different(what: str, sizes: tuple[int, ...]) -> str:

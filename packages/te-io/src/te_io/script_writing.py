@@ -47,7 +47,8 @@ class StateTensor:
 class Forward:
     """The method `forward` of the root module, as code."""
 
-    arguments: Sequence[str]
+    #: The types of the arguments, by name.
+    arguments: Mapping[str, str]
     result_type: str
     #: The lines of its body.
     body: Sequence[str]
@@ -199,7 +200,7 @@ def _code(root: _Node, forward: Forward) -> str:
                 f"  {plain if is_plain(name) else f'__annotations__[{quoted(name)}] = {kind}'}"
             )
         if node is root:
-            arguments = "".join(f", {name}: Tensor" for name in forward.arguments)
+            arguments = "".join(f", {name}: {kind}" for name, kind in forward.arguments.items())
             owner = f"self: __torch__.{node.class_name}"
             lines.append(f"  def forward({owner}{arguments}) -> {forward.result_type}:")
             lines += [f"    {line}" for line in forward.body]
