@@ -126,6 +126,40 @@ def test_face_detectors_beside_pytorch(kind):
         np.testing.assert_allclose(one.numpy(), other, atol=1e-5)
 
 
+@needs_torch
+@pytest.mark.skipif(SILERO is None, reason="silero-vad isn't installed")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_silero_vad_exported(tmp_path):
+    import torch
+
+    state = te.zeros(1, 128), te.zeros(1, 128)
+    chunks = list(models.chunks(models.speech()))
+    te_io.export_torchscript(voice_activity(), (chunks[0], state), tmp_path / "voice.pt")
+    archive = torch.jit.load(tmp_path / "voice.pt")
+    found, state = [], (torch.zeros(1, 128), torch.zeros(1, 128))
+    for chunk in chunks:
+        with torch.no_grad():
+            probability, state = archive(torch.from_numpy(chunk.copy()), state)
+        found.append(probability.item())
+    np.testing.assert_allclose(found, stored("silero_vad"), atol=1e-5)
+
+
+@needs_torch
+@pytest.mark.parametrize("kind", sorted(models.FACES))
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_face_detectors_exported(kind, tmp_path):
+    if face_file(kind) is None:
+        pytest.skip("facenet-pytorch isn't installed")
+    import torch
+
+    images = models.faces(kind)
+    te_io.export_torchscript(face_network(kind), images[:1], tmp_path / "face.pt")
+    with torch.no_grad():
+        found = torch.jit.load(tmp_path / "face.pt")(torch.from_numpy(images))
+    for one, other in zip(found, stored(kind), strict=True):
+        np.testing.assert_allclose(one.numpy(), other, atol=1e-5)
+
+
 if __name__ == "__main__":
     results = {"silero_vad": of_torch_silero()}
     results |= {kind: of_torch_face(kind) for kind in sorted(models.FACES)}

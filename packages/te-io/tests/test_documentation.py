@@ -11,7 +11,11 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.mark.parametrize(
-    "module", ["errors", "state_dict", "safetensors", "pickle_values", "torch_archive"]
+    "module",
+    [
+        *("errors", "state_dict", "safetensors", "pickle_values", "torch_archive"),
+        *("script_writing", "script_trace", "script_code", "script_export"),
+    ],
 )
 def test_docstring_examples(module):
     results = doctest.testmod(importlib.import_module(f"te_io.{module}"))

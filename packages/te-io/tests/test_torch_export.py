@@ -6,7 +6,7 @@ import torch
 
 import te_tensor as te
 from te_io import export_torchscript
-from te_io.script_rules import RULES
+from te_io.script_rules import RULES, rule
 from te_tensor.operation import REGISTRY
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -125,6 +125,26 @@ def test_lengths_follow_the_batch(function, path):
     draw = te.Generator(0)
     others = [(te.randn(size, 3, 4, generator=draw),) for size in (1, 2, 7)]
     check(path, function, (te.randn(4, 3, 4, generator=draw),), others)
+
+
+class Swish(te.Operation):
+    """x·sigmoid(beta·x), from outside."""
+
+    def __init__(self, beta):
+        self.beta = beta
+
+    def forward(self, x):
+        return x / (1 + np.exp(-self.beta * x))
+
+
+def test_rules_of_ones_own(path, monkeypatch):
+    def swish(call):
+        x, beta = call.inputs[0], call.attribute("beta")
+        return f"torch.mul({x}, torch.sigmoid(torch.mul({x}, {beta})))"
+
+    monkeypatch.setitem(RULES, Swish, None)  # so that it goes again
+    assert rule(Swish)(swish) is RULES[Swish]
+    check(path, lambda x: te.Tensor.apply(Swish(2), x), [te.randn(3)], [[te.randn(5)]])
 
 
 def test_batch_of_one_as_example(path):

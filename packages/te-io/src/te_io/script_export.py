@@ -45,10 +45,13 @@ def export_torchscript(
 
     The forward runs at batch sizes 2, 3 and 5 and is recorded with `te_tensor.trace()`. Its inputs
     are made of the examples: their rows in another order, floats a little smaller each time. What
-    grows with the batch follows `x.size(0)`; all other lengths stay those of the examples, and
-    where Python branches on values it stays on the branch that all runs took. Parameters and
-    buffers have their names in the state dict of what PyTorch loads. The module isn't changed;
-    call `eval()` on it first, since what only training does can't be exported.
+    grows with the batch follows `x.size(0)`; all other lengths stay those of the examples.
+    Parameters and buffers have their names in the state dict of what PyTorch loads. The module
+    isn't changed; call `eval()` on it first, since what only training does can't be exported.
+
+    Only operations are recorded. What else is made of values, by NumPy, comparisons or argmax, is
+    a constant of the archive, and branches are those that were taken; it is refused where the runs
+    differ in it, so give examples in which they do.
 
     The archive doesn't check its inputs as te_tensor does: negative distances of an attention,
     for one, don't raise.
