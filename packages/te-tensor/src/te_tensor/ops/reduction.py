@@ -108,7 +108,8 @@ class _Extreme(_Reduction, abstract=True):
         out = np.empty([1 if a in self.axes else n for a, n in enumerate(x.shape)], x.dtype)
 
         def block(x: Array, out: Array) -> None:
-            self._reduce.reduce(x, axis=self.axes, keepdims=True, out=out)
+            # Not with out=: before NumPy 2.2 that went wrong on negative strides.
+            out[...] = self._reduce.reduce(x, axis=self.axes, keepdims=True)
 
         if 0 in self.axes or not x.ndim:
             block(x, out)
