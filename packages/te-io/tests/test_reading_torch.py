@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import zipfile
 from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 
@@ -68,6 +69,22 @@ def test_a_nested_state_dict():
         assert name == "linear.weight"
         same(state[name], WEIGHT)
     assert list(load_torch_state_dict(asset("nested"), "model.linear")) == ["weight"]
+
+
+def test_an_archive_with_numbers_of_64_bits(monkeypatch):
+    """What is larger than 4 GiB, or has more than 65,535 members, is written so."""
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 16)
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 2)
+    content = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(asset("state_dict"))) as old,
+        zipfile.ZipFile(content, "w") as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    assert b"PK\6\6" in content.getvalue()  # the end of a directory in 64 bits
+    assert b"\xff\xff\xff\xff" in content.getvalue()  # an entry whose numbers are elsewhere
+    same_linear(load_torch(content.getvalue()))
 
 
 def test_a_list_of_pairs():
