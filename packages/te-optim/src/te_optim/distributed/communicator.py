@@ -104,7 +104,7 @@ class Communicator:
         def begin(group: Any, mpi: Any) -> Any:
             return group.Iallreduce(mpi.IN_PLACE, array, getattr(mpi, OPS[op]))
 
-        return self._begin(f"allreduce {op} of {describe(array)}", begin)
+        return self._begin(f"allreduce {op} of {describe(array)}", begin, array)
 
     def reduce_scatter(self, array: npt.ArrayLike, op: str = "sum") -> Array:
         """This rank's part of the sum, maximum or minimum over ranks.
@@ -138,7 +138,7 @@ class Communicator:
 
         name = f"reduce_scatter {op} of {describe(given)}"
         self.agree(name)
-        self._begin(name, begin).wait()
+        self._begin(name, begin, whole, part).wait()
         return part.astype(given.dtype, copy=False)
 
     def allgather(self, array: npt.ArrayLike) -> Array:
@@ -177,7 +177,7 @@ class Communicator:
         def begin(group: Any, mpi: Any) -> Any:
             return group.Iallgather(mpi.IN_PLACE, flat)
 
-        return self._begin(f"allgather of {describe(array)}", begin)
+        return self._begin(f"allgather of {describe(array)}", begin, array)
 
     def ialltoall(self, array: Array) -> tuple[Array, Call]:
         """Begin to bring the r-th part of each rank's array to rank r; `iallreduce` as above.
@@ -194,7 +194,8 @@ class Communicator:
         def begin(group: Any, _: Any) -> Any:
             return group.Ialltoall(sent, filled)
 
-        return received, self._begin(f"alltoall of {describe(array)}", begin)
+        name = f"alltoall of {describe(array)}"
+        return received, self._begin(name, begin, array, received)
 
     def broadcast(self, array: npt.ArrayLike, root: int = 0) -> Array:
         """One rank's array, on every rank.
@@ -316,15 +317,15 @@ class Communicator:
         def begin(group: Any, mpi: Any) -> Any:
             return group.Iallreduce(mpi.IN_PLACE, bounds, mpi.MAX)
 
-        self._begin(call, begin).wait()
+        self._begin(call, begin, bounds).wait()
         if bounds[0] != -bounds[1]:
             calls = [data.decode() for data in self._exchange(call.encode())]
             listed = "; ".join(f"rank {rank}: {what}" for rank, what in enumerate(calls))
             raise ValueError(f"ranks make different calls: {listed}")
 
-    def _begin(self, name: str, begin: Callable[[Any, Any], Any]) -> Call:
+    def _begin(self, name: str, begin: Callable[[Any, Any], Any], *arrays: Array) -> Call:
         request = None if self._group is None else begin(self._group, load_mpi())
-        return Call(request, name, f"rank {self.rank} of {self.size}", self.timeout)
+        return Call(request, name, f"rank {self.rank} of {self.size}", self.timeout, *arrays)
 
     def _exchange(self, data: bytes) -> list[bytes]:
         lengths = np.full(self.size, len(data))
@@ -336,7 +337,7 @@ class Communicator:
 
     def _broadcast(self, array: Array, root: int, name: str) -> None:
         flat = array.reshape(-1).view(np.uint8)
-        self._begin(name, lambda group, _: group.Ibcast(flat, root)).wait()
+        self._begin(name, lambda group, _: group.Ibcast(flat, root), array).wait()
 
 
 def on_machines(group: Any, timeout: float) -> Communicator:

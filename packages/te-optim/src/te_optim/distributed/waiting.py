@@ -17,8 +17,9 @@ _PAUSE = 5e-4
 #: Lets another process have this processor: more ranks than processors would else spin in turn.
 give_way: Callable[[], None] = getattr(os, "sched_yield", partial(sleep, 0))
 
-#: What a wait that was given up had begun. MPI may still write to its memory, which must stay.
-_abandoned: list[Any] = []
+#: The arrays of calls that aren't done. MPI, which doesn't hold them itself, writes to them even
+#: when whoever made the call has given up and gone.
+_under_way: dict[int, tuple[Any, ...]] = {}
 
 
 class Pending(Protocol):
@@ -65,13 +66,18 @@ class Call:
         name: what the call is, for errors.
         rank: who waits, for errors.
         timeout: seconds that a wait may take.
+        arrays: what MPI reads and writes until the call is done.
     """
 
-    def __init__(self, request: Any | None, name: str, rank: str, timeout: float) -> None:
+    def __init__(
+        self, request: Any | None, name: str, rank: str, timeout: float, *arrays: Any
+    ) -> None:
         self._request = request
         self._name = name
         self._rank = rank
         self._timeout = timeout
+        if request is not None:
+            _under_way[id(request)] = (request, *arrays)
 
     def test(self) -> bool:
         """Whether the call is done; asking moves it on."""
@@ -82,6 +88,7 @@ class Call:
             except Exception as error:
                 error.add_note(f"{self._rank} was in {self._name}")
                 raise
+            del _under_way[id(self._request)]
             self._request = None
         return True
 
@@ -91,13 +98,9 @@ class Call:
         Raises:
             TimeoutError: not all ranks came to it in time.
         """
-        try:
-            poll(
-                self.test,
-                self._timeout,
-                f"{self._rank} waited {self._timeout:g} s in {self._name}: not all ranks came to "
-                "it. One has ended, hangs, or takes another number of steps",
-            )
-        except BaseException:
-            _abandoned.append(self._request)
-            raise
+        poll(
+            self.test,
+            self._timeout,
+            f"{self._rank} waited {self._timeout:g} s in {self._name}: not all ranks came to it. "
+            "One has ended, hangs, or takes another number of steps",
+        )
