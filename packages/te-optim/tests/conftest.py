@@ -1,13 +1,21 @@
-"""What compares with PyTorch is collected where PyTorch is installed; small work is cut up too."""
+"""What needs PyTorch or MPI is collected where it is installed; small work is cut up too."""
 
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 import te_tensor as te
 
 collect_ignore = [] if find_spec("torch") else ["test_torch.py", "test_torch_schedules.py"]
+if not find_spec("mpi4py") or not shutil.which(
+    "mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+):
+    collect_ignore.append("test_mpi.py")
 
 #: Sizes from which work is gathered, cut and spread, small enough for tests to reach them.
 CUT = {

@@ -1,5 +1,8 @@
 """Collective calls: values on every rank, and bad input, which is refused on all of them."""
 
+import gc
+import weakref
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -113,3 +116,25 @@ def test_a_wait_has_a_deadline(comm):
         with pytest.raises(TimeoutError, match=r"rank 0 of \d waited 0.2 s in barrier"):
             group.barrier()
     comm.barrier()
+
+
+def test_arrays_stay_while_mpi_writes_to_them(comm):
+    class Array(np.ndarray):
+        """One that can be referred to weakly."""
+
+    array = np.zeros(100_000).view(Array)
+    gone = weakref.ref(array)
+    group = comm.duplicate()
+    if comm.rank == 0:
+        call = group.iallreduce(array)
+        del array
+        gc.collect()
+        assert (gone() is None) == (comm.size == 1)
+        comm.barrier()
+    else:
+        comm.barrier()
+        call = group.iallreduce(array)
+        del array
+    call.wait()
+    gc.collect()
+    assert gone() is None

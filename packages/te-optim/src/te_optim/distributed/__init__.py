@@ -10,6 +10,7 @@ from .agreement import broadcast_optimizer_state as broadcast_optimizer_state
 from .agreement import broadcast_parameters as broadcast_parameters
 from .checkpoints import DistributedCheckpointer as DistributedCheckpointer
 from .communicator import Communicator as Communicator
+from .communicator import DifferentCallsError as DifferentCallsError
 from .launch import init as init
 from .launch import world as world
 from .optimizer import DistributedOptimizer as DistributedOptimizer

@@ -11,7 +11,7 @@ import numpy as np
 import te_tensor as te
 
 from ..checks import check_count, check_switch
-from .communicator import Communicator
+from .communicator import Communicator, DifferentCallsError
 from .launch import world
 
 #: The name under which a checkpoint holds the ranks' random states.
@@ -123,6 +123,7 @@ class DistributedCheckpointer:
             ValueError: step is no whole number of at least 0.
             RuntimeError: another rank couldn't save, for the reason that is given. On that rank
                 it is the error itself.
+            DifferentCallsError: another rank couldn't say what its state is.
             TimeoutError: not all ranks came in time.
         """
         check_count("step", step, 0)
@@ -134,6 +135,8 @@ class DistributedCheckpointer:
             else:
                 for thing in self._checkpointer.objects.values():
                     thing.state_dict()  # ranks may have to put it together
+        except DifferentCallsError:
+            raise
         except Exception as error:
             problem = error
         self._hold_fine(f"save step {step}", problem)
@@ -183,7 +186,7 @@ class DistributedCheckpointer:
         reports: list[bytes] = []
         try:
             reports = self._comm.allgather_bytes(own.encode(), f"outcomes of {what}")
-        except ValueError:
+        except DifferentCallsError:
             if problem is None:  # with one, others may still be putting states together
                 raise
         if problem is not None:

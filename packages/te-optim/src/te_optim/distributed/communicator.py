@@ -19,6 +19,10 @@ from .waiting import Call
 OPS = {"sum": "SUM", "max": "MAX", "min": "MIN"}
 
 
+class DifferentCallsError(ValueError):
+    """Ranks that must make the same call make different ones; raised on all of them."""
+
+
 class Communicator:
     """A group of ranks; `init` makes the one of all ranks.
 
@@ -282,9 +286,17 @@ class Communicator:
         return on_machines(self._group.Split(color, key), self.timeout)
 
     def duplicate(self) -> Communicator:
-        """The same ranks again, whose calls are in an order of their own."""
+        """The same ranks again, whose calls are in an order of their own.
+
+        Raises:
+            ValueError: ranks disagree about the call.
+            TimeoutError: not all ranks came in time.
+        """
         self.agree("duplicate")
-        group = None if self._group is None else self._group.Dup()
+        if self._group is None:
+            return Communicator(None, self.timeout)
+        group, request = self._group.Idup()  # Dup would spin while it waits
+        self._begin("duplicate", lambda *_: request).wait()
         return Communicator(group, self.timeout, self.local_rank)
 
     # -- what these stand on --------------------------------------------------------------
@@ -306,7 +318,7 @@ class Communicator:
             call: all that must be the same on every rank, in words.
 
         Raises:
-            ValueError: ranks differ; the error says who is where.
+            DifferentCallsError: ranks differ; the error says who is where.
             TimeoutError: not all ranks came in time.
         """
         if self._group is None:
@@ -321,7 +333,7 @@ class Communicator:
         if bounds[0] != -bounds[1]:
             calls = [data.decode() for data in self._exchange(call.encode())]
             listed = "; ".join(f"rank {rank}: {what}" for rank, what in enumerate(calls))
-            raise ValueError(f"ranks make different calls: {listed}")
+            raise DifferentCallsError(f"ranks make different calls: {listed}")
 
     def _begin(self, name: str, begin: Callable[[Any, Any], Any], *arrays: Array) -> Call:
         request = None if self._group is None else begin(self._group, load_mpi())

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from time import sleep
 from types import TracebackType
 from typing import Any
 
 from ..checks import check_number
 from .communicator import Communicator, on_machines
 from .library import load_mpi_if_any
+
+#: Seconds for the launcher to pass on what a rank printed last: it may drop that when a job ends.
+_TELLING = 0.5
 
 _world: Communicator | None = None
 
@@ -82,6 +86,7 @@ def _abort_on_exception(mpi: Any) -> None:
             file=sys.stderr,
             flush=True,
         )
+        sleep(_TELLING)
         everyone.Abort(1)
 
     sys.excepthook = end

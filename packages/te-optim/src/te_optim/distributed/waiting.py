@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 #: Seconds of polling without a pause. MPI moves a large message on only while it is asked about
 #: it, so that pauses would slow it down; giving way to others costs nothing where nobody waits.
-_EAGER = 0.05
+_EAGER = 0.02
 #: Seconds of a pause, once the wait is a long one.
-_PAUSE = 5e-4
+_PAUSE = 2e-4
 
 #: Lets another process have this processor: more ranks than processors would else spin in turn.
 give_way: Callable[[], None] = getattr(os, "sched_yield", partial(sleep, 0))
