@@ -134,7 +134,6 @@ def predict(model: MoleculeModel, molecules: Molecules, scale: float) -> NDArray
 
 def train(task: Task, bias: str, arguments: argparse.Namespace, interrupt: Interrupt) -> Run:
     te.manual_seed(arguments.seed)
-    rng = np.random.default_rng(arguments.seed)
     model = MoleculeModel(task.train.counts.shape[1], bias)
     run = Run(bias, model, model.slopes())
     optimizer = AdamW(lr=arguments.lr, parameters=model.parameters())
@@ -160,7 +159,7 @@ def train(task: Task, bias: str, arguments: argparse.Namespace, interrupt: Inter
     begin = perf_counter() - history.seconds
     with progress_bar() as bar:
         row = bar.add_task(bias, total=steps, completed=len(history.losses), loss="")
-        for step, chosen in enumerate(batches(rng, count, arguments)):
+        for step, chosen in enumerate(batches(count, arguments)):
             if step < len(history.losses):
                 continue  # done before the interrupt
             if interrupt.pressed or step == arguments.stop_at:
@@ -186,26 +185,28 @@ def progress_of(bias: str, arguments: argparse.Namespace) -> Path:
     return Path(arguments.output, f"molecules-{bias}.progress")
 
 
-def batches(
-    rng: np.random.Generator, count: int, arguments: argparse.Namespace
-) -> Iterator[NDArray[np.int64]]:
+def batches(count: int, arguments: argparse.Namespace) -> Iterator[NDArray[np.int64]]:
     """Which molecules each step learns from, drawn anew for every epoch."""
-    for _ in range(arguments.epochs):
-        order = rng.permutation(count)
+    for epoch in range(arguments.epochs):
+        order = np.random.default_rng((arguments.seed, epoch)).permutation(count)
         for start in range(0, count, arguments.batch):
             yield order[start : start + arguments.batch]
 
 
 def stop(path: Path, done: int, steps: int) -> NoReturn:
     """End the program and say how to go on."""
+    say_how_to_go_on(path, done, steps, ["python"])
+    sys.exit(130)
+
+
+def say_how_to_go_on(path: Path, done: int, steps: int, launcher: list[str]) -> None:
     given = [word for word in sys.argv if word != "--resume"]
     if "--stop-at" in given:
         place = given.index("--stop-at")
         del given[place : place + 2]
-    command = shlex.join(["python", *given, "--resume"])
+    command = shlex.join([*launcher, *given, "--resume"])
     console.print(f"Stopped after step {done} of {steps}, and saved {path}.", soft_wrap=True)
     console.print(f"Go on with: {command}", soft_wrap=True, highlight=False)
-    sys.exit(130)
 
 
 def progress_bar() -> Bar:
@@ -294,15 +295,8 @@ def report(task: Task, run: Run, folder: Path) -> None:
     save_and_reload(task, run, folder / f"molecules-{run.bias}.safetensors")
 
 
-def main() -> None:
-    arguments = parse_arguments()
-    biases = BIASES if arguments.bias == "all" else (arguments.bias,)
-    if arguments.resume and not any(progress_of(bias, arguments).exists() for bias in biases):
-        fail(f"--resume: there is nothing to go on with in {arguments.output}")
-    interrupt = Interrupt()
-    interrupt.listen()
-    if arguments.threads:
-        te.set_num_threads(arguments.threads)
+def read_task(arguments: argparse.Namespace) -> Task:
+    """Read the molecules, part them, and say how many there are and what computes."""
     rng = np.random.default_rng(arguments.seed)
     with console.status("Reading molecules"):
         if arguments.data == "qm9":
@@ -316,6 +310,19 @@ def main() -> None:
         f"{len(task.train)} molecules to learn from, {test} to test on; {info['library']} "
         f"{info['version']} ({info['kernel']}), {info['threads']} threads"
     )
+    return task
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    biases = BIASES if arguments.bias == "all" else (arguments.bias,)
+    if arguments.resume and not any(progress_of(bias, arguments).exists() for bias in biases):
+        fail(f"--resume: there is nothing to go on with in {arguments.output}")
+    interrupt = Interrupt()
+    interrupt.listen()
+    if arguments.threads:
+        te.set_num_threads(arguments.threads)
+    task = read_task(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
     runs = [train(task, bias, arguments, interrupt) for bias in biases]
     console.print(error_table(task, runs))
