@@ -127,6 +127,15 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def mpi(session: nox.Session) -> None:
+    """Jobs of one to four ranks, and what becomes of those in which one fails."""
+    session.install(*editable(), "-e", "packages/te-optim[mpi]", *group("mpi"))
+    session.install(*group("test"), *group("examples"))
+    install_data(session)
+    session.run("pytest", "packages/te-optim/tests/test_mpi.py", "tests/test_mpi.py", *session.posargs)
+
+
+@nox.session(default=False)
 def wheels(session: nox.Session) -> None:
     """Each package's sdist, and the wheel built from that sdist, into dist/."""
     session.install(*group("build"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import count
@@ -258,8 +259,11 @@ class Optimizer:
         Returns:
             "optimizer": the kind; "groups": the settings of each group with the positions of its
             parameters; "state": for each parameter, in order, a dict of Tensors and "step", or {}
-            where there is nothing to keep.
+            where there is nothing to keep. Where a loaded state still waits for its parameters,
+            that state.
         """
+        if self._waiting is not None:
+            return copy.deepcopy(dict(self._waiting))
         positions = iter(range(len(self._tensors)))
         groups = [
             {**_settings_of(group), KEY: [next(positions) for _ in group[KEY]]}
@@ -279,16 +283,16 @@ class Optimizer:
 
         Args:
             state: the state. Where parameters are given with each call, it is taken over, and
-                checked, when they first are.
+                checked against them, when they first are.
 
         Raises:
             ValueError: it is of another kind of optimizer or of other parameters; nothing was
                 changed.
         """
-        if not self.groups:
-            self._waiting = state
-            return
         groups, entries = self._parts_of(state)
+        if not self.groups:
+            self._waiting = copy.deepcopy(dict(state))
+            return
         layout = [len(group[KEY]) for group in self.groups]
         given = [len(group[KEY]) for group in groups]
         if layout != given:
