@@ -132,7 +132,9 @@ def mpi(session: nox.Session) -> None:
     session.install(*editable(), "-e", "packages/te-optim[mpi]", *group("mpi"))
     session.install(*group("test"), *group("examples"))
     install_data(session)
-    session.run("pytest", "packages/te-optim/tests/test_mpi.py", "tests/test_mpi.py", *session.posargs)
+    session.run(
+        "pytest", "packages/te-optim/tests/test_mpi.py", "tests/test_mpi.py", *session.posargs
+    )
 
 
 @nox.session(default=False)
@@ -179,7 +181,8 @@ def minimums(session: nox.Session) -> None:
 @nox.session(default=False, python=OLDEST)  # the one that PyTorch is installed for
 def bench(session: nox.Session) -> None:
     """Benchmarks beside the peers; arguments after `--` go to the runner."""
-    session.install(*editable(), *group("bench"), *group("test"), *TORCH)
+    session.install(*editable(), "-e", "packages/te-optim[mpi]", *group("mpi"))
+    session.install(*group("bench"), *group("test"), *TORCH)
     # A kernel forced from outside would measure another library than the one that users get.
     native = {"OPENBLAS_CORETYPE": None, "OPENBLAS_L2_SIZE": None}
     session.run("python", "-m", "benchmarks", *session.posargs, env=native)

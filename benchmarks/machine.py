@@ -6,6 +6,8 @@ import importlib.util
 import os
 import platform
 import re
+import shutil
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ FORCING = (
 )
 #: Modules that a contestant needs; others need only what this project itself depends on.
 NEEDS = {
+    "2 ranks": ("mpi4py",),
     "torch": ("torch",),
     "torch fused": ("torch",),
     "torch mapped": ("torch",),
@@ -33,9 +36,11 @@ NEEDS = {
     "safetensors.numpy": ("safetensors",),
     "safetensors.torch": ("safetensors", "torch"),
 }
+#: Programs that a contestant needs.
+PROGRAMS = {"2 ranks": ("mpiexec",)}
 DISTRIBUTIONS = (
     *("te-tensor", "te-nn", "te-io", "te-optim", "numpy", "scipy-openblas32", "safetensors"),
-    *("torch", "jax", "jaxlib", "onnx", "onnxruntime"),
+    *("torch", "jax", "jaxlib", "onnx", "onnxruntime", "mpi4py", "mpich"),
 )
 
 
@@ -54,12 +59,17 @@ def clean_environment() -> list[str]:
     return [name for name in FORCING if os.environ.pop(name, None) is not None]
 
 
+def program(name: str) -> str | None:
+    """The path of a program, one beside this Python first."""
+    return shutil.which(name, path=Path(sys.executable).parent) or shutil.which(name)
+
+
 def missing(contestant: str) -> str | None:
-    """A module that the contestant needs and that isn't installed."""
+    """A module or program that the contestant needs and that isn't installed."""
     for module in NEEDS.get(contestant, ()):
         if importlib.util.find_spec(module) is None:
             return module
-    return None
+    return next((name for name in PROGRAMS.get(contestant, ()) if program(name) is None), None)
 
 
 def processor() -> str:

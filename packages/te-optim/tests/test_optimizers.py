@@ -46,6 +46,22 @@ def test_both_calling_styles_agree(kind):
 
 
 @pytest.mark.parametrize("kind", MAKE)
+def test_a_loaded_state_that_waits_for_its_parameters_can_be_saved(kind):
+    through = leaves([1.0, 2.0], [[3.0]])
+    optimizer = MAKE[kind](parameters=through)
+    train(optimizer, through, 3, seed=1)
+    waiting, again = MAKE[kind](), MAKE[kind]()
+    waiting.load_state_dict(optimizer.state_dict())
+    again.load_state_dict(waiting.state_dict())
+    fresh = leaves(*(tensor.numpy().copy() for tensor in through))
+    expected = train(optimizer, through, 2, seed=2)
+    found = train(again, fresh, 2, each_call=True, seed=2)
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+    with pytest.raises(ValueError, match="expected the keys optimizer, groups and state"):
+        waiting.load_state_dict({})
+
+
+@pytest.mark.parametrize("kind", MAKE)
 def test_resuming_gives_the_same_bits(kind):
     through = leaves([1.0, 2.0], [[3.0]])
     optimizer = MAKE[kind](parameters=through)

@@ -35,8 +35,8 @@ from ._kernels import keep_factors
 FunctionLike: TypeAlias = str | DistanceFunction
 #: Elements of a block of scores: two such blocks a thread are all that is held.
 _BLOCK = 2 * parallel.BLOCK
-#: Multiply-adds from which the work is spread over threads. In smaller heads calls are so short that
-#: threads mostly wait for the GIL.
+#: Multiply-adds from which the work is spread over threads. Below, calls are so short that threads
+#: mostly wait for the GIL.
 _PARALLEL_FROM = 1 << 25
 #: The exponential of a score goes no higher than e to this power, so that sums of many of them,
 #: times values, stay finite.
