@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import log, prod
 from typing import Any
 
 import numpy as np
+from numpy.lib import introspect
 
 from .. import memory, parallel
 from ..blas import gemm
@@ -19,6 +20,20 @@ _SMALL_SUM = 1 << 13
 _BITS = {size: np.dtype(f"i{size}") for size in (1, 2, 4, 8)}
 #: Elements from which `select` works on bits: below, more calls cost more than branches.
 _BITS_FROM = 1 << 12
+
+
+def _quick_exponential() -> tuple[np.ufunc, float]:
+    """NumPy's quicker one of exp and exp2 for float32, and the exponent with which it gives e.
+
+    On processors with AVX-512, exp2 takes half the time of exp; on others it has no loop that
+    takes several elements at once, and three times as long.
+    """
+    loops = introspect.opt_func_info(func_name="^exp2$")
+    current = loops.get("exp2", {}).get("ff", {}).get("current", "baseline")
+    return (np.exp, 1.0) if current.startswith("baseline") else (np.exp2, 1 / log(2))
+
+
+EXPONENTIAL, EXPONENT_OF_E = _quick_exponential()
 
 
 def bits_of(array: Array) -> Array:

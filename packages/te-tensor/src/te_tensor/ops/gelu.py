@@ -10,7 +10,7 @@ import numpy as np
 from .. import memory, parallel
 from ..dtypes import Array, float64
 from ..operation import Gradients, Operation, Sample
-from ._kernels import bits_of
+from ._kernels import EXPONENT_OF_E, EXPONENTIAL, bits_of
 
 _erfc_exact = np.frompyfunc(math.erfc, 1, 1)
 
@@ -23,8 +23,8 @@ _SCALE = (_ERFC_A[4] / 2) ** 0.2
 _TAIL_SHIFT = math.sqrt(2) / _ERFC_P
 _TAIL_SCALE = _SCALE * _TAIL_SHIFT
 _TAIL = tuple(a / 2 / _SCALE**power for power, a in enumerate(_ERFC_A[:4], start=1))
-#: e^(-a²/2) as a power of 2, which NumPy has in half the time.
-_HALF_SQUARE = -0.5 / math.log(2)
+#: e^(-a²/2) is EXPONENTIAL of a² times this.
+_HALF_SQUARE = -0.5 * EXPONENT_OF_E
 #: From here on both forms are x or 0 to the last bit; limited to it, nothing turns to inf - inf.
 _FAR = 40.0
 
@@ -58,7 +58,7 @@ def _gelu_erf(out: Array, slope: Array | None, x: Array) -> None:
     np.clip(a, 0, _FAR, out=a)
     np.multiply(a, a, out=density)
     np.multiply(density, scalar(_HALF_SQUARE), out=density)
-    np.exp2(density, out=density)
+    EXPONENTIAL(density, out=density)
     _normal_tail(tail, t, a, density)
     if slope is not None:
         # 1/2 - w is at least 0 up to rounding: with the sign of x, plus 1/2, it is both sides
