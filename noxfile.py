@@ -23,6 +23,9 @@ OLDEST = PYTHONS[0]
 # not collected on the others.
 TORCH = ("torch==2.13.0",) if sys.version_info[:2] == (3, 11) else ()
 
+# A kernel forced from outside would measure another library than the one that users get.
+NATIVE = {"OPENBLAS_CORETYPE": None, "OPENBLAS_L2_SIZE": None}
+
 
 def group(name: str, package: str | None = None) -> list[str]:
     """Requirements of a dependency group, of the repository or of one package."""
@@ -93,9 +96,9 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy, strict, over the four packages' src."""
-    session.install(*group("types"), *map(str, dependencies()))
-    session.run("mypy", *(f"packages/{package}/src" for package in PACKAGES))
+    """Mypy, strict, over the four packages' src and the benchmarks."""
+    session.install(*group("types"), *group("test"), *map(str, dependencies()))
+    session.run("mypy", *(f"packages/{package}/src" for package in PACKAGES), "benchmarks")
 
 
 @nox.session
@@ -183,9 +186,14 @@ def bench(session: nox.Session) -> None:
     """Benchmarks beside the peers; arguments after `--` go to the runner."""
     session.install(*editable(), "-e", "packages/te-optim[mpi]", *group("mpi"))
     session.install(*group("bench"), *group("test"), *TORCH)
-    # A kernel forced from outside would measure another library than the one that users get.
-    native = {"OPENBLAS_CORETYPE": None, "OPENBLAS_L2_SIZE": None}
-    session.run("python", "-m", "benchmarks", *session.posargs, env=native)
+    session.run("python", "-m", "benchmarks", *session.posargs, env=NATIVE)
+
+
+@nox.session(default=False, python=OLDEST)
+def curves(session: nox.Session) -> None:
+    """Times over growing sizes, with pictures; `-- --quick` in under two minutes."""
+    session.install(*editable(), *group("curves"), *TORCH)
+    session.run("python", "-m", "benchmarks", "curves", *session.posargs, env=NATIVE)
 
 
 @nox.session(default=False)

@@ -24,7 +24,7 @@ FORCING = (
     "TE_BLAS",
     "XLA_FLAGS",
 )
-#: Modules that a contestant needs; others need only what this project itself depends on.
+#: Modules that a contestant or a picture needs; others need only what this project itself does.
 NEEDS = {
     "2 ranks": ("mpi4py",),
     "torch": ("torch",),
@@ -33,6 +33,7 @@ NEEDS = {
     "jax": ("jax",),
     "onnxruntime": ("onnx", "onnxruntime"),
     "openblas": ("scipy_openblas32",),
+    "pictures": ("matplotlib",),
     "safetensors.numpy": ("safetensors",),
     "safetensors.torch": ("safetensors", "torch"),
 }
@@ -49,6 +50,18 @@ def cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpu_counts() -> list[int]:
+    """The numbers of CPUs that scaling is looked at with: one, if there is a way, and all."""
+    can_limit = hasattr(os, "sched_setaffinity") and cpus() > 1
+    return [1, cpus()] if can_limit else [cpus()]
+
+
+def limit_cpus(count: int) -> None:
+    """Have this process use so many CPUs, where the system can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
 def clean_environment() -> list[str]:

@@ -60,7 +60,7 @@ def assert_same_results(work: str, contestant: str, size: Any) -> None:
 
 @pytest.mark.parametrize("contestant", peers("attention"))
 def test_attention_and_its_gradients(contestant: str) -> None:
-    assert_same_results("attention", contestant, 300)
+    assert_same_results("attention", contestant, load("attention").Size(300, 2, 3))
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])

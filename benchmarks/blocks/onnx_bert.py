@@ -27,6 +27,11 @@ def _linear(graph: Graph, name: str, x: str, weight: Array, bias: Array) -> str:
     return graph.node("Add", [product, graph.constant(f"{name}.bias", bias)])
 
 
+def _layer(graph: Graph, named: dict[str, Array], prefix: str, name: str, x: str) -> str:
+    weight, bias = named[f"{name}.weight"], named[f"{name}.bias"]
+    return _linear(graph, f"{prefix}{name}", x, weight, bias)
+
+
 def _attention(graph: Graph, size: Size, named: dict[str, Array], prefix: str, x: str) -> str:
     head = size.d_model // size.heads
     qkv = _linear(
@@ -55,14 +60,10 @@ def model(size: Size, layers: int) -> onnx.ModelProto:
         prefix = f"{number}."
         attended = _attention(graph, size, named, prefix, x)
         x = _norm(graph, named, prefix, "norm1", graph.node("Add", [x, attended]))
-        first, second = (
-            (f"{prefix}{name}", *(named[f"{name}.{part}"] for part in ("weight", "bias")))
-            for name in ("linear1", "linear2")
+        hidden = graph.node(
+            "Gelu", [_layer(graph, named, prefix, "linear1", x)], approximate="none"
         )
-        name, *parts = first
-        hidden = graph.node("Gelu", [_linear(graph, name, x, *parts)], approximate="none")
-        name, *parts = second
-        fed = _linear(graph, name, hidden, *parts)
+        fed = _layer(graph, named, prefix, "linear2", hidden)
         x = _norm(graph, named, prefix, "norm2", graph.node("Add", [x, fed]))
     graph.nodes.append(helper.make_node("Identity", [x], ["y"]))
     shape = [size.batch, size.length, size.d_model]

@@ -1,36 +1,51 @@
-"""Attention with learnable slopes on distances, forward and backward: B=1, H=8, d=64."""
+"""Attention with learnable slopes on distances, forward and backward; heads of 64 features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from ..blocks.common import Array
 from ..machine import cpus
 
-SIZES = {"S=1024": 1024, "S=2048": 2048, "S=4096": 4096}
-HEADS, HEAD_DIM = 8, 64
+HEAD_DIM = 64
 
 
-def _inputs(length: int) -> list[Array]:
-    """q, k, v (1, H, S, d), distances (S, S) and slopes (1, H, 1, 1)."""
+class Size(NamedTuple):
+    length: int
+    batch: int = 1
+    heads: int = 8
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of q, k, v and of what attention gives: (B, H, S, d)."""
+        return self.batch, self.heads, self.length, HEAD_DIM
+
+
+SIZES = {"S=1024": Size(1024), "S=2048": Size(2048), "S=4096": Size(4096)}
+
+
+def _inputs(size: Size) -> list[Array]:
+    """q, k, v (B, H, S, d), distances (S, S) and slopes (1, H, 1, 1)."""
     rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal((1, HEADS, length, HEAD_DIM), np.float32) for _ in range(3)]
+    length, heads = size.length, size.heads
+    arrays = [rng.standard_normal(size.shape, np.float32) for _ in range(3)]
     points = rng.standard_normal((length, 3), np.float32)
     squares = (points * points).sum(axis=1)
     distance = np.sqrt(np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0))
-    slopes = 2.0 ** -np.arange(HEADS, dtype=np.float32)
-    return [*arrays, distance, slopes.reshape(1, HEADS, 1, 1)]
+    slopes = 2.0 ** -np.arange(heads, dtype=np.float32)
+    return [*arrays, distance, slopes.reshape(1, heads, 1, 1)]
 
 
-def tensor_engine(length: int) -> Callable[[], object]:
+def tensor_engine(size: Size) -> Callable[[], object]:
     """The one attention core of te-tensor."""
     import te_tensor as te
 
-    q, k, v, distance, slopes = (te.from_numpy(a) for a in _inputs(length))
+    q, k, v, distance, slopes = (te.from_numpy(a) for a in _inputs(size))
     learnt = (q, k, v, slopes)
-    upstream = te.ones(1, HEADS, length, HEAD_DIM)
+    upstream = te.ones(*size.shape)
     for tensor in learnt:
         tensor.requires_grad = True
 
@@ -44,14 +59,14 @@ def tensor_engine(length: int) -> Callable[[], object]:
     return step
 
 
-def torch(length: int) -> Callable[[], object]:
+def torch(size: Size) -> Callable[[], object]:
     """PyTorch's own attention, given the bias as the mask it takes."""
     import torch
 
     torch.set_num_threads(cpus())
-    q, k, v, distance, slopes = (torch.from_numpy(a) for a in _inputs(length))
+    q, k, v, distance, slopes = (torch.from_numpy(a) for a in _inputs(size))
     learnt = (q, k, v, slopes)
-    upstream = torch.ones(1, HEADS, length, HEAD_DIM)
+    upstream = torch.ones(*size.shape)
     phi = torch.log1p(distance)
     for tensor in learnt:
         tensor.requires_grad_()
@@ -67,17 +82,17 @@ def torch(length: int) -> Callable[[], object]:
     return step
 
 
-def jax(length: int) -> Callable[[], object]:
+def jax(size: Size) -> Callable[[], object]:
     """Attention and its gradient compiled as one program."""
     import jax
     import jax.numpy as jnp
 
     from ..blocks.jax_block import attention
 
-    *arrays, distance, slopes = _inputs(length)
+    *arrays, distance, slopes = _inputs(size)
     learnt = tuple(jnp.array(array) for array in (*arrays, slopes))
     phi = jnp.log1p(distance)
-    upstream = jnp.ones((1, HEADS, length, HEAD_DIM))
+    upstream = jnp.ones(size.shape)
 
     def both(learnt: tuple[jax.Array, ...], phi: jax.Array, upstream: jax.Array) -> object:
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array) -> jax.Array:

@@ -34,16 +34,17 @@ def _inputs() -> list[Array]:
 def tensor_engine(both: bool) -> Callable[[], object]:
     import te_tensor as te
 
-    *learnt, upstream = (te.from_numpy(a) for a in _inputs())
+    x, weight, bias, upstream = (te.from_numpy(a) for a in _inputs())
+    learnt = (x, weight, bias)
 
     def forward() -> object:
         with te.no_grad():
-            return te.conv2d(*learnt, padding=1)
+            return te.conv2d(x, weight, bias, padding=1)
 
     def step() -> object:
         for tensor in learnt:
             tensor.zero_grad()
-        result = te.conv2d(*learnt, padding=1)
+        result = te.conv2d(x, weight, bias, padding=1)
         result.backward(upstream)
         return result.detach(), *(tensor.grad for tensor in learnt)
 
