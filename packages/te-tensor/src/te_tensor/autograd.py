@@ -79,7 +79,10 @@ class _Pending:
 
 def add_to(total: Array, grad: Array) -> None:
     """Add a gradient in place, a large one in the engine's threads."""
-    parallel.elementwise(_add_block, total, grad)
+    if total.size < parallel.PARALLEL_FROM:
+        np.add(total, grad, out=total)
+    else:
+        parallel.elementwise(_add_block, total, grad)
 
 
 def _add_block(total: Array, grad: Array) -> None:
@@ -252,7 +255,7 @@ class _Walk:
         """One operation's backward, its gradients handed on to where its inputs came from."""
         # As in forward: small floats are computed with in float32, and rounded once in _fit.
         for index, grad in enumerate(incoming):
-            if grad is not None and grad.dtype in SMALL_FLOATS:
+            if grad is not None and grad.dtype is not float32 and grad.dtype in SMALL_FLOATS:
                 incoming[index] = grad.astype(float32)
         operation.check_unchanged()
         outs = None if operation.backward_into is None else self._owned_arrays(operation)
@@ -265,7 +268,9 @@ class _Walk:
                 continue
             if outs is not None and given is outs[position]:
                 continue
-            grad = _fit(operation, given, tensor._array)
+            like, grad = tensor._array, given
+            if type(grad) is not np.ndarray or grad.dtype != like.dtype or grad.shape != like.shape:
+                grad = _fit(operation, grad, like)
             if self.state.anomaly and np.isnan(grad).any():
                 raise FloatingPointError(
                     f"backward of {type(operation).__name__} made a NaN in the gradient of input "

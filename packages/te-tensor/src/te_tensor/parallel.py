@@ -26,7 +26,7 @@ from .dtypes import Array, DType
 
 #: Elements from which a chain of NumPy calls is spread over threads: below, waiting for the GIL
 #: costs more than a second core brings.
-_PARALLEL_FROM = 1 << 18
+PARALLEL_FROM = 1 << 18
 
 _region = threading.local()
 
@@ -337,7 +337,7 @@ def rowwise(function: Callable[..., None], *arrays: Array) -> None:
     are passed whole and broadcast. Small work is one call in the calling thread.
     """
     first = arrays[0]
-    if first.size < _PARALLEL_FROM:
+    if first.size < PARALLEL_FROM:
         function(*arrays)
         return
     rows = len(first)
@@ -354,7 +354,7 @@ def rowwise(function: Callable[..., None], *arrays: Array) -> None:
 
 def elementwise(function: Callable[..., None], *arrays: Array) -> None:
     """As `rowwise`, for a function to which each element is a row of its own."""
-    if arrays[0].size < _PARALLEL_FROM:
+    if arrays[0].size < PARALLEL_FROM:
         function(*arrays)
         return
     if all(a.shape == arrays[0].shape and a.flags.c_contiguous for a in arrays):
@@ -364,7 +364,10 @@ def elementwise(function: Callable[..., None], *arrays: Array) -> None:
 
 def ufunc(function: np.ufunc, *arrays: Array, dtype: DType | None = None) -> Array:
     """A NumPy ufunc of arrays of one dtype, in the engine's threads where it is worth it."""
-    if not [True for a in arrays if a.size >= _PARALLEL_FROM]:
+    for array in arrays:
+        if array.size >= PARALLEL_FROM:
+            break
+    else:
         return np.asarray(function(*arrays))
     shape = broadcast_shape(*(a.shape for a in arrays))
     out = memory.empty(shape, dtype or arrays[0].dtype)

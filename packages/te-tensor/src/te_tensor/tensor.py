@@ -141,9 +141,17 @@ class Tensor:
         state = modes.current()
         if state.part is not None:
             inputs = state.part.localize(inputs)
+        # One loop and few calls: on small tensors this method is what an operation costs.
+        arrays: list[Array] = []
+        needs: list[bool] = []
+        usual = True
         try:
-            arrays = [tensor._array for tensor in inputs]
-            needs = tuple([tensor._requires_grad for tensor in inputs])
+            for tensor in inputs:
+                array = tensor._array
+                arrays.append(array)
+                needs.append(tensor._requires_grad)
+                if array.dtype is not float32:
+                    usual = False
         except AttributeError:
             kinds = ", ".join(type(x).__name__ for x in inputs)
             raise TypeError(f"apply got inputs of types ({kinds}): expected Tensors") from None
@@ -155,9 +163,9 @@ class Tensor:
             given = getattr(operation, "__name__", type(operation).__name__)
             raise TypeError(f"apply got {given}: expected an instance of an Operation") from None
         records = state.grad and True in needs
-        operation.needs_grad = needs if records else (False,) * len(needs)
+        operation.needs_grad = tuple(needs) if records else (False,) * len(needs)
         rounding = None
-        if [True for array in arrays if array.dtype is not float32]:
+        if not usual:
             if operation.one_dtype:
                 execution.check_one_dtype(operation, arrays)
             if operation.computes and any([array.dtype in UNUSUAL for array in arrays]):
@@ -170,7 +178,8 @@ class Tensor:
         results: tuple[Any, ...] = result if several else (result,)  # type: ignore[assignment]
         if rounding is not None:
             results = tuple([execution.rounded(array, rounding) for array in results])
-        if records or state.trace:
+        recorded = records or state.trace
+        if recorded:
             operation.inputs = inputs
             operation.output_count = len(results)
             operation.part = state.part
@@ -183,7 +192,7 @@ class Tensor:
             output._grad = output._creator = output._leaf_hooks = None
             output._output_index = index
             output._requires_grad = False
-            if records or state.trace:
+            if recorded:
                 output._creator = operation
                 output._requires_grad = records and array.dtype in FLOATS
             outputs.append(output)
@@ -954,6 +963,9 @@ def _operand(value: Any, like: Tensor) -> Tensor:
 
 def pair(first: Any, second: Any, floats: bool = False) -> tuple[Tensor, Tensor]:
     """Both sides of an operator as tensors of one dtype."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        if first._array.dtype is float32 is second._array.dtype:  # the most usual
+            return first, second
     tensor = first if isinstance(first, Tensor) else second
     if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
         first, second = _operand(first, tensor), _operand(second, tensor)
