@@ -130,7 +130,10 @@ def _optional(inputs: tuple[str, ...], count: int) -> str:
 
 @rule(Linear)
 def _linear(call: Call) -> str:
-    return f"torch.linear({_optional(call.inputs, 3)})"
+    if not call.attribute("residual"):
+        return f"torch.linear({_optional(call.inputs, 3)})"
+    *inputs, residual = call.inputs
+    return f"torch.add(torch.linear({_optional(tuple(inputs), 3)}), {residual})"
 
 
 @rule(Linears)

@@ -90,6 +90,7 @@ class MultiHeadAttention(Module):
         causal: bool = False,
         distance: Any = None,
         cache: KVCache | None = None,
+        residual: Tensor | None = None,
     ) -> Tensor:
         """Attend from `query` to `key`, and mix `value`.
 
@@ -105,6 +106,7 @@ class MultiHeadAttention(Module):
                 that is given none is off.
             cache: holds the keys and values of earlier calls. T then counts them and the new
                 ones, whose positions go on where those end.
+            residual: added to the result, shape (B, S, d_model).
 
         Returns:
             Shape (B, S, d_model).
@@ -138,14 +140,21 @@ class MultiHeadAttention(Module):
         )
         if mixed.ndim == 4:  # (B, H, S, d) lies in memory as (B, S, H, d), so this is a view
             mixed = mixed.transpose(1, 2).reshape(*query.shape[:2], self.d_model)
-        result: Tensor = self.o_proj(mixed)
+        result: Tensor
+        if residual is None:
+            result = self.o_proj(mixed)
+        elif self.o_proj.is_plainly(Linear):
+            result = self.o_proj(mixed, residual)
+        else:
+            result = residual + self.o_proj(mixed)
         if cache is not None:
             cache.length = start + key.shape[1]
         return result
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor, distance: Any) -> None:
         for name, x in (("query", query), ("key", key), ("value", value)):
-            if x.ndim != 3 or x.shape[-1] != self.d_model:
+            shape = x.shape
+            if len(shape) != 3 or shape[2] != self.d_model:
                 raise ValueError(f"{name} has shape {x.shape}: expected (B, S, {self.d_model})")
         if distance is not None and self.nl_oob is None:
             raise ValueError(
@@ -156,18 +165,12 @@ class MultiHeadAttention(Module):
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, in one operation where all are made of one input."""
         layers = (self.q_proj, self.k_proj, self.v_proj)
-        alike = all(map(_is_plain, layers)) and len({f.bias is None for f in layers}) == 1
-        if query is not key or key is not value or not alike:
-            return tuple(f(x) for f, x in zip(layers, (query, key, value), strict=True))
-        biases = [layer.bias for layer in layers if layer.bias is not None]
-        return te.linears(query, [layer.weight for layer in layers], biases or None)
+        if query is key is value and all([layer.is_plainly(Linear) for layer in layers]):
+            biases = [layer.bias for layer in layers if layer.bias is not None]
+            if len(biases) in (0, len(layers)):
+                return te.linears(query, [layer.weight for layer in layers], biases or None)
+        return tuple(f(x) for f, x in zip(layers, (query, key, value), strict=True))
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         """(B, S, heads·d) as (B, heads, S, d), a view."""
         return x.reshape(*x.shape[:2], heads, self.head_dim).transpose(1, 2)
-
-
-def _is_plain(layer: Linear) -> bool:
-    """Whether a layer is what this file made: nothing in its place, and no hooks."""
-    hooks = layer._forward_hooks or layer._forward_pre_hooks
-    return type(layer) is Linear and not hooks

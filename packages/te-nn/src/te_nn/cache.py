@@ -136,17 +136,16 @@ class KVCache:
             raise TypeError(f"a cache of {self._keys.dtype} got {name} of {x.dtype}")
 
     def _joined(self, memory: npt.NDArray[Any], new: Tensor, stop: int) -> Tensor:
-        batch, heads, _, width = self.shape
+        batch, heads, _, width = memory.shape
         apart = (batch, -1, heads, width)
+        array = new.data
+        if array.ndim == 3:
+            array = array.reshape(apart).transpose(0, 2, 1, 3)
+        memory[:, :, self.length : stop] = array
         if not te.is_grad_enabled():
-            array = new.data
-            if array.ndim == 3:
-                array = array.reshape(apart).transpose(0, 2, 1, 3)
-            memory[:, :, self.length : stop] = array
             return te.from_numpy(self._held(memory, stop))
         if new.ndim == 3:
             new = new.reshape(apart).transpose(1, 2)
-        memory[:, :, self.length : stop] = new.data
         # A copy: what is saved for backward must outlast a truncated cache that is filled anew.
         before = Tensor(memory[:, :, : self.length])
         return te.concat([before, new], axis=2)

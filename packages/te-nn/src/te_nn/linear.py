@@ -35,9 +35,9 @@ class Linear(Module):
         self.weight = initialize.fan_in_uniform((out_features, in_features), in_features)
         self.bias = initialize.fan_in_uniform((out_features,), in_features) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape (…, in_features) to (…, out_features)."""
-        return te.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Shape (…, in_features) to (…, out_features); a residual of that shape is added."""
+        return te.linear(x, self.weight, self.bias, residual)
 
     def extra_repr(self) -> str:
         """The sizes, and whether there is a bias."""

@@ -155,6 +155,10 @@ class Module:
         self.__dict__.setdefault("_forward_hooks", {})
         return HookHandle(self._forward_hooks, hook, first=prepend)
 
+    def is_plainly(self, kind: type[Module]) -> bool:
+        """Whether it is of this very class and has no hooks, so that others may do its work."""
+        return type(self) is kind and not (self._forward_pre_hooks or self._forward_hooks)
+
     def has_hooks(self) -> bool:
         """Whether this module or one below it has hooks, which want to see the whole batch."""
         return any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())

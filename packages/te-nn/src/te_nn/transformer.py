@@ -221,29 +221,48 @@ class TransformerBlock(Module):
 
     def _run(self, x: Tensor, mask: Any, distance: Any, cache: KVCache | None = None) -> Tensor:
         attend = partial(self._attend, mask=mask, distance=distance, cache=cache)
+        result: Tensor
         if self.norm == "pre":
-            x = x + self.dropout(attend(self.norm1(x)))
-            x = x + self.dropout(self._feed_forward(self.norm2(x)))
+            x = attend(self.norm1(x), x)
+            result = self._feed_forward(self.norm2(x), x)
         else:
-            x = self.norm1(x + self.dropout(attend(x)))
-            x = self.norm2(x + self.dropout(self._feed_forward(x)))
-        return x
+            x = self.norm1(attend(x, x))
+            result = self.norm2(self._feed_forward(x, x))
+        return result
 
     def forward_with_distance(self, x: Tensor, distance: Any, *, mask: Any = None) -> Tensor:
         """`forward(x, distance=distance, mask=mask)`, under the original's name."""
         result: Tensor = self(x, mask=mask, distance=distance)
         return result
 
-    def _attend(self, x: Tensor, *, mask: Any, distance: Any, cache: KVCache | None) -> Tensor:
-        result: Tensor = self.self_attn(
-            x, mask=mask, causal=self.causal, distance=distance, cache=cache
+    def _attend(
+        self, x: Tensor, residual: Tensor, *, mask: Any, distance: Any, cache: KVCache | None
+    ) -> Tensor:
+        """The residual plus x's attention to itself."""
+        attend = partial(
+            self.self_attn, x, mask=mask, causal=self.causal, distance=distance, cache=cache
         )
+        result: Tensor
+        if self._drops_nothing() and self.self_attn.is_plainly(MultiHeadAttention):
+            result = attend(residual=residual)
+        else:
+            result = residual + self.dropout(attend())
         return result
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
+    def _feed_forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """The residual plus the feed-forward network of x."""
         hidden = _ACTIVATIONS[self.activation](self.linear1(x))
-        result: Tensor = self.linear2(self.dropout(hidden))
+        result: Tensor
+        if self._drops_nothing() and self.linear2.is_plainly(Linear):
+            result = self.linear2(hidden, residual)
+        else:
+            result = residual + self.dropout(self.linear2(self.dropout(hidden)))
         return result
+
+    def _drops_nothing(self) -> bool:
+        """Whether dropout leaves everything as it is, and nothing wants to see it."""
+        dropout = self.dropout
+        return dropout.is_plainly(Dropout) and not (dropout.p and dropout.training)
 
 
 class TransformerEncoder(Module):

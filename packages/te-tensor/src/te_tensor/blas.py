@@ -164,10 +164,13 @@ class OpenBlas:
         lead_out = target[1]
         rows, inner = a.shape
         columns = b.shape[1]
-        if 1 < rows <= _FEW_ROWS and columns >= 4 * rows and beta == 0.0:
+        if 1 < rows <= _FEW_ROWS and columns >= 4 * rows and beta in (0.0, 1.0):
             turned = memory.empty((columns, rows), out.dtype)
             self.gemm(b.T, a.T, turned, alpha, 0.0)
-            np.copyto(out, turned.T)
+            if beta:
+                np.add(out, turned.T, out=out)
+            else:
+                np.copyto(out, turned.T)
             return
         if max(rows, columns, inner, lead_a, lead_b, lead_out) > self._limit:
             self._fallback.gemm(a, b, out, alpha, beta)  # ctypes would wrap silently
@@ -492,6 +495,8 @@ def rows_of(array: Array) -> Array | None:
     """An N-D array as one matrix of rows, without copying, or None where that needs a copy."""
     if array.ndim == 2:
         return array
+    if array.flags.c_contiguous and array.size:
+        return array.reshape(-1, array.shape[-1])
     for axis in range(array.ndim - 2):
         step = array.strides[axis + 1] * array.shape[axis + 1]
         if array.strides[axis] != step and array.shape[axis] != 1:

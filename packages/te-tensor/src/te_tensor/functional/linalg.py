@@ -7,16 +7,19 @@ from types import NoneType
 
 from ..ops.linalg import Linear, Linears
 from ..tensor import Tensor, as_tensor
-from ._common import Like, apply
+from ._common import Like
 
 
-def linear(x: Like, weight: Like, bias: Like | None = None) -> Tensor:
-    """`x @ weight.T + bias`.
+def linear(
+    x: Like, weight: Like, bias: Like | None = None, residual: Like | None = None
+) -> Tensor:
+    """`x @ weight.T + bias + residual`.
 
     Args:
         x: shape (…, in).
         weight: shape (out, in).
         bias: shape (out,).
+        residual: shape (…, out).
 
     Returns:
         Shape (…, out).
@@ -25,8 +28,10 @@ def linear(x: Like, weight: Like, bias: Like | None = None) -> Tensor:
         ValueError: shapes that don't fit.
         TypeError: different float widths.
     """
-    extra = None if bias is None else as_tensor(bias)
-    return apply(Linear(), as_tensor(x), as_tensor(weight), extra)
+    extra = [as_tensor(each) for each in (bias, residual) if each is not None]
+    operation = Linear(residual is not None)
+    made: Tensor = Tensor.apply(operation, as_tensor(x), as_tensor(weight), *extra)
+    return made
 
 
 def linears(
@@ -63,7 +68,7 @@ def linears(
             "of both, or no biases"
         )
     tensors = [as_tensor(each) for each in (x, *parameters)]
-    if any(tensor.dtype != tensors[0].dtype for tensor in tensors):
+    if len({tensor.dtype for tensor in tensors}) > 1:
         kinds = ", ".join(str(tensor.dtype) for tensor in tensors)
         raise TypeError(f"linears got different dtypes ({kinds}): cast them to one with astype")
     made: tuple[Tensor, ...] = Tensor.apply(Linears(len(weights)), *tensors)

@@ -18,7 +18,7 @@ import numpy as np
 from .. import memory, parallel
 from ..autograd import sum_to_shape
 from ..blas import gemm_batch
-from ..dtypes import Array, bool_
+from ..dtypes import WIDE_FLOATS, Array, bool_
 from ..operation import Gradients, Operation, Sample
 from ._blocks import Block, Buffer, cut, grouped
 from ._distance import (
@@ -45,6 +45,10 @@ _HIGHEST = 40.0
 _LONG_ROW = 128
 #: A sum of exponentials below this may have lost some: the row's true maximum is needed.
 _LOWEST_SUM = 1e-25
+#: No score that counts is lower than this.
+_LOWEST = {dtype: np.finfo(dtype).min for dtype in WIDE_FLOATS}
+#: Changes no sum of exponentials of which one is 1.
+_NEGLIGIBLE = 1e-30
 
 
 class Attention(Operation):
@@ -163,14 +167,13 @@ class Attention(Operation):
 
     def forward(self, q: Array, k: Array, v: Array, *extra: Array) -> Array:
         """The weighted means of v, shape (B, H, S, e), laid out in memory as q is."""
-        self.joined = tuple(x.ndim == 3 for x in (q, k, v))
+        self.joined = (q.ndim == 3, k.ndim == 3, v.ndim == 3)
         q, k, v = self.apart(q, k, v)
         named = dict(zip(self.operands, extra, strict=True))
-        _check(q, k, v, len(self.functions()), **named)
+        _check(self, q, k, v, **named)
         if True not in self.needs_grad and not self.dropout and _is_small(q, k):
-            out = self._at_once(q, k, v, **named)
-        else:
-            out = self._in_blocks(q, k, v, named)
+            return self._at_once(q, k, v, **named)
+        out = self._in_blocks(q, k, v, named)
         return _side_by_side(out) if self.joined[0] else out
 
     def _at_once(
@@ -186,12 +189,10 @@ class Attention(Operation):
         """A small problem as one block, without what large ones and gradients need."""
         batch, heads, rows, width = q.shape
         keys, columns = k.shape[1:3]
-        scores = np.empty((batch, heads, rows, columns), q.dtype)
         by_key = (batch, keys, heads // keys * rows)
-        gemm_batch(
-            *(q.reshape(*by_key, width), k.swapaxes(-1, -2), scores.reshape(*by_key, columns)),
-            alpha=_scale(self, q),
-        )
+        queries = (q * q.dtype.type(_scale(self, q))).reshape(*by_key, width)
+        products = np.empty((*by_key, columns), q.dtype)
+        scores = gemm_batch(queries, k.swapaxes(-1, -2), products).reshape(*q.shape[:3], columns)
         if distance is not None and slopes is not None:
             split = (batch, keys, heads // keys)
             bias = self._bias(distance, slopes, rates, keys)
@@ -208,16 +209,18 @@ class Attention(Operation):
             scores += mask
         if self.causal:
             _hide_later(scores, self.offset)
-        top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-        np.copyto(top, 0, where=top == -np.inf)  # a row that may attend to nothing
+        # A row that may attend to nothing has a finite maximum too, and a sum that isn't 0.
+        top = np.maximum.reduce(scores, axis=-1, keepdims=True, initial=_LOWEST[q.dtype])
         np.subtract(scores, top, out=scores)
         np.exp(scores, out=scores)
-        sums = np.add.reduce(scores, axis=-1, keepdims=True)
-        np.copyto(sums, 1, where=sums == 0)
-        product = np.empty((*by_key, v.shape[-1]), q.dtype)
-        gemm_batch(scores.reshape(*by_key, columns), v, product)
-        out = memory.empty_like(q, (*q.shape[:-1], v.shape[-1]))
-        return np.divide(product.reshape(out.shape), sums, out=out)
+        sums = np.add.reduce(scores, axis=-1, keepdims=True, initial=_NEGLIGIBLE)
+        mixed = np.empty((*by_key, v.shape[3]), q.dtype)
+        mixed = gemm_batch(products, v, mixed).reshape(*q.shape[:3], v.shape[3])
+        if not self.joined[0]:
+            return np.divide(mixed, sums, out=memory.empty_like(q, mixed.shape))
+        joined = memory.empty((batch, rows, heads * v.shape[3]), q.dtype)
+        np.divide(mixed, sums, out=_heads_apart(joined, heads))
+        return joined
 
     def _bias(
         self, distance: Array, slopes: Array, rates: Array | None, key_heads: int
@@ -693,10 +696,10 @@ def _add_over_group(scores: Array, rows: Array, out: Array) -> None:
 
 
 def _check(
+    operation: Attention,
     q: Array,
     k: Array,
     v: Array,
-    functions: int,
     mask: Array | None = None,
     distance: Array | None = None,
     slopes: Array | None = None,
@@ -719,7 +722,7 @@ def _check(
     if mask is not None:
         _check_mask(mask, full)
     if distance is not None and slopes is not None:
-        _check_bias(distance, slopes, rates, functions, full)
+        _check_bias(distance, slopes, rates, len(operation.functions()), full)
 
 
 def _check_mask(mask: Array, full: tuple[int, ...]) -> None:

@@ -102,27 +102,38 @@ def _without_vectors(product: Array, a: Array, b: Array) -> Array:
 
 
 class Linear(Operation):
-    """x @ weightᵀ + bias, over the last axis of x.
+    """x @ weightᵀ + bias + residual, over the last axis of x.
 
-    Inputs: x (…, in), weight (out, in), and optionally bias (out,).
+    Inputs: x (…, in), weight (out, in), and optionally bias (out,) and residual (…, out).
+
+    Args:
+        residual: whether the last input is a residual.
     """
 
-    one_dtype = ("x", "weight", "bias")
+    one_dtype = ("x", "weight", "bias or residual", "residual")
     samples = (
         Sample((5, 3), (2, 3), (2,)),
         Sample((2, 4, 3), (2, 3)),
         Sample((3,), (2, 3), (2,)),
+        Sample((2, 4, 3), (2, 3), (2,), (2, 4, 2), kwargs={"residual": True}),
+        Sample((4, 3), (2, 3), (4, 2), kwargs={"residual": True}),
     )
 
-    def forward(self, x: Array, weight: Array, *bias: Array) -> Array:
+    def __init__(self, residual: bool = False) -> None:
+        self.residual = residual
+
+    def forward(self, x: Array, weight: Array, *extra: Array) -> Array:
         """The affine map, shape (…, out)."""
+        residual = extra[-1] if self.residual else None
+        bias = extra[:-1] if self.residual else extra
         _check_linear(x, weight, *bias)
-        rows = rows_of(x) if x.ndim > 1 else x[None, :]
-        rows = as_rows(x) if rows is None else rows
+        shape = (*x.shape[:-1], weight.shape[0])
+        if residual is not None and residual.shape != shape:
+            raise ValueError(f"linear got a residual {residual.shape}: expected {shape}")
+        rows = _rows(x)
         self.save(rows, weight, x.shape)
-        outputs = weight.shape[0]
-        out = memory.empty((*x.shape[:-1], outputs), x.dtype)
-        _affine(rows, [weight], bias, [out.reshape(len(rows), outputs)])
+        out = memory.empty(shape, x.dtype)
+        _affine(rows, (weight,), bias, (out.reshape(len(rows), shape[-1]),), residual)
         return out
 
     def multiply_adds(self) -> int:
@@ -131,19 +142,21 @@ class Linear(Operation):
         return int(x.size * weight.shape[0])
 
     def backward(self, grad: Array) -> Gradients:
-        """G·weight, gᵀ·x, and g summed over rows."""
-        return self.backward_into(grad, outs=(None, None, None))
+        """G·weight, gᵀ·x, g summed over rows, and g itself."""
+        return self.backward_into(grad, outs=(None,) * len(self.needs_grad))
 
     def backward_into(self, grad: Array, *, outs: Sequence[Array | None]) -> Gradients:
-        """The same, added to what is given."""
+        """The same, those of x and the weight added to what is given."""
         rows, weight, shape = self.saved
-        grad = as_rows(grad) if grad.ndim > 1 else grad[None, :]
         grads: list[Array | None] = [None] * len(self.needs_grad)
+        if self.residual:
+            grads[-1] = grad
+        grad = as_rows(grad) if grad.ndim > 1 else grad[None, :]
         if self.needs_grad[0]:
             grads[0] = _product(grad, weight, shape, outs[0])
         if self.needs_grad[1]:
             grads[1] = _product(grad.T, rows, weight.shape, outs[1])
-        if len(grads) == 3 and self.needs_grad[2]:
+        if len(grads) - self.residual == 3 and self.needs_grad[2]:
             grads[2] = sum_rows(grad)
         return grads
 
@@ -170,8 +183,7 @@ class Linears(Operation):
         weights, biases = parameters[: self.count], parameters[self.count :]
         for i, weight in enumerate(weights):
             _check_linear(x, weight, *biases[i : i + 1])
-        rows = rows_of(x) if x.ndim > 1 else x[None, :]
-        rows = as_rows(x) if rows is None else rows
+        rows = _rows(x)
         self.save(rows, x.shape, *weights)
         outs = [memory.empty((*x.shape[:-1], len(weight)), x.dtype) for weight in weights]
         matrices = [out.reshape(len(rows), out.shape[-1]) for out in outs]
@@ -221,31 +233,45 @@ def _product(a: Array, b: Array, shape: tuple[int, ...], out: Array | None) -> A
     return out
 
 
+def _rows(x: Array) -> Array:
+    """x as a matrix over its last axis, copied only where that is inevitable."""
+    rows = rows_of(x) if x.ndim > 1 else x[None, :]
+    return as_rows(x) if rows is None else rows
+
+
 def _check_linear(x: Array, weight: Array, *bias: Array) -> None:
-    named = {"x": x, "weight": weight} | ({"bias": bias[0]} if bias else {})
-    fits = (
+    if (
         weight.ndim == 2
-        and x.ndim > 0
+        and x.ndim
         and x.shape[-1] == weight.shape[1]
-        and all(b.shape == weight.shape[:1] for b in bias)
-    )
-    if not fits:
-        given = ", ".join(f"{name} {a.shape}" for name, a in named.items())
-        raise ValueError(f"linear got {given}: expected x (…, in), weight (out, in), bias (out,)")
+        and (not bias or bias[0].shape == weight.shape[:1])
+    ):
+        return
+    named = {"x": x, "weight": weight} | ({"bias": bias[0]} if bias else {})
+    given = ", ".join(f"{name} {a.shape}" for name, a in named.items())
+    raise ValueError(f"linear got {given}: expected x (…, in), weight (out, in), bias (out,)")
 
 
 def _affine(
-    rows: Array, weights: Sequence[Array], biases: Sequence[Array], outs: Sequence[Array]
+    rows: Array,
+    weights: Sequence[Array],
+    biases: Sequence[Array],
+    outs: Sequence[Array],
+    residual: Array | None = None,
 ) -> None:
     """Each thread makes its part of the products and adds the biases while that is in cache."""
-    maps = list(itertools.zip_longest(weights, biases, outs))
+    beta = 0.0
+    if residual is not None:
+        np.copyto(outs[0], residual.reshape(outs[0].shape))
+        beta = 1.0
     work = rows.size * sum(map(len, weights))
     if work < _PARALLEL_FROM or parallel.in_parallel():
-        for weight, bias, out in maps:
-            gemm(rows, weight.T, out)
-            if bias is not None:
-                np.add(out, bias, out=out)
+        for weight, out in zip(weights, outs, strict=True):
+            gemm(rows, weight.T, out, beta=beta)
+        for bias, out in zip(biases, outs, strict=False):
+            np.add(out, bias, out=out)
         return
+    maps = list(itertools.zip_longest(weights, biases, outs))
     threads = parallel.get_num_threads()
     by_rows = len(rows) >= max(map(len, weights))
 
@@ -255,9 +281,9 @@ def _affine(
             if not cut:
                 continue
             if by_rows:
-                part = gemm(rows[cut[0]], weight.T, out[cut[0]])
+                part = gemm(rows[cut[0]], weight.T, out[cut[0]], beta=beta)
             else:
-                part = gemm(rows, weight[cut[0]].T, out[:, cut[0]])
+                part = gemm(rows, weight[cut[0]].T, out[:, cut[0]], beta=beta)
                 bias = None if bias is None else bias[cut[0]]
             if bias is not None:
                 np.add(part, bias, out=part)
