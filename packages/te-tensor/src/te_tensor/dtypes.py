@@ -44,6 +44,8 @@ STORAGE_ONLY: frozenset[DType] = frozenset({uint16, uint32, uint64, complex64, f
 ALL: frozenset[DType] = FLOATS | INTEGERS | STORAGE_ONLY | frozenset({bool_})
 
 _BY_NAME = {dtype.name: dtype for dtype in ALL}
+#: NumPy makes other objects of equal dtypes; these are the ones that `is` finds.
+_SAME = {dtype: dtype for dtype in ALL}
 
 
 def as_dtype(dtype: npt.DTypeLike) -> DType:
@@ -65,10 +67,10 @@ def as_dtype(dtype: npt.DTypeLike) -> DType:
     if isinstance(dtype, str) and dtype in _BY_NAME:
         return _BY_NAME[dtype]
     try:
-        known = np.dtype(dtype).newbyteorder("=") if dtype is not None else None
+        known = _SAME.get(np.dtype(dtype).newbyteorder("=")) if dtype is not None else None
     except TypeError:
         known = None
-    if known is None or known not in ALL:
+    if known is None:
         raise TypeError(f"unknown dtype {dtype!r}: expected one of {', '.join(sorted(_BY_NAME))}")
     return known
 
