@@ -115,14 +115,15 @@ class KVCache:
             ValueError: they don't fit, or there is no room.
             TypeError: they have another dtype.
         """
-        stop = self.length + k.shape[-2]
+        more = k.shape[-2]
+        stop = self.length + more
         if stop > self.max_len:
             raise ValueError(
                 f"the cache has room for max_len = {self.max_len} positions: it holds "
-                f"{self.length}, and {k.shape[-2]} more don't fit"
+                f"{self.length}, and {more} more don't fit"
             )
-        for name, x in (("keys", k), ("values", v)):
-            self._check(name, x, k.shape[-2])
+        self._check("keys", k, more)
+        self._check("values", v, more)
         return self._joined(self._keys, k, stop), self._joined(self._values, v, stop)
 
     def _check(self, name: str, x: Tensor, length: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import partial
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -220,13 +219,13 @@ class TransformerBlock(Module):
         return self._run(x, mask, distance, cache)
 
     def _run(self, x: Tensor, mask: Any, distance: Any, cache: KVCache | None = None) -> Tensor:
-        attend = partial(self._attend, mask=mask, distance=distance, cache=cache)
+        options = {"mask": mask, "causal": self.causal, "distance": distance, "cache": cache}
         result: Tensor
         if self.norm == "pre":
-            x = attend(self.norm1(x), x)
+            x = self._attend(self.norm1(x), x, options)
             result = self._feed_forward(self.norm2(x), x)
         else:
-            x = self.norm1(attend(x, x))
+            x = self.norm1(self._attend(x, x, options))
             result = self.norm2(self._feed_forward(x, x))
         return result
 
@@ -235,18 +234,13 @@ class TransformerBlock(Module):
         result: Tensor = self(x, mask=mask, distance=distance)
         return result
 
-    def _attend(
-        self, x: Tensor, residual: Tensor, *, mask: Any, distance: Any, cache: KVCache | None
-    ) -> Tensor:
+    def _attend(self, x: Tensor, residual: Tensor, options: dict[str, Any]) -> Tensor:
         """The residual plus x's attention to itself."""
-        attend = partial(
-            self.self_attn, x, mask=mask, causal=self.causal, distance=distance, cache=cache
-        )
         result: Tensor
         if self._drops_nothing() and self.self_attn.is_plainly(MultiHeadAttention):
-            result = attend(residual=residual)
+            result = self.self_attn(x, residual=residual, **options)
         else:
-            result = residual + self.dropout(attend())
+            result = residual + self.dropout(self.self_attn(x, **options))
         return result
 
     def _feed_forward(self, x: Tensor, residual: Tensor) -> Tensor:

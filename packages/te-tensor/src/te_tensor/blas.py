@@ -34,7 +34,8 @@ _PARALLEL_FROM = 1 << 23
 _SMALL = 1 << 18
 #: Elements up to which NumPy is the quicker one for an outer product.
 _SMALL_OUTER = 1 << 12
-#: Rows up to which a product is made transposed, and copied: its kernels are up to a third quicker.
+#: Rows up to which a product with a transposed matrix is made transposed, and copied: its kernels
+#: are up to a third quicker.
 _FEW_ROWS = 64
 _ROW_MAJOR, _NO_TRANSPOSE, _TRANSPOSE = 101, 111, 112
 
@@ -164,7 +165,8 @@ class OpenBlas:
         lead_out = target[1]
         rows, inner = a.shape
         columns = b.shape[1]
-        if 1 < rows <= _FEW_ROWS and columns >= 4 * rows and beta in (0.0, 1.0):
+        few = flag_b == _TRANSPOSE and 1 < rows <= _FEW_ROWS and columns >= 4 * rows
+        if few and beta in (0.0, 1.0):
             turned = memory.empty((columns, rows), out.dtype)
             self.gemm(b.T, a.T, turned, alpha, 0.0)
             if beta:

@@ -13,14 +13,14 @@ from ..tensor import Operand, Tensor, as_tensor
 
 def apply(operation: Operation, *inputs: Tensor | None) -> Tensor:
     """Apply to the inputs that are there."""
-    result: Tensor = Tensor.apply(operation, *(t for t in inputs if t is not None))
+    result: Tensor = Tensor.apply(operation, *[t for t in inputs if t is not None])
     return result
 
 
 def floats(name: str, x: Like) -> Tensor:
     """The tensor, which must hold floats."""
     x = as_tensor(x)
-    if x.dtype not in FLOATS:
+    if x._array.dtype not in FLOATS:
         raise TypeError(f"{name} of {x.dtype}: expected a float dtype")
     return x
 

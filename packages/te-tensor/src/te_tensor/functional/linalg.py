@@ -58,7 +58,7 @@ def linears(
         ((5, 4), (5, 2))
     """
     for name, given in (("weights", weights), ("biases", biases)):
-        if not isinstance(given, (Sequence, NoneType)):
+        if not isinstance(given, (list, Sequence, NoneType)):  # lists need no search
             kind = type(given).__name__
             raise TypeError(f"linears got {name} of type {kind}: expected a list")
     parameters = [*weights, *(biases or ())]
@@ -68,7 +68,7 @@ def linears(
             "of both, or no biases"
         )
     tensors = [as_tensor(each) for each in (x, *parameters)]
-    if len({tensor.dtype for tensor in tensors}) > 1:
+    if len({tensor._array.dtype for tensor in tensors}) > 1:
         kinds = ", ".join(str(tensor.dtype) for tensor in tensors)
         raise TypeError(f"linears got different dtypes ({kinds}): cast them to one with astype")
     made: tuple[Tensor, ...] = Tensor.apply(Linears(len(weights)), *tensors)

@@ -21,7 +21,7 @@ def _normalized(rows: Array, eps: float) -> tuple[Array, Array]:
     share = 1 / rows.shape[1]
     wide = rows.astype(np.float64)
     wide -= np.add.reduce(wide, axis=1, keepdims=True) * share
-    inverse = 1 / np.sqrt(np.einsum("ij,ij->i", wide, wide)[:, None] * share + eps)
+    inverse = 1 / np.sqrt(np.vecdot(wide, wide)[:, None] * share + eps)
     wide *= inverse
     return wide.astype(rows.dtype), inverse.astype(rows.dtype)
 
@@ -50,7 +50,7 @@ class LayerNorm(Operation):
     def forward(self, x: Array, *affine: Array) -> Array:
         """The normalized x, times weight, plus bias."""
         shape = x.shape[x.ndim - self.axes :]
-        if self.axes < 1 or x.ndim < self.axes or any(a.shape != shape for a in affine):
+        if self.axes < 1 or x.ndim < self.axes or [True for a in affine if a.shape != shape]:
             given = ", ".join(str(a.shape) for a in affine) or "none"
             raise ValueError(
                 f"layer_norm over the last {self.axes} axes of {x.shape} got weights of shape "
