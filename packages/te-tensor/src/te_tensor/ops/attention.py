@@ -18,8 +18,9 @@ import numpy as np
 from .. import memory, parallel
 from ..autograd import sum_to_shape
 from ..blas import gemm_batch
-from ..dtypes import WIDE_FLOATS, Array, bool_
+from ..dtypes import Array, bool_
 from ..operation import Gradients, Operation, Sample
+from ._at_once import HIGHEST, LOWEST_SUM, AtOnce, hide_later
 from ._blocks import Block, Buffer, cut, grouped
 from ._distance import (
     DistanceBias,
@@ -38,17 +39,8 @@ _BLOCK = 2 * parallel.BLOCK
 #: Multiply-adds from which the work is spread over threads. Below, calls are so short that threads
 #: mostly wait for the GIL.
 _PARALLEL_FROM = 1 << 25
-#: The exponential of a score goes no higher than e to this power, so that sums of many of them,
-#: times values, stay finite.
-_HIGHEST = 40.0
 #: Columns from which a pass that sums rows is quicker than one more column in a product.
 _LONG_ROW = 128
-#: A sum of exponentials below this may have lost some: the row's true maximum is needed.
-_LOWEST_SUM = 1e-25
-#: No score that counts is lower than this.
-_LOWEST = {dtype: np.finfo(dtype).min for dtype in WIDE_FLOATS}
-#: Changes no sum of exponentials of which one is 1.
-_NEGLIGIBLE = 1e-30
 
 
 class Attention(Operation):
@@ -171,8 +163,8 @@ class Attention(Operation):
         q, k, v = self.apart(q, k, v)
         named = dict(zip(self.operands, extra, strict=True))
         _check(self, q, k, v, **named)
-        if True not in self.needs_grad and not self.dropout and _is_small(q, k):
-            return self._at_once(q, k, v, **named)
+        if not self.dropout and _is_small(q, k):
+            return self._at_once(q, k, v, extra, **named)
         out = self._in_blocks(q, k, v, named)
         return _side_by_side(out) if self.joined[0] else out
 
@@ -181,46 +173,27 @@ class Attention(Operation):
         q: Array,
         k: Array,
         v: Array,
+        extra: tuple[Array, ...],
         mask: Array | None = None,
         distance: Array | None = None,
         slopes: Array | None = None,
         rates: Array | None = None,
     ) -> Array:
-        """A small problem as one block, without what large ones and gradients need."""
-        batch, heads, rows, width = q.shape
-        keys, columns = k.shape[1:3]
-        by_key = (batch, keys, heads // keys * rows)
-        queries = (q * q.dtype.type(_scale(self, q))).reshape(*by_key, width)
-        products = np.empty((*by_key, columns), q.dtype)
-        scores = gemm_batch(queries, k.swapaxes(-1, -2), products).reshape(*q.shape[:3], columns)
+        """A small problem as one block, whose weights backward finds."""
+        bias = None
         if distance is not None and slopes is not None:
-            split = (batch, keys, heads // keys)
-            bias = self._bias(distance, slopes, rates, keys)
-            by_group = scores.reshape(*split, rows, columns)
-            whole = Block.of_all((*split, rows, columns))
-            for part in bias.parts(whole):
-                place = by_group[part.place]
-                place -= part.phi * part.slopes
-                if part.hidden is not None:
-                    np.copyto(place, -np.inf, where=part.hidden)
-        if mask is not None and mask.dtype == bool_:
-            np.copyto(scores, -np.inf, where=~mask)
-        elif mask is not None:
-            scores += mask
-        if self.causal:
-            _hide_later(scores, self.offset)
-        # A row that may attend to nothing has a finite maximum too, and a sum that isn't 0.
-        top = np.maximum.reduce(scores, axis=-1, keepdims=True, initial=_LOWEST[q.dtype])
-        np.subtract(scores, top, out=scores)
-        np.exp(scores, out=scores)
-        sums = np.add.reduce(scores, axis=-1, keepdims=True, initial=_NEGLIGIBLE)
-        mixed = np.empty((*by_key, v.shape[3]), q.dtype)
-        mixed = gemm_batch(products, v, mixed).reshape(*q.shape[:3], v.shape[3])
-        if not self.joined[0]:
-            return np.divide(mixed, sums, out=memory.empty_like(q, mixed.shape))
-        joined = memory.empty((batch, rows, heads * v.shape[3]), q.dtype)
-        np.divide(mixed, sums, out=_heads_apart(joined, heads))
-        return joined
+            bias = self._bias(distance, slopes, rates, k.shape[1])
+        causal_from = self.offset if self.causal else None
+        work = AtOnce(q, k, v, _scale(self, q), mask, bias, causal_from)
+        if self.joined[0]:
+            batch, heads, rows, _ = q.shape
+            result = memory.empty((batch, rows, heads * v.shape[3]), q.dtype)
+            out = _heads_apart(result, heads)
+        else:
+            out = result = memory.empty_like(q, (*q.shape[:3], v.shape[3]))
+        work.mix(out)
+        self.save(work, out, None, q, k, v, *extra)
+        return result
 
     def _bias(
         self, distance: Array, slopes: Array, rates: Array | None, key_heads: int
@@ -251,9 +224,11 @@ class Attention(Operation):
         return self.backward_into(grad, outs=(None,) * len(self.needs_grad))
 
     def backward_into(self, grad: Array, *, outs: Sequence[Array | None]) -> Gradients:
-        """The same, those of q, k and v added to what is given."""
+        """The same, those of q, k and v of a large problem added to what is given."""
         work, out, log_sums, q, k, v, *extra = self.saved
         needs = dict(zip(("q", "k", "v", *self.operands), self.needs_grad, strict=True))
+        if isinstance(work, AtOnce):
+            return self._backward_at_once(work, grad, out, needs, extra)
         given = dict(zip("qkv", outs, strict=False))
         split = dict(zip("qkv", (self.heads, self.kv_heads, self.kv_heads), strict=True))
         into = {name: _into(out, split[name]) for name, out in given.items()}
@@ -278,6 +253,16 @@ class Attention(Operation):
             if added_to is not None and into[name] is not None:
                 results[name] = added_to
             elif is_joined:
+                results[name] = _side_by_side(results[name])
+        return [results.get(name) if needed else None for name, needed in needs.items()]
+
+    def _backward_at_once(
+        self, work: AtOnce, grad: Array, out: Array, needs: dict[str, bool], extra: Sequence[Array]
+    ) -> Gradients:
+        shapes = {name: array.shape for name, array in zip(self.operands, extra, strict=True)}
+        results = work.backward(_heads_apart(grad, self.heads), out, needs, shapes)
+        for name, is_joined in zip("qkv", self.joined, strict=True):
+            if is_joined and name in results:
                 results[name] = _side_by_side(results[name])
         return [results.get(name) if needed else None for name, needed in needs.items()]
 
@@ -311,15 +296,6 @@ def _side_by_side(x: Array) -> Array:
     """(B, heads, S, d) as (B, S, heads·d), a view where the heads lie inside rows."""
     batch, heads, length, width = x.shape
     return x.transpose(0, 2, 1, 3).reshape(batch, length, heads * width)
-
-
-def _hide_later(scores: Array, first: int) -> None:
-    """A causal mask on rows of which the first stands at column `first`."""
-    if first + 1 >= scores.shape[-1]:
-        return
-    row = np.arange(first, first + scores.shape[-2])[:, None]
-    column = np.arange(first, scores.shape[-1])
-    np.copyto(scores[..., first:], -np.inf, where=column > row)
 
 
 @dataclass(frozen=True)
@@ -465,7 +441,7 @@ class _Work:
         if self.blocked is not None:
             np.copyto(scores, -np.inf, where=block.of(self.blocked))
         if self.operation.causal:  # up to the first row's column, all rows see everything
-            _hide_later(scores, self.operation.offset + block.rows.start)
+            hide_later(scores, self.operation.offset + block.rows.start)
         return scores, parts
 
     def queries(self, block: Block, of_rows: Array | float) -> Array:
@@ -478,7 +454,7 @@ class _Work:
         return queries
 
     def _highest(self, block: Block, keys: _Keys) -> Array | None:
-        """For each row something that its scores exceed by no more than `_HIGHEST`.
+        """For each row something that its scores exceed by no more than `HIGHEST`.
 
         By Cauchy and Schwarz: no pass over the scores is needed. None where nothing is known.
         """
@@ -487,7 +463,7 @@ class _Work:
         q = block.of(self.q, columns=False)
         lengths = np.sqrt(np.einsum("...d,...d->...", q, q))
         bound = lengths * (keys.longest * q.dtype.type(abs(self.scale)))
-        bound += q.dtype.type(self.highest_mask - _HIGHEST)
+        bound += q.dtype.type(self.highest_mask - HIGHEST)
         return np.maximum(bound, 0, out=bound) if np.isfinite(bound).all() else None
 
     def keep(self, block: Block, out: Array) -> Array:
@@ -511,7 +487,7 @@ class _Work:
         if top is not None:
             scores, _ = self.scores(block, buffer, keys.keys, self.queries(block, -top))
             product, sums = self._weigh(block, np.exp(scores, out=scores), values)
-            if sums.size and sums.min() < _LOWEST_SUM:
+            if sums.size and sums.min() < LOWEST_SUM:
                 product = None
         if top is None or product is None:
             scores, _ = self.scores(block, buffer, keys.keys, self.queries(block, 0.0))
