@@ -33,6 +33,7 @@ FLOORS: dict[str, list[str]] = {
         "autograd execution",
         "ops/_blocks ops/_kernels ops/_windows",
         "ops/_columns ops/_distance ops/_sequence",
+        "ops/_at_once",
         "ops/*",
         "ops/__init__",
         "tensor",

@@ -963,11 +963,11 @@ def _operand(value: Any, like: Tensor) -> Tensor:
 
 def pair(first: Any, second: Any, floats: bool = False) -> tuple[Tensor, Tensor]:
     """Both sides of an operator as tensors of one dtype."""
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        if first._array.dtype is float32 is second._array.dtype:  # the most usual
-            return first, second
+    tensors = isinstance(first, Tensor) and isinstance(second, Tensor)
+    if tensors and first._array.dtype is float32 is second._array.dtype:  # the most usual
+        return first, second
     tensor = first if isinstance(first, Tensor) else second
-    if not (isinstance(first, Tensor) and isinstance(second, Tensor)):
+    if not tensors:
         first, second = _operand(first, tensor), _operand(second, tensor)
     a, b = first._array.dtype, second._array.dtype
     if isinstance(first, _Scalar) or isinstance(second, _Scalar):

@@ -10,9 +10,7 @@ from ..tensor import Tensor, as_tensor
 from ._common import Like
 
 
-def linear(
-    x: Like, weight: Like, bias: Like | None = None, residual: Like | None = None
-) -> Tensor:
+def linear(x: Like, weight: Like, bias: Like | None = None, residual: Like | None = None) -> Tensor:
     """`x @ weight.T + bias + residual`.
 
     Args:

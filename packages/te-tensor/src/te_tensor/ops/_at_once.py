@@ -100,7 +100,8 @@ class AtOnce:
     def _exponentials(self, scores: Array) -> Array:
         """The sums of rows of exponentials, which take the scores' place."""
         np.exp(scores, out=scores)
-        return np.einsum("...t->...", scores)[..., None]
+        sums: Array = np.einsum("...t->...", scores)[..., None]
+        return sums
 
     def mix(self, out: Array) -> None:
         """Write the weighted means of v, shape (B, H, S, e)."""
