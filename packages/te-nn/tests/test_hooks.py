@@ -231,3 +231,28 @@ def test_frozen_parts_get_no_gradient():
     model[0].requires_grad_(False)
     model(te.ones(1, 2)).sum().backward()
     assert model[0].weight.grad is None and model[1].weight.grad is not None
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_hooks_of_a_block_see_results_without_the_residual(norm):
+    te.manual_seed(0)
+    block = nn.TransformerBlock(8, 16, 2, norm=norm)
+    x = te.randn(2, 3, 8)
+    expected = block(x)
+    for name in ("self_attn", "self_attn.o_proj", "linear2", "dropout"):
+        layer, seen = dict(block.named_modules())[name], []
+        with layer.register_forward_hook(lambda _, args, result, seen=seen: seen.append(result)):
+            assert np.allclose(block(x).numpy(), expected.numpy(), atol=1e-6)
+        assert seen, name
+        with layer.register_forward_hook(lambda layer, args, result: result * 0):
+            assert not np.allclose(block(x).numpy(), expected.numpy(), atol=1e-3), name
+
+
+def test_a_layer_in_the_place_of_a_projection_knows_no_residual():
+    te.manual_seed(0)
+    block = nn.TransformerBlock(8, 16, 2)
+    x = te.randn(2, 3, 8)
+    expected = block(x)
+    block.self_attn.o_proj = nn.Sequential(block.self_attn.o_proj)
+    block.linear2 = nn.Sequential(block.linear2)
+    assert np.allclose(block(x).numpy(), expected.numpy(), atol=1e-6)

@@ -577,3 +577,23 @@ def test_the_scores_are_never_held():
     # All scores would be 512 MiB. Held are q, k and v's gradients, twice for two threads, the
     # output (8 MiB each), phi of the shared distance (64 MiB), and a block per thread.
     assert grown < 200 * 2**20, f"peak memory grew by {grown / 2**20:.0f} MiB"
+
+
+@pytest.mark.parametrize("factor", [0.1, 30.0, 1e4])
+@pytest.mark.parametrize("hidden", ["none", "columns", "rows", "all"])
+def test_at_once_and_in_blocks_agree(factor, hidden, monkeypatch):
+    arrays = [factor * draw(2, heads, n, 3, seed=n) for heads, n in ((4, 5), (2, 7), (2, 7))]
+    mask = np.zeros((2, 1, 5, 7))
+    place = {"none": [], "columns": [..., [2, 3]], "rows": [0, ..., [1, 4], slice(None)]}
+    mask[tuple(place[hidden]) if hidden in place else ...] = 0 if hidden == "none" else -np.inf
+    options = {"causal": True, "distance": draw(5, 7, low=0.0), "slopes": draw(4, low=0.5)}
+    found = []
+    for small in (True, False):
+        monkeypatch.setattr(module, "_is_small", lambda q, k, small=small: small)
+        tensors = [te.Tensor(array, requires_grad=True) for array in (*arrays, mask)]
+        q, k, v, additive = tensors
+        result = te.attention(q, k, v, mask=additive, **options)
+        result.backward(draw(*result.shape, seed=2))
+        found.append([result.numpy(), *(tensor.grad.numpy() for tensor in tensors)])
+    for at_once, in_blocks in zip(*found, strict=True):
+        np.testing.assert_allclose(at_once, in_blocks, rtol=1e-6, atol=1e-8 * factor)

@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 
 import te_tensor as te
+from te_tensor.ops import attention
 
 
 @pytest.mark.parametrize("name", sorted(te.REGISTRY))
 def test_every_operation_has_right_gradients(name):
     assert te.gradcheck_operation(te.REGISTRY[name])
+
+
+def test_attention_in_blocks_has_right_gradients(monkeypatch):
+    monkeypatch.setattr(attention, "_is_small", lambda q, k: False)
+    assert te.gradcheck_operation(te.REGISTRY["Attention"])
 
 
 @pytest.mark.parametrize("name", sorted(te.REGISTRY))

@@ -490,6 +490,41 @@ def test_linear(lead, bias, layout, dtype):
     compare(te.linear, F.linear, *arrays, layout=layout)
 
 
+def residual_linear(linear, bias):
+    """A linear map whose last argument is added to the result."""
+    if linear is te.linear:
+        return lambda x, w, *rest: te.linear(x, w, rest[0] if bias else None, rest[-1])
+    return lambda x, w, *rest: F.linear(x, w, rest[0] if bias else None) + rest[-1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("lead", [(), (1,), (5,), (0,), (2, 3)], ids=str)
+def test_linear_with_a_residual(lead, bias, layout, dtype):
+    arrays = [draw(*lead, 4, dtype=dtype), draw(3, 4, dtype=dtype, seed=1)]
+    arrays += [draw(3, dtype=dtype, seed=2)] if bias else []
+    arrays += [draw(*lead, 3, dtype=dtype, seed=3)]
+    ours, theirs = (residual_linear(f, bias) for f in (te.linear, F.linear))
+    compare(ours, theirs, *arrays, layout=layout)
+
+
+@pytest.mark.parametrize("rows", [3, 50, 1200])
+def test_large_linear_with_a_residual(rows, threads):
+    x, w, b = draw(rows, 200), draw(500, 200, seed=1), draw(500, seed=2)
+    ours, theirs = (residual_linear(f, True) for f in (te.linear, F.linear))
+    compare(ours, theirs, x, w, b, draw(rows, 500, seed=3), rtol=1e-4, atol=3e-4)
+
+
+def test_a_residual_of_another_shape_raises():
+    x, w = te.ones(5, 3), te.ones(2, 3)
+    for shape in ((2,), (5, 1), (1, 5, 2)):
+        with pytest.raises(ValueError, match=r"residual .*: expected \(5, 2\)"):
+            te.linear(x, w, residual=te.ones(*shape))
+    with pytest.raises(TypeError, match="residual float64"):
+        te.linear(x, w, residual=te.ones(5, 2, dtype="float64"))
+
+
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 5), (5, 1)])
 def test_linear_of_single_features(sizes):
     features, outputs = sizes

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .checks import check_number, check_whole, is_whole
 from .conversion import as_array
-from .dtypes import FLOATS, Array, as_dtype, float32, int64
+from .dtypes import ALL, FLOATS, Array, as_dtype, float32, int64
 from .random import Generator, generator_or_default
 from .tensor import Like, Tensor, as_tensor
 
@@ -199,8 +199,8 @@ def from_numpy(array: Array) -> Tensor:
     """
     if not isinstance(array, np.ndarray):
         raise TypeError(f"from_numpy got {type(array).__name__}: expected an ndarray")
-    as_dtype(array.dtype)
-    if not array.dtype.isnative:
+    if array.dtype not in ALL:
+        as_dtype(array.dtype)
         raise TypeError(f"from_numpy got {array.dtype.str}: expected this machine's byte order")
     return Tensor._wrap(as_array(array))
 
