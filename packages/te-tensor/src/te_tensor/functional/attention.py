@@ -108,9 +108,9 @@ def attention(
 ) -> Tensor:
     """softmax(scale·q·kᵀ + mask - slopes·phi(rates·distance))·v, without holding the scores.
 
-    Memory beyond inputs and outputs is one number per row and head, and a block per thread. A
-    row that may attend to nothing gives zeros. Gradients reach q, k, v, slopes, rates, distance
-    and an additive mask.
+    Memory beyond inputs and outputs is one number per row and head, and a block per thread; a
+    problem as small as a block keeps that one for backward. A row that may attend to nothing gives
+    zeros. Gradients reach q, k, v, slopes, rates, distance and an additive mask.
 
     Args:
         q: shape (B, H, S, d).
