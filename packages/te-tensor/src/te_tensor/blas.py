@@ -28,6 +28,9 @@ from .dtypes import WIDE_FLOATS, Array
 
 #: Multiply-adds from which a product is cut over the threads.
 _PARALLEL_FROM = 1 << 23
+#: The same for products with a vector, which read each element of a matrix once: the threads
+#: share the memory's speed, so fewer of them are worth a second thread.
+_PARALLEL_VECTOR_FROM = 1 << 21
 #: Multiply-adds up to which a call of ours costs more than its product, so that NumPy makes it, or
 #: a whole batch of them. Up to here its own BLAS uses no threads either. (OpenBLAS's batched
 #: functions are no faster, and crash in many versions.)
@@ -397,7 +400,8 @@ def gemm(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.
     if out.dtype not in WIDE_FLOATS:
         blas = NumPyBlas()
     threads = parallel.get_num_threads()
-    if threads == 1 or rows * columns * inner < _PARALLEL_FROM or parallel.in_parallel():
+    least = _PARALLEL_FROM if min(rows, columns) > 1 else _PARALLEL_VECTOR_FROM
+    if threads == 1 or rows * columns * inner < least or parallel.in_parallel():
         blas.gemm(a, b, out, alpha, beta)
         return out
     by_rows = rows >= columns  # each thread lays out the whole of the other matrix for itself
