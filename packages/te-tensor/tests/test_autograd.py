@@ -323,6 +323,19 @@ def test_a_second_backward_says_what_to_do():
     np.testing.assert_array_equal(x.grad.numpy(), once)
 
 
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_keeps_its_slope_while_the_graph_is_retained(approximate):
+    x = te.randn(600, 500, requires_grad=True)
+    y, upstream = x.gelu(approximate), te.randn(600, 500)
+    grads = []
+    for retain in (True, True, False):
+        x.grad = None
+        y.backward(upstream, retain_graph=retain)
+        grads.append(x.grad.numpy())
+    for grad in grads[1:]:
+        np.testing.assert_array_equal(grad, grads[0])
+
+
 def test_retain_graph_allows_a_second_backward():
     x = leaf(1.0, 2.0)
     y = x.exp().sum()

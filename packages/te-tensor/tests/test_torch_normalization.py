@@ -149,6 +149,31 @@ def test_far_from_zero():
     np.testing.assert_allclose(result, exact, atol=5e-4)
 
 
+@pytest.mark.parametrize("affine", [0, 1, 2])
+@pytest.mark.parametrize("offset", [0.0, 1.5, 30.0, 1000.0])
+def test_large_layer_norm_near_zero_and_far(offset, affine, threads):
+    """Beside the exact result, with rows of both kinds, and one that is all alike."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((700, 500)).astype("float32")
+    x[::3] += offset
+    x[5] = 3.0
+    inputs = [x, *rng.standard_normal((affine, 500)).astype("float32")]
+    upstream = rng.standard_normal(x.shape).astype("float32")
+    ours = [te.Tensor(a, requires_grad=True) for a in inputs]
+    exact = [torch.tensor(a.astype("float64"), requires_grad=True) for a in inputs]
+    result, expected = (
+        te.layer_norm(ours[0], 500, *ours[1:]),
+        F.layer_norm(exact[0], (500,), *exact[1:]),
+    )
+    np.testing.assert_allclose(result.numpy(), expected.detach().numpy(), atol=2e-5)
+    result.backward(upstream)
+    expected.backward(torch.tensor(upstream.astype("float64")))
+    for place, (a, b) in enumerate(zip(ours, exact, strict=True)):
+        scale = max(1.0, np.abs(b.grad.numpy()).max())
+        error = np.abs(a.grad.numpy() - b.grad.numpy()).max() / scale
+        assert error < 5e-6, f"gradient of input {place}"
+
+
 EXTREMES = np.array(
     [[1e30, 1.0, np.inf, np.nan, 1e-40, 0.0], [-1e30, 2.0, 1.0, 1.0, -1e-40, 0.0]], "float32"
 )

@@ -149,3 +149,17 @@ def test_windows_of_many_elements(kernel):
         lambda x: F.max_pool2d(x, kernel, **options),
         x,
     )
+
+
+@pytest.mark.parametrize("width", [8, 300])
+@pytest.mark.parametrize("options", [(3, 1), (3, 3), (2, 2), ((1, 2), (1, 1))], ids=str)
+def test_rows_that_are_made_together_or_one_by_one(options, width):
+    """Infinities in one plane leave the next one's windows alone, however the rows are made."""
+    x = np.random.default_rng(0).standard_normal((3, 4, 9, width)).astype("float32")
+    x[1, 2] = np.inf
+    x[1, 3, 0] = -np.inf
+    for ours, theirs in ((te.max_pool2d, F.max_pool2d), (te.avg_pool2d, F.avg_pool2d)):
+        expected = theirs(torch.tensor(x), *options).numpy()
+        np.testing.assert_allclose(
+            ours(te.Tensor(x), *options).numpy(), expected, rtol=1e-5, atol=1e-6
+        )

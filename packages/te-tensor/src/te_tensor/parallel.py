@@ -373,3 +373,12 @@ def ufunc(function: np.ufunc, *arrays: Array, dtype: DType | None = None) -> Arr
     out = memory.empty(shape, dtype or arrays[0].dtype)
     elementwise(lambda o, *inputs: function(*inputs, out=o), out, *arrays)
     return out
+
+
+def copy(array: Array) -> Array:
+    """A copy, in the engine's threads and in C order where it is large."""
+    if array.size < PARALLEL_FROM:
+        return np.array(array)
+    out = memory.empty(array.shape, array.dtype)
+    elementwise(np.copyto, out, array)
+    return out

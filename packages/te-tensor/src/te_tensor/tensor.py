@@ -11,7 +11,7 @@ from typing import Any, Never, Self, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from . import autograd, execution, modes, storage
+from . import autograd, execution, modes, parallel, storage
 from .checks import Axis, broadcast_shape, check_function, check_keepdims, normalize_axis
 from .conversion import as_array, described, index_of, lengths, part_lengths, scalar, to_array
 from .dtypes import (
@@ -913,7 +913,7 @@ def _accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
     """Add to a leaf's gradient, which owns its memory."""
     with storage.lock_of(tensor._array):
         if tensor._grad is None:
-            tensor._grad = Tensor._wrap(grad if owned else np.array(grad))
+            tensor._grad = Tensor._wrap(grad if owned else parallel.copy(grad))
         else:
             autograd.add_to(tensor._grad._array, grad)
 

@@ -139,4 +139,9 @@ class GELU(Operation):
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient times the derivative."""
-        return (parallel.ufunc(np.multiply, grad, self.saved[0]),)
+        (slope,) = self.saved
+        if self.retains_graph:
+            return (parallel.ufunc(np.multiply, grad, slope),)
+        self.saved = ()  # nobody else has it: the memory serves for the gradient
+        parallel.elementwise(lambda s, g: np.multiply(s, g, out=s), slope, grad)
+        return (slope,)
