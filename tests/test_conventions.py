@@ -88,6 +88,8 @@ def text_files() -> Iterator[tuple[Path, str]]:
         ]
         for name in names:
             path = Path(folder, name)
+            if name == ".git":  # of a work tree beside the repository
+                continue
             try:
                 yield path, path.read_text(encoding="utf-8")
             except UnicodeDecodeError:

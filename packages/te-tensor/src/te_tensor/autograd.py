@@ -79,7 +79,7 @@ class _Pending:
 
 def add_to(total: Array, grad: Array) -> None:
     """Add a gradient in place, a large one in the engine's threads."""
-    if total.size < parallel.PARALLEL_FROM:
+    if total.size < parallel.PARALLEL_CALL_FROM:
         np.add(total, grad, out=total)
     else:
         parallel.elementwise(_add_block, total, grad)

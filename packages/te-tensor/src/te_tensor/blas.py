@@ -27,7 +27,7 @@ from .checks import broadcast_shape
 from .dtypes import WIDE_FLOATS, Array
 
 #: Multiply-adds from which a product is cut over the threads.
-_PARALLEL_FROM = 1 << 23
+_PARALLEL_FROM = 1 << 24
 #: The same for products with a vector, which read each element of a matrix once: the threads
 #: share the memory's speed, so fewer of them are worth a second thread.
 _PARALLEL_VECTOR_FROM = 1 << 21

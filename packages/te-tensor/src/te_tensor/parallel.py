@@ -27,6 +27,8 @@ from .dtypes import Array, DType
 #: Elements from which a chain of NumPy calls is spread over threads: below, waiting for the GIL
 #: costs more than a second core brings.
 PARALLEL_FROM = 1 << 18
+#: The same for a single call, of which half must take longer than a worker needs to wake up.
+PARALLEL_CALL_FROM = 1 << 20
 
 _region = threading.local()
 
@@ -365,7 +367,7 @@ def elementwise(function: Callable[..., None], *arrays: Array) -> None:
 def ufunc(function: np.ufunc, *arrays: Array, dtype: DType | None = None) -> Array:
     """A NumPy ufunc of arrays of one dtype, in the engine's threads where it is worth it."""
     for array in arrays:
-        if array.size >= PARALLEL_FROM:
+        if array.size >= PARALLEL_CALL_FROM:
             break
     else:
         return np.asarray(function(*arrays))
@@ -377,7 +379,7 @@ def ufunc(function: np.ufunc, *arrays: Array, dtype: DType | None = None) -> Arr
 
 def copy(array: Array) -> Array:
     """A copy, in the engine's threads and in C order where it is large."""
-    if array.size < PARALLEL_FROM:
+    if array.size < PARALLEL_CALL_FROM:
         return np.array(array)
     out = memory.empty(array.shape, array.dtype)
     elementwise(np.copyto, out, array)
