@@ -30,7 +30,7 @@ from ._distance import (
     Prepared,
     distance_function,
 )
-from ._kernels import keep_factors
+from ._kernels import EXPONENT_OF_E, EXPONENTIAL, keep_factors
 
 #: A distance function, or its name.
 FunctionLike: TypeAlias = str | DistanceFunction
@@ -315,7 +315,11 @@ _Unit: TypeAlias = tuple[slice, slice]
 
 
 class _Work:
-    """One problem on five axes (B, K, G, S, T), G query heads to a key head, and its blocks."""
+    """One problem on five axes (B, K, G, S, T), G query heads to a key head, and its blocks.
+
+    Scores, and logarithms of their sums, are times EXPONENT_OF_E from the start, so that
+    EXPONENTIAL of them is e to the power of the scores.
+    """
 
     def __init__(
         self,
@@ -331,6 +335,7 @@ class _Work:
     ) -> None:
         self.operation = operation
         self.scale = _scale(operation, q)
+        self.unit = q.dtype.type(EXPONENT_OF_E)
         self.key_heads = k.shape[1]
         self.q = self.group(q)
         self.k, self.v = k[:, :, None], v[:, :, None]
@@ -344,7 +349,7 @@ class _Work:
             by_column = mask.shape[2] == mask.shape[3] == 1
             if mask.dtype != bool_:
                 self.additive = mask
-                self.of_columns = mask[:, :, 0, 0] if by_column else None
+                self.of_columns = mask[:, :, 0, 0] * self.unit if by_column else None
             elif by_column:
                 hidden = q.dtype.type(-np.inf)
                 self.of_columns = np.where(mask[:, :, 0, 0], q.dtype.type(0), hidden)
@@ -425,14 +430,14 @@ class _Work:
         parts = [] if self.bias is None else self.bias.parts(block)
         beta = 0.0
         for part in parts:
-            np.multiply(part.phi, -part.slopes, out=scores[part.place])
+            np.multiply(part.phi, part.slopes * -self.unit, out=scores[part.place])
             beta = 1.0
         if self.additive is not None and self.of_columns is None:
             additive = block.of(self.additive)
             if beta:
-                np.add(scores, additive, out=scores)
+                np.add(scores, additive * self.unit, out=scores)
             else:
-                np.copyto(scores, additive)
+                np.multiply(additive, self.unit, out=scores)
             beta = 1.0
         gemm_batch(queries, keys.swapaxes(-1, -2), scores, beta=beta)
         for part in parts:
@@ -445,10 +450,10 @@ class _Work:
         return scores, parts
 
     def queries(self, block: Block, of_rows: Array | float) -> Array:
-        """The block's [q·scale, r, 1], to go with `_Keys.keys`."""
+        """The block's [q·scale·unit, r, 1], to go with `_Keys.keys`."""
         q = block.of(self.q, columns=False)
         queries = memory.empty((*q.shape[:-1], q.shape[-1] + 2), q.dtype)
-        np.multiply(q, q.dtype.type(self.scale), out=queries[..., :-2])
+        np.multiply(q, self.unit * q.dtype.type(self.scale), out=queries[..., :-2])
         queries[..., -2] = of_rows
         queries[..., -1] = 1
         return queries
@@ -464,7 +469,9 @@ class _Work:
         lengths = np.sqrt(np.einsum("...d,...d->...", q, q))
         bound = lengths * (keys.longest * q.dtype.type(abs(self.scale)))
         bound += q.dtype.type(self.highest_mask - HIGHEST)
-        return np.maximum(bound, 0, out=bound) if np.isfinite(bound).all() else None
+        np.maximum(bound, 0, out=bound)
+        bound *= self.unit
+        return bound if np.isfinite(bound).all() else None
 
     def keep(self, block: Block, out: Array) -> Array:
         """Dropout's factors of a block: the same in forward and backward, on any thread."""
@@ -486,7 +493,7 @@ class _Work:
         product = None
         if top is not None:
             scores, _ = self.scores(block, buffer, keys.keys, self.queries(block, -top))
-            product, sums = self._weigh(block, np.exp(scores, out=scores), values)
+            product, sums = self._weigh(block, EXPONENTIAL(scores, out=scores), values)
             if sums.size and sums.min() < LOWEST_SUM:
                 product = None
         if top is None or product is None:
@@ -494,10 +501,10 @@ class _Work:
             top = scores.max(axis=-1, initial=-np.inf)
             np.copyto(top, 0, where=top == -np.inf)  # a row that may attend to nothing
             np.subtract(scores, top[..., None], out=scores)
-            product, sums = self._weigh(block, np.exp(scores, out=scores), values)
+            product, sums = self._weigh(block, EXPONENTIAL(scores, out=scores), values)
             np.copyto(sums, 1, where=sums == 0)
         np.divide(product, sums, out=block.of(out, columns=False))
-        np.add(top[..., None], np.log(sums), out=block.of(log_sums, columns=False))
+        np.add(top[..., None], self.unit * np.log(sums), out=block.of(log_sums, columns=False))
 
     def _weigh(self, block: Block, weights: Array, values: Array) -> tuple[Array, Array]:
         """Weights times values, dropout applied, and the sums of the weights before it."""
@@ -612,7 +619,7 @@ class _Grads:
         work = self.work
         queries = work.queries(block, -block.of(log_sums, columns=False)[..., 0])
         scores, parts = work.scores(block, buffers[0], keys.keys, queries)
-        weights = np.exp(scores, out=scores)
+        weights = EXPONENTIAL(scores, out=scores)
         grad = block.of(grad, columns=False)
         # Σ_j weights·(grad·v) of a row is grad·out: no pass over the block is needed for it.
         out = block.of(out, columns=False)
@@ -639,7 +646,7 @@ class _Grads:
             alpha=work.scale,
             beta=1.0 if self.into_q else 0.0,
         )
-        _add_over_group(slope, queries[..., :-2], grad_k)
+        _add_over_group(slope, queries[..., :-2], grad_k, alpha=1 / EXPONENT_OF_E)
         if self.mask is not None:
             target = block.of(self.mask[task.chunk % len(self.mask)])
             target += sum_to_shape(slope, target.shape)
@@ -665,10 +672,10 @@ class _Grads:
         return results
 
 
-def _add_over_group(scores: Array, rows: Array, out: Array) -> None:
-    """out += scoresᵀ·rows, summed over the query heads that share a key head."""
+def _add_over_group(scores: Array, rows: Array, out: Array, alpha: float = 1.0) -> None:
+    """out += alpha·scoresᵀ·rows, summed over the query heads that share a key head."""
     for g in range(scores.shape[2]):
-        gemm_batch(scores[:, :, g].swapaxes(-1, -2), rows[:, :, g], out, beta=1.0)
+        gemm_batch(scores[:, :, g].swapaxes(-1, -2), rows[:, :, g], out, alpha=alpha, beta=1.0)
 
 
 def _check(
