@@ -161,9 +161,16 @@ def test_losses_of_a_stack(contestant: str) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-@pytest.mark.parametrize("contestant", peers("molecules"))
-def test_losses_of_the_molecules(contestant: str) -> None:
-    ours, theirs = (load("molecules").CONTESTANTS[name](5)() for name in (OURS, contestant))
+@pytest.mark.parametrize(
+    ("work", "contestant"),
+    [
+        pytest.param(work, *peer.values, marks=peer.marks)
+        for work in ("molecules", "mpi")
+        for peer in peers(work)
+    ],
+)
+def test_losses_of_the_molecules(work: str, contestant: str) -> None:
+    ours, theirs = (load(work).CONTESTANTS[name](5)() for name in (OURS, contestant))
     assert ours == pytest.approx(theirs, rel=1e-3)
 
 

@@ -80,19 +80,39 @@ def test_rank_0_alone_prints_and_saves_and_the_job_resumes(tmp_path):
     assert again.returncode == 2 and again.stderr.count("nothing to go on with") == 1
 
 
-@needs_ase
-def test_a_job_that_was_killed_goes_on_from_its_last_epoch(tmp_path):
-    options = ("--data", "g2", "--epochs", 60, "--output", tmp_path)
+def start(folder, epochs):
+    """The example as a job that goes on while the test does, when there is a checkpoint of it."""
+    options = ("--data", "g2", "--epochs", epochs, "--output", folder)
     job = subprocess.Popen(
-        command(2, EXAMPLE, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(2, EXAMPLE, *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
-    folder = tmp_path / "molecules-gaussian.ranks"
     deadline = time.monotonic() + 60
-    while not list(folder.glob("step-00000004*")):
+    while not list(Path(folder, "molecules-gaussian.ranks").glob("step-00000004*")):
         assert job.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    job.send_signal(signal.SIGKILL)  # the launcher itself; its ranks end with it
-    job.wait()
+    return job, options
+
+
+@needs_ase
+def test_a_job_that_was_killed_goes_on_from_its_last_epoch(tmp_path):
+    job, options = start(tmp_path, 60)
+    job.kill()  # the launcher itself; its ranks end with it
+    job.communicate()
     done = launch(2, EXAMPLE, *options, "--resume")
     assert done.returncode == 0, done.stderr
     assert "120/120" in done.stdout
+
+
+@needs_ase
+def test_ctrl_c_saves_once_and_says_how_to_go_on(tmp_path):
+    job, _ = start(tmp_path, 100_000)
+    os.killpg(job.pid, signal.SIGINT)  # as a terminal does
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert output.count("Stopped after step") == 1 and "--resume" in output
+    step = int(re.search(r"Stopped after step (\d+)", output)[1])
+    assert list(tmp_path.glob(f"molecules-gaussian.ranks/step-{step:08}"))

@@ -7,7 +7,7 @@
 The same training as train_molecules.py, with its options and its parts: the batches are the same,
 each rank takes its share of them, and gradients are means over all. The losses are those of one
 process to rounding. Rank 0 alone prints, plots and saves; there is a checkpoint after every epoch,
-and when SIGINT asks for an end.
+and one when Ctrl-C ends the job.
 """
 
 from __future__ import annotations

@@ -69,6 +69,15 @@ def test_a_job_in_which_a_rank_fails_ends_and_says_why(name):
     assert seconds < LIMIT / 3
 
 
+@pytest.mark.parametrize("name", ["exception", "killed", "early_exit", "different_calls"])
+def test_more_ranks_end_too(name):
+    done, _ = launch(4, FAILING, name)
+    assert done.returncode != 0
+    assert done.stdout.count("came to the end") < 3
+    for said in CASES[name]:
+        assert said.replace("of 2", "of 4") in done.stderr + done.stdout
+
+
 def test_a_code_is_handed_on():
     assert launch(2, FAILING, "early_exit_with_a_code")[0].returncode == 3
 
@@ -87,6 +96,22 @@ def test_ranks_without_mpi4py_get_the_pip_line():
     done, _ = launch(2, "-c", code, run=())
     assert done.returncode != 0
     assert 'python -m pip install "te-optim[mpi]"' in done.stderr
+
+
+MISSING = "import os; os.environ['MPI4PY_LIBMPI'] = '/nowhere/libmpi.so'; "
+INIT = "from te_optim import distributed as d; print(d.init().size)"
+
+
+def test_ranks_without_an_mpi_library_are_told_so():
+    done, _ = launch(2, "-c", MISSING + INIT, run=())
+    assert done.returncode != 0
+    assert "mpi4py finds no MPI" in done.stderr
+
+
+def test_one_process_needs_no_mpi_library():
+    code = MISSING + INIT
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
 
 
 def test_importing_does_not_start_mpi():

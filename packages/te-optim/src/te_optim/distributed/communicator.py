@@ -73,7 +73,7 @@ class Communicator:
             A new array of that shape and dtype, the same on every rank.
 
         Raises:
-            ValueError: op is unknown, or ranks disagree about the call.
+            ValueError: op is unknown, these aren't numbers, or ranks disagree about the call.
             TimeoutError: not all ranks came in time.
         """
         given = np.asarray(array)
@@ -102,8 +102,7 @@ class Communicator:
         """
         check_choice("op", op, OPS)
         _check_memory(array)
-        if array.dtype in SMALL_FLOATS:
-            raise ValueError(f"iallreduce of {array.dtype}: expected float32, which is quicker")
+        _check_numbers(array)
 
         def begin(group: Any, mpi: Any) -> Any:
             return group.Iallreduce(mpi.IN_PLACE, array, getattr(mpi, OPS[op]))
@@ -122,8 +121,8 @@ class Communicator:
             The part; on rank r the r-th.
 
         Raises:
-            ValueError: the first axis can't be cut so, op is unknown, or ranks disagree about
-                the call.
+            ValueError: the first axis can't be cut so, op is unknown, these aren't numbers, or
+                ranks disagree about the call.
             TimeoutError: not all ranks came in time.
         """
         check_choice("op", op, OPS)
@@ -142,6 +141,7 @@ class Communicator:
 
         name = f"reduce_scatter {op} of {describe(given)}"
         self.agree(name)
+        _check_numbers(whole)
         self._begin(name, begin, whole, part).wait()
         return part.astype(given.dtype, copy=False)
 
@@ -363,6 +363,13 @@ def on_machines(group: Any, timeout: float) -> Communicator:
 def describe(array: Array) -> str:
     """Dtype and shape, for errors."""
     return f"{array.dtype} {array.shape}"
+
+
+def _check_numbers(array: Array) -> None:
+    if array.dtype.kind not in "iuf" or array.dtype in SMALL_FLOATS:
+        raise ValueError(
+            f"an array over ranks is of {array.dtype}: expected float32, float64 or integers"
+        )
 
 
 def _check_memory(array: Array) -> None:

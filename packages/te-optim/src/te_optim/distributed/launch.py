@@ -35,7 +35,8 @@ def init(timeout: float = 300.0) -> Communicator:
 
     Raises:
         ModuleNotFoundError: mpi4py is missing, and a launcher started several ranks.
-        RuntimeError: mpi4py finds no MPI, or one that can't live with threads.
+        RuntimeError: mpi4py finds no MPI, and a launcher started several ranks; or this MPI can't
+            live with threads.
         ValueError: timeout isn't above 0.
         TimeoutError: not all ranks came in time.
 

@@ -31,15 +31,15 @@ def load_mpi() -> Any:
 
 
 def load_mpi_if_any() -> Any | None:
-    """The module mpi4py.MPI; None for a process on its own without mpi4py.
+    """The module mpi4py.MPI; None for a process on its own without mpi4py, or without an MPI.
 
     Raises:
         ModuleNotFoundError: mpi4py isn't installed, and a launcher started several ranks.
-        RuntimeError: mpi4py finds no MPI.
+        RuntimeError: mpi4py finds no MPI, and a launcher started several ranks.
     """
     try:
         return load_mpi()
-    except ModuleNotFoundError:
+    except (ModuleNotFoundError, RuntimeError):
         if any(os.environ.get(name, "1") != "1" for name in _SIZES):
             raise
         return None
