@@ -34,6 +34,7 @@ FLOORS: dict[str, list[str]] = {
         "ops/_blocks ops/_kernels ops/_windows",
         "ops/_columns ops/_distance ops/_sequence",
         "ops/_at_once",
+        "ops/_in_blocks",
         "ops/*",
         "ops/__init__",
         "tensor",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import te_tensor as te
+from te_tensor.ops import _in_blocks
 from te_tensor.ops import attention as module
 
 PHI = {
@@ -405,8 +406,8 @@ def test_blocks_with_additive_masks(size, shape, threads):
 
 def test_blocks_are_as_small_as_they_say(monkeypatch):
     # A tiny block goes through every way of cutting the work.
-    monkeypatch.setattr(module, "_BLOCK", 64)
-    monkeypatch.setattr(module, "_PARALLEL_FROM", 0)
+    monkeypatch.setattr(_in_blocks, "_BLOCK", 64)
+    monkeypatch.setattr(_in_blocks, "_PARALLEL_FROM", 0)
     for count in (1, 2, 3):
         te.set_num_threads(count)
         for heads, key_heads in ((4, 4), (4, 2), (3, 1)):
@@ -489,8 +490,8 @@ def test_dropout_agrees_in_forward_and_backward(p, threads):
 
 
 def test_dropout_agrees_over_several_blocks(monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK", 64)
-    monkeypatch.setattr(module, "_PARALLEL_FROM", 0)
+    monkeypatch.setattr(_in_blocks, "_BLOCK", 64)
+    monkeypatch.setattr(_in_blocks, "_PARALLEL_FROM", 0)
     te.set_num_threads(2)
 
     def f(q, k, v):
@@ -589,7 +590,7 @@ def test_at_once_and_in_blocks_agree(factor, hidden, monkeypatch):
     options = {"causal": True, "distance": draw(5, 7, low=0.0), "slopes": draw(4, low=0.5)}
     found = []
     for small in (True, False):
-        monkeypatch.setattr(module, "_is_small", lambda q, k, small=small: small)
+        monkeypatch.setattr(module, "is_small", lambda q, k, small=small: small)
         tensors = [te.Tensor(array, requires_grad=True) for array in (*arrays, mask)]
         q, k, v, additive = tensors
         result = te.attention(q, k, v, mask=additive, **options)
