@@ -95,7 +95,7 @@ def limited(x: Array, low: Any = None, high: Any = None) -> Array:
     low = -np.inf if low is None else low
     high = np.inf if high is None else high
     out = memory.empty_like(x)
-    parallel.elementwise(lambda out, x: np.clip(x, low, high, out=out), out, x)
+    parallel.elementwise(lambda out, x: x.clip(low, high, out=out), out, x)
     return out
 
 

@@ -55,7 +55,7 @@ def _gelu_erf(out: Array, slope: Array | None, x: Array) -> None:
     scalar = x.dtype.type
     a, density, tail, t = memory.scratch(4, x.shape, x.dtype)
     np.abs(x, out=a)
-    np.clip(a, 0, _FAR, out=a)
+    a.clip(0, _FAR, out=a)
     np.multiply(a, a, out=density)
     np.multiply(density, scalar(_HALF_SQUARE), out=density)
     EXPONENTIAL(density, out=density)
@@ -71,7 +71,7 @@ def _gelu_erf(out: Array, slope: Array | None, x: Array) -> None:
         np.bitwise_xor(bits_of(density), sign, out=bits)
         np.add(slope, scalar(0.5), out=slope)
     np.multiply(a, tail, out=tail)
-    np.clip(x, 0, np.inf, out=out)
+    x.clip(0, np.inf, out=out)
     np.subtract(out, tail, out=out)
 
 
@@ -83,7 +83,7 @@ def _gelu_tanh(out: Array, slope: Array | None, x: Array) -> None:
     """x·(1 + tanh u)/2 with u = √(2/π)·(x + 0.044715 x³), and its derivative, for one block."""
     scalar = x.dtype.type
     limited, square, t = memory.scratch(3, x.shape, x.dtype)
-    np.clip(x, -_FAR, _FAR, out=limited)
+    x.clip(-_FAR, _FAR, out=limited)
     np.multiply(limited, limited, out=square)
     np.multiply(square, scalar(_TANH_B), out=t)
     np.add(t, scalar(_TANH_A), out=t)
