@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-#: What the environment may hold that makes a library other than the one that users get, or
-#: gives contestants different numbers of threads.
+#: What the environment may hold that makes a library other than the one that users get (one that
+#: is compiled anew by every import, for one), or gives contestants different numbers of threads.
 FORCING = (
     "OPENBLAS_CORETYPE",
     "OPENBLAS_L2_SIZE",
@@ -23,6 +23,7 @@ FORCING = (
     "TE_NUM_THREADS",
     "TE_BLAS",
     "XLA_FLAGS",
+    "PYTHONDONTWRITEBYTECODE",
 )
 #: Modules that a contestant or a picture needs; others need only what this project itself does.
 NEEDS = {
