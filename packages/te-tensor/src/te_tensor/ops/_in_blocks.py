@@ -28,7 +28,7 @@ from ._kernels import EXPONENT_OF_E, EXPONENTIAL, keep_factors
 _BLOCK = 2 * parallel.BLOCK
 #: Multiply-adds from which the work is spread over threads. Below, calls are so short that threads
 #: mostly wait for the GIL.
-_PARALLEL_FROM = 1 << 25
+_PARALLEL_FROM = 1 << 26
 #: Columns from which a pass that sums rows is quicker than one more column in a product.
 _LONG_ROW = 128
 
