@@ -63,15 +63,20 @@ def te_model() -> Any:
     return example().MoleculeModel(ELEMENTS, "gaussian")
 
 
+def te_optimizer(model: Any) -> Any:
+    from te_optim import AdamW
+
+    return AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY, parameters=model.parameters())
+
+
 def tensor_engine(steps: int) -> Callable[[], object]:
     import te_nn as nn
     import te_tensor as te
-    from te_optim import AdamW
 
     model = te_model()
     loss_function = nn.MSELoss()
     data = [tuple(te.from_numpy(array) for array in batch) for batch in batches(steps)]
-    optimizer = AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY, parameters=model.parameters())
+    optimizer = te_optimizer(model)
 
     def train() -> object:
         losses = []

@@ -57,7 +57,6 @@ def serve(steps: int) -> None:
     """A rank: train once for each line that rank 0 reads."""
     import te_nn as nn
     import te_tensor as te
-    from te_optim import AdamW
     from te_optim.distributed import DistributedOptimizer, init
 
     comm = init()
@@ -68,13 +67,7 @@ def serve(steps: int) -> None:
         [te.from_numpy(array[comm.rank :: comm.size].copy()) for array in batch]
         for batch in molecules.batches(steps)
     ]
-    optimizer = DistributedOptimizer(
-        AdamW(
-            molecules.LEARNING_RATE,
-            weight_decay=molecules.WEIGHT_DECAY,
-            parameters=model.parameters(),
-        )
-    )
+    optimizer = DistributedOptimizer(molecules.te_optimizer(model))
     while comm.broadcast_bytes(sys.stdin.readline().encode() if comm.rank == 0 else b""):
         losses = []
         for elements, distance, target in data:
