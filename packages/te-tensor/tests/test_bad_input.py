@@ -16,7 +16,14 @@ BAD = {name: case for table in TABLES for name, case in table.items()}
 
 #: What takes nothing that can be wrong, or is made by the engine only.
 NOTHING_WRONG = {
-    *("blas_info", "empty_cache", "get_num_threads", "get_rng_state", "is_grad_enabled"),
+    *(
+        "blas_info",
+        "empty_cache",
+        "get_num_threads",
+        "get_rng_state",
+        "is_grad_enabled",
+        "kernel_info",
+    ),
     *("memory_info", "profile"),
     *("DistanceFunction", "GradientError", "HookHandle", "Operation", "OperationProfile"),
     *("PreparedDistance", "Profile", "Sample"),

@@ -128,6 +128,8 @@ from .gradcheck import gradcheck as gradcheck
 from .gradcheck import gradcheck_operation as gradcheck_operation
 from .graph import to_dot as to_dot
 from .hooks import HookHandle as HookHandle
+from .machine import kernel_info as kernel_info
+from .machine import set_kernels as set_kernels
 from .memory import empty_cache as empty_cache
 from .memory import memory_info as memory_info
 from .modes import detect_anomaly as detect_anomaly

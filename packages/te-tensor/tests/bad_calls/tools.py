@@ -110,6 +110,7 @@ BAD = {
     "set_rng_state number": (lambda: te.set_rng_state(3), ValueError, ["3", "(seed, draws)"]),
     "set_num_threads": (lambda: te.set_num_threads(0), ValueError, ["0", "at least 1"]),
     "set_num_threads bool": (lambda: te.set_num_threads(True), ValueError, ["True"]),
+    "set_kernels": (lambda: te.set_kernels("sse"), ValueError, ["'sse'", "avx512"]),
     "set_blas": (lambda: te.set_blas("mkl"), ValueError, ["'mkl'", "openblas"]),
     "promote": (
         lambda: te.promote("float32", "float23"), TypeError, ["'float23'", "expected one of"]),

@@ -1,0 +1,72 @@
+"""Kernels: formulas that run as machine code, in one pass, where processor and system allow it.
+
+`assembler.py` knows instructions, `formula.py` arithmetic, `compiler.py` loops and registers, and
+`kernel.py` how code gets into memory and is called.
+"""
+
+from .formula import (
+    Column as Column,
+)
+from .formula import (
+    Matrix as Matrix,
+)
+from .formula import (
+    Scalar as Scalar,
+)
+from .formula import (
+    Value as Value,
+)
+from .formula import (
+    absolute as absolute,
+)
+from .formula import (
+    exponential as exponential,
+)
+from .formula import (
+    flipped as flipped,
+)
+from .formula import (
+    hyperbolic_tangent as hyperbolic_tangent,
+)
+from .formula import (
+    logistic as logistic,
+)
+from .formula import (
+    maximum as maximum,
+)
+from .formula import (
+    minimum as minimum,
+)
+from .formula import (
+    minus_times as minus_times,
+)
+from .formula import (
+    polynomial as polynomial,
+)
+from .formula import (
+    square_root as square_root,
+)
+from .formula import (
+    times_plus as times_plus,
+)
+from .formula import (
+    where_greater as where_greater,
+)
+from .formula import (
+    with_sign as with_sign,
+)
+from .kernel import (
+    Kernel as Kernel,
+)
+from .kernel import (
+    kernel as kernel,
+)
+from .kernel import (
+    kernel_info as kernel_info,
+)
+from .kernel import (
+    runs as runs,
+)
+from .kernel import (
+    set_kernels as set_kernels,
+)

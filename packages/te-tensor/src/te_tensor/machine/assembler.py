@@ -1,0 +1,259 @@
+"""x86-64 instructions as bytes: those that kernels are made of, and no others.
+
+Vector instructions are EVEX-encoded with 512-bit registers (AVX-512 F and DQ) or VEX-encoded with
+256-bit ones (AVX2 and FMA). The source is Intel's Software Developer's Manual, volume 2; tests
+compare each instruction with what the GNU assembler makes of it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+#: General registers by number.
+RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 = range(16)
+#: Registers that a function must leave as it found them (System V ABI).
+CALLEE_SAVED: Final = (RBX, RBP, R12, R13, R14, R15)
+
+#: Bytes 0F, 0F 38 and 0F 3A before an opcode, by their number in a prefix.
+_0F, _0F38, _0F3A = 1, 2, 3
+#: The prefixes "none", 66 and F3, by their number.
+_NONE, _66, _F3 = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """[base + index + offset]; index RSP means none.
+
+    With `broadcast`, one number there stands for all lanes.
+    """
+
+    base: int
+    index: int = RSP
+    offset: int = 0
+    broadcast: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A number of the pool behind the code, in all lanes."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """How an instruction is encoded: prefix, map and opcode; one source less if `unary`."""
+
+    prefix: int
+    map: int
+    opcode: int
+    unary: bool = False
+
+
+_FORMS: Final = {
+    "vaddps": _Form(_NONE, _0F, 0x58),
+    "vmulps": _Form(_NONE, _0F, 0x59),
+    "vsubps": _Form(_NONE, _0F, 0x5C),
+    "vminps": _Form(_NONE, _0F, 0x5D),
+    "vdivps": _Form(_NONE, _0F, 0x5E),
+    "vmaxps": _Form(_NONE, _0F, 0x5F),
+    "vsqrtps": _Form(_NONE, _0F, 0x51, unary=True),
+    "vandps": _Form(_NONE, _0F, 0x54),
+    "vandnps": _Form(_NONE, _0F, 0x55),
+    "vorps": _Form(_NONE, _0F, 0x56),
+    "vxorps": _Form(_NONE, _0F, 0x57),
+    "vmovups": _Form(_NONE, _0F, 0x10, unary=True),
+    "vbroadcastss": _Form(_66, _0F38, 0x18, unary=True),
+    "vfmadd213ps": _Form(_66, _0F38, 0xA8),
+    "vfmadd231ps": _Form(_66, _0F38, 0xB8),
+    "vfnmadd213ps": _Form(_66, _0F38, 0xAC),
+    "vfnmadd231ps": _Form(_66, _0F38, 0xBC),
+    "vscalefps": _Form(_66, _0F38, 0x2C),
+    "vblendmps": _Form(_66, _0F38, 0x65),
+    "vcmpps": _Form(_NONE, _0F, 0xC2),
+    "vrndscaleps": _Form(_66, _0F3A, 0x08, unary=True),
+    "vpermilps": _Form(_66, _0F3A, 0x04, unary=True),
+    "vshuff32x4": _Form(_66, _0F3A, 0x23),
+    "vgetexpps": _Form(_66, _0F38, 0x42, unary=True),
+    "vgetmantps": _Form(_66, _0F3A, 0x26, unary=True),
+}
+_STORE: Final = _Form(_NONE, _0F, 0x11, unary=True)
+_STORE_LOWEST: Final = _Form(_F3, _0F, 0x11, unary=True)
+
+
+class Assembler:
+    """Code as it grows; `finish` puts the pool of constants behind it."""
+
+    def __init__(self) -> None:
+        self._code = bytearray()
+        self._uses: list[tuple[int, int, float]] = []
+
+    # -- vectors --------------------------------------------------------------------------
+
+    def vector(
+        self,
+        name: str,
+        target: int,
+        *sources: int | Memory | Constant,
+        mask: int = 0,
+        zero: bool = False,
+        immediate: int | None = None,
+    ) -> None:
+        """A vector instruction; the last source may be in memory.
+
+        Args:
+            name: the instruction.
+            target: register that is written; a mask register, of a comparison.
+            sources: those of the manual, in its order.
+            mask: the mask register that chooses lanes; 0 chooses all.
+            zero: lanes that aren't chosen become 0, instead of staying.
+            immediate: the byte at the end.
+        """
+        form = _FORMS[name]
+        first = 0 if form.unary else sources[0]
+        assert isinstance(first, int) and len(sources) == (1 if form.unary else 2), name
+        self._evex(form, target, first, sources[-1], mask, zero, immediate)
+
+    def store(self, target: Memory, source: int, mask: int = 0) -> None:
+        """Write the chosen lanes of a register to memory."""
+        self._evex(_STORE, source, 0, target, mask, False, None)
+
+    def store_lowest(self, target: Memory, source: int) -> None:
+        """Vmovss [target], source: the first lane."""
+        self._evex(_STORE_LOWEST, source, 0, target, 0, False, None)
+
+    def _evex(
+        self,
+        form: _Form,
+        register: int,
+        first: int,
+        last: int | Memory | Constant,
+        mask: int,
+        zero: bool,
+        immediate: int | None,
+    ) -> None:
+        high_x, high_b, broadcast = 0, 0, isinstance(last, Constant)
+        if isinstance(last, int):
+            high_x, high_b = last >> 4, last >> 3
+        elif isinstance(last, Memory):
+            high_x, high_b, broadcast = last.index >> 3, last.base >> 3, last.broadcast
+        if broadcast and form.opcode == _FORMS["vbroadcastss"].opcode and form.map == _0F38:
+            broadcast = False  # the instruction itself says so
+        self._code += bytes(
+            (
+                0x62,
+                _inverted(register >> 3, 7)
+                | _inverted(high_x, 6)
+                | _inverted(high_b, 5)
+                | _inverted(register >> 4, 4)
+                | form.map,
+                (~first & 15) << 3 | 1 << 2 | form.prefix,
+                zero << 7 | 0b10 << 5 | broadcast << 4 | _inverted(first >> 4, 3) | mask,
+                form.opcode,
+            )
+        )
+        self._operand(register, last, 0 if immediate is None else 1)
+        if immediate is not None:
+            self._code.append(immediate)
+
+    def _operand(self, register: int, last: int | Memory | Constant, behind: int) -> None:
+        """The ModRM byte and what belongs to it; `behind` bytes of the instruction follow."""
+        low = (register & 7) << 3
+        if isinstance(last, int):
+            self._code.append(0b11 << 6 | low | last & 7)
+        elif isinstance(last, Constant):
+            self._code.append(low | 0b101)  # relative to the next instruction
+            self._uses.append((len(self._code), behind, last.value))
+            self._code += bytes(4)
+        else:
+            self._code += bytes((0b10 << 6 | low | 0b100, (last.index & 7) << 3 | last.base & 7))
+            self._code += struct.pack("<i", last.offset)
+
+    def load_mask(self, mask: int, source: Memory) -> None:
+        """kmovw mask, [source]: 16 lanes from 16 bits."""
+        assert source.base < 8 and source.index == RSP
+        self._code += b"\xc5\xf8\x90"
+        self._operand(mask, source, 0)
+
+    def leave_vectors(self) -> None:
+        """vzeroupper: older code that follows isn't slowed down."""
+        self._code += b"\xc5\xf8\x77"
+
+    # -- addresses and loops --------------------------------------------------------------
+
+    def load(self, target: int, source: Memory) -> None:
+        """mov target, [source]."""
+        self._general(0x8B, target, source)
+
+    def add(self, target: int, source: Memory) -> None:
+        """add target, [source]."""
+        self._general(0x03, target, source)
+
+    def _general(self, opcode: int, register: int, memory: Memory) -> None:
+        rex = 0x48 | register >> 3 << 2 | memory.index >> 3 << 1 | memory.base >> 3
+        self._code += bytes((rex, opcode))
+        self._operand(register, memory, 0)
+
+    def clear(self, target: int) -> None:
+        """xor target, target."""
+        assert target < 8
+        self._code += bytes((0x31, 0xC0 | target << 3 | target))
+
+    def add_number(self, target: int, number: int) -> None:
+        """add target, number, which is from -128 to 127."""
+        self._code += bytes((0x48 | target >> 3, 0x83, 0xC0 | target & 7)) + struct.pack(
+            "<b", number
+        )
+
+    def compare(self, a: int, b: int) -> None:
+        """cmp a, b."""
+        self._code += bytes((0x48 | b >> 3 << 2 | a >> 3, 0x39, 0xC0 | (b & 7) << 3 | a & 7))
+
+    def push(self, register: int) -> None:
+        """push register."""
+        self._code += bytes(([0x41] if register > 7 else []) + [0x50 | register & 7])
+
+    def pop(self, register: int) -> None:
+        """pop register."""
+        self._code += bytes(([0x41] if register > 7 else []) + [0x58 | register & 7])
+
+    def give_back(self) -> None:
+        """ret."""
+        self._code.append(0xC3)
+
+    def here(self) -> int:
+        """The place of the next instruction."""
+        return len(self._code)
+
+    def jump(self, condition: str, target: int = 0) -> int:
+        """A jump if the last comparison says "below", "not below", "zero" or "not zero".
+
+        Returns:
+            Where `land` finds it, when the target is yet to come.
+        """
+        code = {"below": 0x82, "not below": 0x83, "zero": 0x84, "not zero": 0x85}[condition]
+        self._code += bytes((0x0F, code))
+        self._code += struct.pack("<i", target - len(self._code) - 4)
+        return len(self._code) - 4
+
+    def land(self, jump: int) -> None:
+        """Have an earlier jump lead here."""
+        struct.pack_into("<i", self._code, jump, len(self._code) - jump - 4)
+
+    def finish(self) -> bytes:
+        """The code with its constants."""
+        self._code += bytes(-len(self._code) % 64)
+        places: dict[bytes, int] = {}
+        for place, behind, value in self._uses:
+            constant = struct.pack("<f", value)
+            if constant not in places:
+                places[constant] = len(self._code)
+                self._code += constant
+            struct.pack_into("<i", self._code, place, places[constant] - place - 4 - behind)
+        return bytes(self._code)
+
+
+def _inverted(bit: int, place: int) -> int:
+    return (~bit & 1) << place

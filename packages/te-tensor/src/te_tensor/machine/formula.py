@@ -1,0 +1,282 @@
+"""What a kernel computes, written as arithmetic on values that stand for a row's elements.
+
+A kernel is a function of operands. It runs once, on symbols, and leaves steps that the compiler
+turns into machine code. `Matrix` operands are read and written element by element, `Column`
+operands hold one number a row, and `Scalar` ones a single number.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from math import log
+from typing import Final, TypeAlias, Union
+
+#: Levels of values: the same for all rows, one a row, one an element.
+FIXED, ROW, ELEMENT = range(3)
+
+Number: TypeAlias = Union["Value", float]
+
+
+class Value:
+    """A step of a formula: its name, its arguments, and where it is known.
+
+    Args:
+        formula: the formula it belongs to.
+        name: what it does.
+        arguments: earlier steps.
+        operand: the operand it reads or writes, by number.
+        number: that of a constant, or the byte of an instruction.
+        level: FIXED, ROW or ELEMENT.
+        stage: the sweep over a row in which it can be known first.
+    """
+
+    __slots__ = ("arguments", "formula", "level", "name", "number", "operand", "place", "stage")
+
+    def __init__(
+        self,
+        formula: Formula,
+        name: str,
+        arguments: tuple[Value, ...] = (),
+        *,
+        operand: int = -1,
+        number: float = 0.0,
+        level: int,
+        stage: int = 0,
+    ) -> None:
+        self.formula, self.name, self.arguments = formula, name, arguments
+        self.operand, self.number, self.level, self.stage = operand, number, level, stage
+        self.place = len(formula.steps)
+        formula.steps.append(self)
+
+    def __add__(self, other: Number) -> Value:
+        return self.formula.step("add", self, other)
+
+    def __radd__(self, other: float) -> Value:
+        return self.formula.step("add", self, other)
+
+    def __sub__(self, other: Number) -> Value:
+        return self.formula.step("subtract", self, other)
+
+    def __rsub__(self, other: float) -> Value:
+        return self.formula.step("subtract", other, self)
+
+    def __mul__(self, other: Number) -> Value:
+        return self.formula.step("multiply", self, other)
+
+    def __rmul__(self, other: float) -> Value:
+        return self.formula.step("multiply", self, other)
+
+    def __truediv__(self, other: Number) -> Value:
+        return self.formula.step("divide", self, other)
+
+    def __rtruediv__(self, other: float) -> Value:
+        return self.formula.step("divide", other, self)
+
+    def sum(self) -> Value:
+        """The sum over the row."""
+        return self.formula.reduction("sum", self)
+
+    def max(self) -> Value:
+        """The largest of the row; what NaN does is left open."""
+        return self.formula.reduction("max", self)
+
+
+class Operand:
+    """An argument of a kernel."""
+
+    def __init__(self, formula: Formula, number: int) -> None:
+        self._formula, self._number = formula, number
+
+    def _read(self, name: str, level: int) -> Value:
+        return Value(self._formula, name, operand=self._number, level=level)
+
+    def _write(self, name: str, value: Number, level: int) -> None:
+        value = self._formula.value(value)
+        steps = (value,)
+        Value(self._formula, name, steps, operand=self._number, level=level, stage=value.stage)
+
+
+class Matrix(Operand):
+    """Rows of elements; a single row serves for all of them."""
+
+    def load(self) -> Value:
+        """The elements."""
+        return self._read("load", ELEMENT)
+
+    def store(self, value: Number) -> None:
+        """Write the elements."""
+        self._write("store", value, ELEMENT)
+
+    def add(self, value: Value) -> None:
+        """Add to the elements; with a single row, the sum over all rows."""
+        self.store(self.load() + value)
+
+    def keep(self, value: Value) -> Value:
+        """Write the elements; later sweeps over the row read them, and needn't make them again."""
+        self.store(value)
+        kept = Value(
+            self._formula,
+            "keep",
+            (value,),
+            operand=self._number,
+            level=ELEMENT,
+            stage=value.stage,
+        )
+        return kept
+
+
+class Column(Operand):
+    """One number a row."""
+
+    def load(self) -> Value:
+        """The row's number."""
+        return self._read("load_row", ROW)
+
+    def store(self, value: Value) -> None:
+        """Write the row's number."""
+        self._write("store_row", value, ROW)
+
+
+class Scalar(Operand):
+    """One number."""
+
+    def load(self) -> Value:
+        """The number."""
+        return self._read("scalar", FIXED)
+
+
+class Formula:
+    """The steps of a kernel.
+
+    Args:
+        function: the kernel as it is written.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.name = function.__name__
+        self.steps: list[Value] = []
+        self._constants: dict[str, Value] = {}
+        parameters = inspect.signature(function, eval_str=True).parameters.values()
+        self.kinds: list[type[Operand]] = [parameter.annotation for parameter in parameters]
+        function(*(kind(self, number) for number, kind in enumerate(self.kinds)))
+
+    def value(self, given: Number) -> Value:
+        """A number as a step."""
+        if isinstance(given, Value):
+            return given
+        key = repr(float(given))  # 0.0 and -0.0 are two constants
+        if key not in self._constants:
+            self._constants[key] = Value(self, "constant", number=float(given), level=FIXED)
+        return self._constants[key]
+
+    def step(self, name: str, *given: Number, number: float = 0.0) -> Value:
+        """A step of arithmetic."""
+        arguments = tuple(map(self.value, given))
+        return Value(
+            self,
+            name,
+            arguments,
+            number=number,
+            level=max(ROW, *(a.level for a in arguments)),
+            stage=max(a.stage for a in arguments),
+        )
+
+    def reduction(self, name: str, value: Value) -> Value:
+        """A number a row, known after a sweep over the row."""
+        return Value(self, name, (value,), level=ROW, stage=value.stage + 1)
+
+
+def _of(values: Iterable[Number]) -> Formula:
+    return next(v.formula for v in values if isinstance(v, Value))
+
+
+def maximum(a: Number, b: Number) -> Value:
+    """The greater one; b where either is NaN."""
+    return _of((a, b)).step("maximum", a, b)
+
+
+def minimum(a: Number, b: Number) -> Value:
+    """The lesser one; b where either is NaN."""
+    return _of((a, b)).step("minimum", a, b)
+
+
+def absolute(x: Value) -> Value:
+    """|x|."""
+    return x.formula.step("and_not", -0.0, x)
+
+
+def with_sign(size: Value, x: Value) -> Value:
+    """`size`, which is at least 0, with the sign of x."""
+    return size.formula.step("or", size, size.formula.step("and", x, -0.0))
+
+
+def flipped(value: Value, x: Value) -> Value:
+    """`value`, negated where x has a minus sign."""
+    return value.formula.step("xor", value, value.formula.step("and", x, -0.0))
+
+
+def square_root(x: Value) -> Value:
+    """√x."""
+    return x.formula.step("square_root", x)
+
+
+def where_greater(a: Value, b: Number, this: Number, other: Number) -> Value:
+    """`this` where a > b, `other` elsewhere, also where either is NaN."""
+    return a.formula.step("where_greater", a, b, this, other)
+
+
+def times_plus(a: Number, b: Number, c: Number) -> Value:
+    """a·b + c, rounded once."""
+    return _of((a, b, c)).step("times_plus", a, b, c)
+
+
+def minus_times(c: Number, a: Number, b: Number) -> Value:
+    """c - a·b, rounded once."""
+    return _of((a, b, c)).step("minus_times", a, b, c)
+
+
+def polynomial(x: Value, *coefficients: float) -> Value:
+    """c0 + c1·x + c2·x² + …, by Horner's rule."""
+    *others, highest = coefficients
+    result: Number = highest
+    for coefficient in reversed(others):
+        result = times_plus(result, x, coefficient)
+    assert isinstance(result, Value)
+    return result
+
+
+#: ln 2 in two parts, the first one with few bits: multiples of it are exact.
+_LN2_HIGH: Final = 0.693359375
+_LN2_LOW: Final = log(2) - _LN2_HIGH
+#: Beyond these e^x is inf and 0 in float32.
+_EXP_LIMITS: Final = (-104.0, 89.0)
+#: (e^r - 1 - r) / r² for |r| ≤ ln 2 / 2, interpolated at Chebyshev's nodes: e^r to 1e-8.
+_EXP: Final = (0.5, 0.16666576566, 0.04166655421, 0.00836323288, 0.00139262508)
+
+
+def _reduced(x: Value) -> tuple[Value, Value]:
+    """r and a whole n with x = r + n·ln 2, |r| ≤ ln 2 / 2, and e^r - 1."""
+    n = x.formula.step("round", x * (1 / log(2)))
+    r = minus_times(minus_times(x, n, _LN2_HIGH), n, _LN2_LOW)
+    return n, times_plus(polynomial(r, *_EXP), r * r, r)
+
+
+def exponential(x: Value) -> Value:
+    """e^x, to one unit in the last place."""
+    low, high = _EXP_LIMITS
+    n, successor = _reduced(minimum(high, maximum(low, x)))
+    return x.formula.step("scale", successor + 1.0, n)
+
+
+def hyperbolic_tangent(x: Value) -> Value:
+    """Tanh x, to some units in the last place: t / (t + 2) with t = e^(2|x|) - 1."""
+    n, successor = _reduced(minimum(20.0, absolute(x + x)))
+    power = x.formula.step("scale", x.formula.value(1.0), n)
+    t = times_plus(successor, power, power - 1.0)
+    return with_sign(t / (t + 2.0), x)
+
+
+def logistic(x: Value) -> Value:
+    """1 / (1 + e^-x)."""
+    return 1.0 / (exponential(0.0 - x) + 1.0)
