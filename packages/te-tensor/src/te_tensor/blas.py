@@ -188,8 +188,8 @@ class OpenBlas:
             return
         self._gemm[out.dtype](
             *(_ROW_MAJOR, flag_a, flag_b, rows, columns, inner),
-            *(alpha, a.ctypes.data, lead_a, b.ctypes.data, lead_b),
-            *(beta, out.ctypes.data, lead_out),
+            *(alpha, memory.address(a), lead_a, memory.address(b), lead_b),
+            *(beta, memory.address(out), lead_out),
         )
 
     def _matrix_vector(
@@ -209,8 +209,8 @@ class OpenBlas:
         steps = [x.strides[0] // x.itemsize if len(x) > 1 else 1 for x in (vector, out)]
         self._gemv[out.dtype](
             *(_ROW_MAJOR, _NO_TRANSPOSE if as_stored else _TRANSPOSE, rows, columns),
-            *(alpha, matrix.ctypes.data, lead, vector.ctypes.data, steps[0]),
-            *(beta, out.ctypes.data, steps[1]),
+            *(alpha, memory.address(matrix), lead, memory.address(vector), steps[0]),
+            *(beta, memory.address(out), steps[1]),
         )
 
     def stepwise(self, a: Array, b: Array, out: Array, beta: float) -> Callable[[int], None]:
@@ -226,7 +226,7 @@ class OpenBlas:
         fixed = (_ROW_MAJOR, flag_a, flag_b, rows, columns, a.shape[2], 1.0)
         function = self._gemm[out.dtype]
         (at_a, at_b, at_out), (by_a, by_b, by_out) = zip(
-            *((stack.ctypes.data, stack.strides[0]) for stack in (a, b, out)), strict=True
+            *((memory.address(stack), stack.strides[0]) for stack in (a, b, out)), strict=True
         )
 
         def product(step: int, stacks: tuple[Array, ...] = (a, b, out)) -> None:

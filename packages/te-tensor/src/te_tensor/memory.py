@@ -7,7 +7,9 @@ not earlier: what anybody can still see is never used again.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
 from collections import OrderedDict
 from math import prod
@@ -24,6 +26,32 @@ _SMALLEST = 1 << 16
 _SIZES_PER_OCTAVE = 8
 #: Arrays start at multiples of this: a line of the cache, and the widest register.
 _ALIGNMENT = 64
+
+
+#: Bytes before an object's own fields.
+_HEAD = object.__basicsize__
+
+
+def _address_in_object(array: Array) -> int:
+    # The first field of an array object, as NumPy's C interface has it.
+    return ctypes.c_void_p.from_address(id(array) + _HEAD).value or 0
+
+
+def _data_comes_first() -> bool:
+    """Whether array objects begin with the address of their data."""
+    if sys.implementation.name != "cpython":
+        return False
+    array = np.zeros(1)
+    return _address_in_object(array) == array.ctypes.data
+
+
+#: Whether array objects begin, behind their head, with the address of their data.
+DATA_COMES_FIRST = _data_comes_first()
+
+
+def address(array: Array) -> int:
+    """Where an array's data begin: `array.ctypes.data` in a sixth of its time."""
+    return _address_in_object(array) if DATA_COMES_FIRST else array.ctypes.data
 
 
 def _default_limit() -> int:
@@ -95,7 +123,7 @@ class Lease:
 
     def __init__(self, buffer: Array, shape: tuple[int, ...], dtype: DType) -> None:
         self._buffer = buffer
-        start = buffer.ctypes.data
+        start = address(buffer)
         self.__array_interface__ = {
             "shape": shape,
             "typestr": dtype.str,

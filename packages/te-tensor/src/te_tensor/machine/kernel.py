@@ -12,13 +12,11 @@ import mmap
 import os
 import platform
 import struct
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from .. import memory
 from ..dtypes import Array, float32
 from .compiler import LANES, OPERAND_SIZE, VECTOR, compile_formula
 from .formula import Column, Formula, Scalar
@@ -71,21 +69,12 @@ def _processor_fits() -> bool:
     return ask(-1)[0] & _SAVED == _SAVED and ask(7)[1] & _AVX512 == _AVX512
 
 
-def _data_follows_head() -> bool:
-    """Whether array objects begin with the address of their data, as NumPy's C interface says."""
-    if sys.implementation.name != "cpython":
-        return False
-    array = np.zeros(1, float32)
-    head = object.__basicsize__
-    return ctypes.c_void_p.from_address(id(array) + head).value == array.ctypes.data
-
-
 def _machine() -> str:
     """What kernels run as here: "avx512" or "numpy"."""
     if os.name != "posix" or platform.machine() not in ("x86_64", "AMD64"):
         return "numpy"
     try:
-        return "avx512" if _data_follows_head() and _processor_fits() else "numpy"
+        return "avx512" if memory.DATA_COMES_FIRST and _processor_fits() else "numpy"
     except OSError:  # such as a system that lets no memory be both written and run
         return "numpy"
 
