@@ -262,10 +262,15 @@ def _reduced(x: Value) -> tuple[Value, Value]:
     return n, times_plus(polynomial(r, *_EXP), r * r, r)
 
 
-def exponential(x: Value) -> Value:
-    """e^x, to one unit in the last place."""
+def exponential(x: Value, *, limited: bool = True) -> Value:
+    """e^x, to one unit in the last place.
+
+    Args:
+        x: the exponent.
+        limited: let infinite exponents give inf and 0; without, they give NaN.
+    """
     low, high = _EXP_LIMITS
-    n, successor = _reduced(minimum(high, maximum(low, x)))
+    n, successor = _reduced(minimum(high, maximum(low, x)) if limited else x)
     return x.formula.step("scale", successor + 1.0, n)
 
 

@@ -9,6 +9,22 @@ import numpy as np
 
 from .. import memory, parallel
 from ..dtypes import Array, float64
+from ..machine import (
+    Kernel,
+    Matrix,
+    Value,
+    absolute,
+    exponential,
+    flipped,
+    hyperbolic_tangent,
+    kernel,
+    maximum,
+    minimum,
+    minus_times,
+    polynomial,
+    runs,
+    times_plus,
+)
 from ..operation import Gradients, Operation, Sample
 from ._kernels import EXPONENT_OF_E, EXPONENTIAL, bits_of
 
@@ -104,6 +120,53 @@ def _gelu_tanh(out: Array, slope: Array | None, x: Array) -> None:
     np.multiply(x, t, out=out)
 
 
+def _erf_form(x: Value) -> tuple[Value, Value]:
+    """The result, and 1/2 - w of the derivative, as in `_gelu_erf`."""
+    a = minimum(_FAR, absolute(x))
+    density = exponential(a * a * -0.5, limited=False)
+    t = _TAIL_SCALE / (a + _TAIL_SHIFT)
+    tail = polynomial(t, *_TAIL, 1.0) * t * density
+    middle = times_plus(density * (1 / math.sqrt(2 * math.pi)), a, 0.5 - tail)
+    return minus_times(maximum(0.0, x), a, tail), middle
+
+
+@kernel
+def _erf_kernel(out: Matrix, x: Matrix) -> None:
+    out.store(_erf_form(x.load())[0])
+
+
+@kernel
+def _erf_slope_kernel(out: Matrix, slope: Matrix, x: Matrix) -> None:
+    elements = x.load()
+    result, middle = _erf_form(elements)
+    out.store(result)
+    slope.store(flipped(middle, elements) + 0.5)
+
+
+def _tanh_form(x: Value) -> tuple[Value, Value, Value]:
+    """(1 + tanh u)/2, x² and x as in `_gelu_tanh`."""
+    limited = maximum(-_FAR, minimum(_FAR, x))
+    square = limited * limited
+    share = times_plus(hyperbolic_tangent(polynomial(square, _TANH_A, _TANH_B) * limited), 0.5, 0.5)
+    return share, square, limited
+
+
+@kernel
+def _tanh_kernel(out: Matrix, x: Matrix) -> None:
+    elements = x.load()
+    out.store(elements * _tanh_form(elements)[0])
+
+
+@kernel
+def _tanh_slope_kernel(out: Matrix, slope: Matrix, x: Matrix) -> None:
+    elements = x.load()
+    share, square, limited = _tanh_form(elements)
+    out.store(elements * share)
+    # 1 - t² with t = 2·share - 1 is 4·share·(1 - share)
+    of_tanh = share * (1.0 - share) * (polynomial(square, 2 * _TANH_A, 6 * _TANH_B) * limited)
+    slope.store(share + of_tanh)
+
+
 class GELU(Operation):
     """x·Φ(x), Φ the normal distribution function (Hendrycks and Gimpel, arXiv:1606.08415).
 
@@ -115,9 +178,14 @@ class GELU(Operation):
         Sample((3, 4), low=-3, high=3),
         Sample((3, 4), low=-3, high=3, kwargs={"approximate": "tanh"}),
     )
-    _kernels: dict[str, Callable[[Array, Array | None, Array], None]] = {
+    _chains: dict[str, Callable[[Array, Array | None, Array], None]] = {
         "none": _gelu_erf,
         "tanh": _gelu_tanh,
+    }
+    #: Without and with the derivative.
+    _kernels: dict[str, tuple[Kernel, Kernel]] = {
+        "none": (_erf_kernel, _erf_slope_kernel),
+        "tanh": (_tanh_kernel, _tanh_slope_kernel),
     }
 
     def __init__(self, approximate: str = "none") -> None:
@@ -127,14 +195,16 @@ class GELU(Operation):
 
     def forward(self, x: Array) -> Array:
         """The activation; the derivative is made on the way, while everything is in cache."""
-        kernel = self._kernels[self.approximate]
+        chain = self._chains[self.approximate]
+        plain, with_slope = self._kernels[self.approximate]
         out = memory.empty(x.shape, x.dtype)
+        quick = runs(x)
         if self.needs_grad[0]:
             slope = memory.empty(x.shape, x.dtype)
-            parallel.elementwise(kernel, out, slope, x)
+            parallel.elementwise(with_slope.flat if quick else chain, out, slope, x)
             self.save(slope)
         else:
-            parallel.elementwise(lambda o, x: kernel(o, None, x), out, x)
+            parallel.elementwise(plain.flat if quick else lambda o, x: chain(o, None, x), out, x)
         return out
 
     def backward(self, grad: Array) -> Gradients:

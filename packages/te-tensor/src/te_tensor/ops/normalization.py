@@ -9,11 +9,25 @@ import numpy as np
 from .. import memory, parallel
 from ..blas import gemm
 from ..dtypes import Array
+from ..machine import (
+    Column,
+    Matrix,
+    Scalar,
+    Value,
+    kernel,
+    maximum,
+    minus_times,
+    runs,
+    square_root,
+    times_plus,
+)
 from ..operation import Gradients, Operation, Sample
 from ._kernels import as_rows, sum_rows
 
 #: Elements up to which calls cost more than passes: small inputs take the fewest, in float64.
 _SMALL = 1 << 13
+#: Rows of a block in backward: as many numbers are added one by one in each column.
+_ROWS = 1 << 12
 
 
 def _normalized(rows: Array, eps: float) -> tuple[Array, Array]:
@@ -24,6 +38,69 @@ def _normalized(rows: Array, eps: float) -> tuple[Array, Array]:
     inverse = 1 / np.sqrt(np.vecdot(wide, wide)[:, None] * share + eps)
     wide *= inverse
     return wide.astype(rows.dtype), inverse.astype(rows.dtype)
+
+
+def _layer_norm_form(
+    x: Matrix, weight: Matrix, bias: Matrix, eps: Scalar, share: Scalar
+) -> tuple[Value, Value, Value]:
+    """1 / std of the row, normalized elements, and these with weight and bias."""
+    elements = x.load()
+    centred = elements - elements.sum() * share.load()
+    # Far from zero the mean is rounded: what is left of it goes as well.
+    rest = centred.sum() * share.load()
+    variance = minus_times((centred * centred).sum() * share.load(), rest, rest)
+    inverse = 1.0 / square_root(maximum(0.0, variance) + eps.load())
+    normal = (centred - rest) * inverse
+    return inverse, normal, times_plus(normal, weight.load(), bias.load())
+
+
+@kernel
+def _layer_norm(
+    out: Matrix, x: Matrix, weight: Matrix, bias: Matrix, eps: Scalar, share: Scalar
+) -> None:
+    out.store(_layer_norm_form(x, weight, bias, eps, share)[2])
+
+
+@kernel
+def _layer_norm_kept(
+    out: Matrix,
+    normal: Matrix,
+    inverse: Column,
+    x: Matrix,
+    weight: Matrix,
+    bias: Matrix,
+    eps: Scalar,
+    share: Scalar,
+) -> None:
+    of_row, normalized, result = _layer_norm_form(x, weight, bias, eps, share)
+    inverse.store(of_row)
+    normal.store(normalized)
+    out.store(result)
+
+
+@kernel
+def _layer_norm_gradient(
+    out: Matrix,
+    grad: Matrix,
+    normal: Matrix,
+    inverse: Column,
+    weight: Matrix,
+    to_weight: Matrix,
+    to_bias: Matrix,
+    share: Scalar,
+) -> None:
+    upstream, normalized = grad.load(), normal.load()
+    scaled, product = upstream * weight.load(), upstream * normalized
+    to_weight.add(product)
+    to_bias.add(upstream)
+    mean = scaled.sum() * share.load()
+    correlation = (product * weight.load()).sum() * share.load()
+    out.store((scaled - mean - normalized * correlation) * inverse.load())
+
+
+def _blocks(rows: Array) -> list[slice]:
+    """Rows that are worked on together, always the same ones."""
+    return parallel.split(len(rows), max(ceil(rows.size / parallel.BLOCK), ceil(len(rows) / _ROWS)))
 
 
 class LayerNorm(Operation):
@@ -58,6 +135,8 @@ class LayerNorm(Operation):
             )
         rows = as_rows(x, self.axes)
         scale_and_shift = [a.reshape(-1) for a in affine]
+        if runs(rows, *scale_and_shift):
+            return self._by_kernel(rows, *scale_and_shift).reshape(x.shape)
         if 0 < rows.size <= _SMALL:
             normal, inverse = _normalized(rows, self.eps)
             self.save(normal, inverse, *scale_and_shift[:1])
@@ -94,24 +173,48 @@ class LayerNorm(Operation):
         self.save(normal, inverse, *scale_and_shift[:1])
         return out.reshape(x.shape)
 
+    def _by_kernel(self, rows: Array, *affine: Array) -> Array:
+        columns = rows.shape[1]
+        weight = affine[0] if affine else np.ones(columns, rows.dtype)
+        bias = affine[1] if len(affine) == 2 else np.zeros(columns, rows.dtype)
+        scalars = self.eps, 1 / max(columns, 1)
+        out = memory.empty(rows.shape, rows.dtype)
+        function, made = _layer_norm, [out]
+        if True in self.needs_grad:
+            normal = memory.empty(rows.shape, rows.dtype)
+            inverse = np.empty((len(rows), 1), rows.dtype)
+            self.save(normal, inverse, *affine[:1])
+            function, made = _layer_norm_kept, [out, normal, inverse]
+        if out.size:
+            parallel.rowwise(
+                lambda *arrays: function.rows(*arrays, *scalars), *made, rows, weight, bias
+            )
+        return out
+
     def backward(self, grad: Array) -> Gradients:
         """Of the normalized values n: (g' - mean g' - n·mean(g'·n)) / std, with g' = g·weight."""
         normal, inverse, *weight = self.saved
         needs_weight, needs_bias = (*self.needs_grad[1:], False, False)[:2]
-        rows, columns = normal.shape
+        columns = normal.shape[1]
+        quick = runs(grad, normal, inverse, *weight)
         share = normal.dtype.type(1 / max(columns, 1))
-        # Sums over rows and over columns are products with vectors, the fastest there is.
+        # Sums over rows and over columns are products with vectors, NumPy's fastest.
         shares = (weight[0] * share if weight else np.full(columns, share))[:, None]
         grad_rows = as_rows(grad, self.axes)
         out = memory.empty(grad.shape, normal.dtype)
         out_rows = as_rows(out, self.axes)
-        blocks = parallel.split(rows, ceil(normal.size / parallel.BLOCK))
+        blocks = _blocks(normal)
         sums = np.zeros((2, len(blocks), columns), normal.dtype)
+        factors = weight[0] if weight else np.ones(columns, normal.dtype)
 
         def run(index: int) -> None:
             block = blocks[index]
             g, n, scale = grad_rows[block], normal[block], inverse[block]
             result = out_rows[block]
+            if quick:
+                of_columns = sums[0, index], sums[1, index]
+                _layer_norm_gradient.rows(result, g, n, scale, factors, *of_columns, share)
+                return
             ones = np.ones((1, len(g)), g.dtype)
             (products,) = memory.scratch(1, g.shape, g.dtype)
             np.multiply(g, n, out=products)
@@ -137,6 +240,33 @@ class LayerNorm(Operation):
             to_bias if needs_bias else None,
         )
         return grads[: len(self.needs_grad)]
+
+
+@kernel
+def _rms_norm(
+    out: Matrix, rows: Matrix, inverse: Column, weight: Matrix, eps: Scalar, share: Scalar
+) -> None:
+    elements = rows.load()
+    of_row = 1.0 / square_root((elements * elements).sum() * share.load() + eps.load())
+    inverse.store(of_row)
+    out.store(elements * of_row * weight.load())
+
+
+@kernel
+def _rms_norm_gradient(
+    out: Matrix,
+    grad: Matrix,
+    rows: Matrix,
+    inverse: Column,
+    weight: Matrix,
+    to_weight: Matrix,
+    share: Scalar,
+) -> None:
+    upstream, of_row = grad.load(), inverse.load()
+    normal, scaled = rows.load() * of_row, upstream * weight.load()
+    to_weight.add(upstream * normal)
+    correlation = (scaled * normal).sum() * share.load()
+    out.store(minus_times(scaled, normal, correlation) * of_row)
 
 
 class RMSNorm(Operation):
@@ -174,8 +304,13 @@ class RMSNorm(Operation):
         out = memory.empty(rows.shape, x.dtype)
         inverse = np.empty((len(rows), 1), x.dtype)
         share = x.dtype.type(1 / max(rows.shape[1], 1))
+        quick = runs(rows, *flat)
+        factors = flat[0] if flat else np.ones(rows.shape[1], x.dtype)
 
         def block(out: Array, rows: Array, inverse: Array) -> None:
+            if quick:
+                _rms_norm.rows(out, rows, inverse, factors, self.eps, share)
+                return
             np.einsum("ij,ij->i", rows, rows, out=inverse[:, 0])
             np.divide(1, np.sqrt(inverse * share + self.eps), out=inverse)
             np.multiply(rows, inverse, out=out)
@@ -195,29 +330,29 @@ class RMSNorm(Operation):
         share = rows.dtype.type(1 / max(rows.shape[1], 1))
         out = memory.empty(rows.shape, rows.dtype)
         needs_weight = len(self.needs_grad) > 1 and self.needs_grad[1]
-        products = memory.empty(rows.shape, rows.dtype) if needs_weight else None
+        blocks = _blocks(rows)
+        sums = np.zeros((len(blocks), rows.shape[1]), rows.dtype)
+        quick = runs(grad, rows, *weight)
+        factors = weight[0] if weight else np.ones(rows.shape[1], rows.dtype)
 
-        def block(out: Array, grad: Array, rows: Array, inverse: Array, *products: Array) -> None:
-            (scaled,) = memory.scratch(1, grad.shape, grad.dtype)
-            np.multiply(rows, inverse, out=out)
-            for product in products:
-                np.multiply(grad, out, out=product)
-            if weight:
-                np.multiply(grad, weight[0], out=scaled)
-            else:
-                scaled = grad
-            correlation = np.einsum("ij,ij->i", scaled, out)[:, None] * share
-            np.multiply(out, correlation, out=out)
-            np.subtract(scaled, out, out=out)
-            np.multiply(out, inverse, out=out)
+        def run(index: int) -> None:
+            block = blocks[index]
+            g, x, scale, result = grad[block], rows[block], inverse[block], out[block]
+            if quick:
+                _rms_norm_gradient.rows(result, g, x, scale, factors, sums[index], share)
+                return
+            (scaled,) = memory.scratch(1, g.shape, g.dtype)
+            np.multiply(x, scale, out=result)
+            if needs_weight:
+                np.multiply(g, result, out=scaled)
+                sums[index] = sum_rows(scaled)
+            np.multiply(g, factors, out=scaled)
+            correlation = np.einsum("ij,ij->i", scaled, result)[:, None] * share
+            np.multiply(result, correlation, out=result)
+            np.subtract(scaled, result, out=result)
+            np.multiply(result, scale, out=result)
 
         if out.size:
-            extra = () if products is None else (products,)
-            parallel.rowwise(block, out, grad, rows, inverse, *extra)
-        grads: list[Array | None] = [out.reshape(shape)]
-        if len(self.needs_grad) > 1:
-            of_weight = None if products is None else sum_rows(products)
-            grads.append(
-                None if of_weight is None else of_weight.reshape(shape[len(shape) - self.axes :])
-            )
-        return grads
+            parallel.parallel_for(run, len(blocks))
+        of_weight = sums.sum(axis=0).reshape(shape[len(shape) - self.axes :])
+        return (out.reshape(shape), of_weight if needs_weight else None)[: len(self.needs_grad)]

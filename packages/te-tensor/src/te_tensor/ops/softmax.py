@@ -10,6 +10,7 @@ from .. import memory, parallel
 from ..blas import gemm
 from ..checks import normalize_axis
 from ..dtypes import Array
+from ..machine import Kernel, Matrix, exponential, kernel, minus_times, runs
 from ..operation import Gradients, Operation, Sample
 
 
@@ -23,17 +24,18 @@ class _AlongAxis(Operation, abstract=True):
     def __init__(self, axis: int = -1) -> None:
         self.axis = axis
 
-    def _by_rows(self, kernel: Callable[..., None], *inputs: Array) -> Array:
-        """Run the kernel on blocks of rows, the axis being last, and put it back."""
+    def _by_rows(self, kernel: Kernel | None, chain: Callable[..., None], *inputs: Array) -> Array:
+        """Run the kernel, or the chain, on blocks of rows, the axis being last; put it back."""
         x = inputs[0]
         if x.ndim == 0:  # a single element is a line of its own
-            return self._by_rows(kernel, *(a.reshape(1) for a in inputs)).reshape(())
+            return self._by_rows(kernel, chain, *(a.reshape(1) for a in inputs)).reshape(())
         axis = normalize_axis(self.axis, x.ndim)
         moved = [np.ascontiguousarray(np.moveaxis(a, axis, -1)) for a in inputs]
         out = memory.empty(moved[0].shape, x.dtype)
         if out.size:
             length = x.shape[axis]
-            parallel.rowwise(kernel, *(a.reshape(-1, length) for a in (out, *moved)))
+            function = kernel.rows if kernel and runs(*moved) else chain
+            parallel.rowwise(function, *(a.reshape(-1, length) for a in (out, *moved)))
         # the array itself where it can be: a leaf keeps a gradient that is nobody's view
         return out if axis == x.ndim - 1 else np.moveaxis(out, -1, axis)
 
@@ -65,6 +67,25 @@ def _exponentials(out: Array, x: Array, most: float) -> Array | None:
     return sums if sums.min() >= 2.0**-20 and sums.max() <= most else None
 
 
+@kernel
+def _softmax(out: Matrix, x: Matrix) -> None:
+    elements = x.load()
+    shares = out.keep(exponential(elements - elements.max()))
+    out.store(shares / shares.sum())
+
+
+@kernel
+def _softmax_gradient(out: Matrix, p: Matrix, grad: Matrix) -> None:
+    shares, upstream = p.load(), grad.load()
+    out.store(shares * (upstream - (shares * upstream).sum()))
+
+
+@kernel
+def _log_softmax_gradient(out: Matrix, y: Matrix, grad: Matrix) -> None:
+    upstream = grad.load()
+    out.store(minus_times(upstream, exponential(y.load()), upstream.sum()))
+
+
 class Softmax(_AlongAxis):
     """e^x / Σ e^x along an axis."""
 
@@ -81,7 +102,7 @@ class Softmax(_AlongAxis):
                 sums = _row_sums(out)
             np.divide(out, sums, out=out)
 
-        result = self._by_rows(block, x)
+        result = self._by_rows(_softmax, block, x)
         self.save(result)
         return result
 
@@ -93,7 +114,7 @@ class Softmax(_AlongAxis):
             np.subtract(grad, np.einsum("ij,ij->i", grad, p)[:, None], out=out)
             np.multiply(out, p, out=out)
 
-        return (self._by_rows(block, result, grad),)
+        return (self._by_rows(_softmax_gradient, block, result, grad),)
 
 
 class LogSoftmax(_AlongAxis):
@@ -112,7 +133,7 @@ class LogSoftmax(_AlongAxis):
                 x, sums = out, _row_sums(np.exp(out))
             np.subtract(x, np.log(sums), out=out)
 
-        result = self._by_rows(block, x)
+        result = self._by_rows(None, block, x)
         self.save(result)
         return result
 
@@ -125,4 +146,4 @@ class LogSoftmax(_AlongAxis):
             np.multiply(out, _row_sums(grad), out=out)
             np.subtract(grad, out, out=out)
 
-        return (self._by_rows(block, result, grad),)
+        return (self._by_rows(_log_softmax_gradient, block, result, grad),)
