@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import ceil, prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,62 +41,75 @@ def _normalized(rows: Array, eps: float) -> tuple[Array, Array]:
     return wide.astype(rows.dtype), inverse.astype(rows.dtype)
 
 
-def _layer_norm_form(
-    x: Matrix, weight: Matrix, bias: Matrix, eps: Scalar, share: Scalar
-) -> tuple[Value, Value, Value]:
-    """1 / std of the row, normalized elements, and these with weight and bias."""
-    elements = x.load()
-    centred = elements - elements.sum() * share.load()
-    # Far from zero the mean is rounded: what is left of it goes as well.
+class _Statistics(NamedTuple):
+    """What layer norm knows of a row; far from zero the mean is rounded, and a rest is left."""
+
+    mean: Value
+    rest: Value
+    inverse: Value
+
+    def normal(self, x: Value) -> Value:
+        """The normalized elements."""
+        return (x - self.mean - self.rest) * self.inverse
+
+
+def _statistics(x: Value, eps: Scalar, share: Scalar) -> _Statistics:
+    mean = x.sum() * share.load()
+    centred = x - mean
     rest = centred.sum() * share.load()
     variance = minus_times((centred * centred).sum() * share.load(), rest, rest)
-    inverse = 1.0 / square_root(maximum(0.0, variance) + eps.load())
-    normal = (centred - rest) * inverse
-    return inverse, normal, times_plus(normal, weight.load(), bias.load())
+    return _Statistics(mean, rest, 1.0 / square_root(maximum(0.0, variance) + eps.load()))
 
 
 @kernel
 def _layer_norm(
     out: Matrix, x: Matrix, weight: Matrix, bias: Matrix, eps: Scalar, share: Scalar
 ) -> None:
-    out.store(_layer_norm_form(x, weight, bias, eps, share)[2])
+    elements = x.load()
+    normal = _statistics(elements, eps, share).normal(elements)
+    out.store(times_plus(normal, weight.load(), bias.load()))
 
 
 @kernel
 def _layer_norm_kept(
     out: Matrix,
-    normal: Matrix,
-    inverse: Column,
     x: Matrix,
+    mean: Column,
+    rest: Column,
+    inverse: Column,
     weight: Matrix,
     bias: Matrix,
     eps: Scalar,
     share: Scalar,
 ) -> None:
-    of_row, normalized, result = _layer_norm_form(x, weight, bias, eps, share)
-    inverse.store(of_row)
-    normal.store(normalized)
-    out.store(result)
+    elements = x.load()
+    found = _statistics(elements, eps, share)
+    for column, value in zip((mean, rest, inverse), found, strict=True):
+        column.store(value)
+    out.store(times_plus(found.normal(elements), weight.load(), bias.load()))
 
 
 @kernel
 def _layer_norm_gradient(
     out: Matrix,
     grad: Matrix,
-    normal: Matrix,
+    x: Matrix,
+    mean: Column,
+    rest: Column,
     inverse: Column,
     weight: Matrix,
     to_weight: Matrix,
     to_bias: Matrix,
     share: Scalar,
 ) -> None:
-    upstream, normalized = grad.load(), normal.load()
-    scaled, product = upstream * weight.load(), upstream * normalized
+    found = _Statistics(mean.load(), rest.load(), inverse.load())
+    upstream, normal = grad.load(), found.normal(x.load())
+    scaled, product = upstream * weight.load(), upstream * normal
     to_weight.add(product)
     to_bias.add(upstream)
-    mean = scaled.sum() * share.load()
+    of_mean = scaled.sum() * share.load()
     correlation = (product * weight.load()).sum() * share.load()
-    out.store((scaled - mean - normalized * correlation) * inverse.load())
+    out.store(minus_times(scaled - of_mean, normal, correlation) * found.inverse)
 
 
 def _blocks(rows: Array) -> list[slice]:
@@ -174,64 +188,39 @@ class LayerNorm(Operation):
         return out.reshape(x.shape)
 
     def _by_kernel(self, rows: Array, *affine: Array) -> Array:
-        columns = rows.shape[1]
-        weight = affine[0] if affine else np.ones(columns, rows.dtype)
-        bias = affine[1] if len(affine) == 2 else np.zeros(columns, rows.dtype)
-        scalars = self.eps, 1 / max(columns, 1)
+        weight, bias = self._affine(rows, *affine)
+        scalars = self.eps, 1 / max(rows.shape[1], 1)
         out = memory.empty(rows.shape, rows.dtype)
-        function, made = _layer_norm, [out]
+        function, arrays = _layer_norm, [out, rows]
         if True in self.needs_grad:
-            normal = memory.empty(rows.shape, rows.dtype)
-            inverse = np.empty((len(rows), 1), rows.dtype)
-            self.save(normal, inverse, *affine[:1])
-            function, made = _layer_norm_kept, [out, normal, inverse]
+            statistics = [np.empty((len(rows), 1), rows.dtype) for _ in _Statistics._fields]
+            self.save(rows, statistics, *affine[:1])
+            function, arrays = _layer_norm_kept, [out, rows, *statistics]
         if out.size:
             parallel.rowwise(
-                lambda *arrays: function.rows(*arrays, *scalars), *made, rows, weight, bias
+                lambda *arrays: function.rows(*arrays, *scalars), *arrays, weight, bias
             )
         return out
 
+    @staticmethod
+    def _affine(rows: Array, *given: Array) -> tuple[Array, Array]:
+        """Weight and bias, or what changes nothing."""
+        columns = rows.shape[1]
+        weight = given[0] if given else np.ones(columns, rows.dtype)
+        return weight, given[1] if len(given) == 2 else np.zeros(columns, rows.dtype)
+
     def backward(self, grad: Array) -> Gradients:
         """Of the normalized values n: (g' - mean g' - n·mean(g'·n)) / std, with g' = g·weight."""
-        normal, inverse, *weight = self.saved
+        rows, statistics, *weight = self.saved
         needs_weight, needs_bias = (*self.needs_grad[1:], False, False)[:2]
-        columns = normal.shape[1]
-        quick = runs(grad, normal, inverse, *weight)
-        share = normal.dtype.type(1 / max(columns, 1))
-        # Sums over rows and over columns are products with vectors, NumPy's fastest.
-        shares = (weight[0] * share if weight else np.full(columns, share))[:, None]
-        grad_rows = as_rows(grad, self.axes)
-        out = memory.empty(grad.shape, normal.dtype)
-        out_rows = as_rows(out, self.axes)
-        blocks = _blocks(normal)
-        sums = np.zeros((2, len(blocks), columns), normal.dtype)
-        factors = weight[0] if weight else np.ones(columns, normal.dtype)
-
-        def run(index: int) -> None:
-            block = blocks[index]
-            g, n, scale = grad_rows[block], normal[block], inverse[block]
-            result = out_rows[block]
-            if quick:
-                of_columns = sums[0, index], sums[1, index]
-                _layer_norm_gradient.rows(result, g, n, scale, factors, *of_columns, share)
-                return
-            ones = np.ones((1, len(g)), g.dtype)
-            (products,) = memory.scratch(1, g.shape, g.dtype)
-            np.multiply(g, n, out=products)
-            correlation = gemm(products, shares, np.empty_like(scale))
-            mean = gemm(g, shares, np.empty_like(scale))
-            if needs_weight:
-                gemm(ones, products, sums[0, index : index + 1])
-            if needs_bias:
-                gemm(ones, g, sums[1, index : index + 1])
-            np.multiply(n, correlation, out=result)
-            scaled = np.multiply(g, weight[0], out=products) if weight else g
-            np.subtract(scaled, result, out=result)
-            np.subtract(result, mean, out=result)
-            np.multiply(result, scale, out=result)
-
+        out = memory.empty(
+            grad.shape, rows.dtype
+        )  # itself the gradient, not a view: a leaf keeps it
+        sums = np.zeros((2, len(_blocks(rows)), rows.shape[1]), rows.dtype)
         if out.size:
-            parallel.parallel_for(run, len(blocks))
+            by = self._back_by_kernel if isinstance(statistics, list) else self._back_by_chain
+            factors, _ = self._affine(rows, *weight)
+            by(as_rows(out, self.axes), as_rows(grad, self.axes), rows, statistics, factors, sums)
         last = grad.shape[grad.ndim - self.axes :]
         to_weight, to_bias = (total.sum(axis=0).reshape(last) for total in sums)
         grads = (
@@ -240,6 +229,43 @@ class LayerNorm(Operation):
             to_bias if needs_bias else None,
         )
         return grads[: len(self.needs_grad)]
+
+    @staticmethod
+    def _back_by_kernel(
+        out: Array, grad: Array, rows: Array, statistics: list[Array], weight: Array, sums: Array
+    ) -> None:
+        blocks, share = _blocks(rows), 1 / rows.shape[1]
+        grad = np.ascontiguousarray(grad)
+
+        def run(index: int) -> None:
+            arrays = [a[blocks[index]] for a in (out, grad, rows, *statistics)]
+            _layer_norm_gradient.rows(*arrays, weight, *sums[:, index], share)
+
+        parallel.parallel_for(run, len(blocks))
+
+    @staticmethod
+    def _back_by_chain(
+        out: Array, grad: Array, normal: Array, inverse: Array, weight: Array, sums: Array
+    ) -> None:
+        blocks, share = _blocks(normal), normal.dtype.type(1 / normal.shape[1])
+        # Sums over rows and over columns are products with vectors, NumPy's fastest.
+        shares = (weight * share)[:, None]
+
+        def run(index: int) -> None:
+            result, g, n, scale = (a[blocks[index]] for a in (out, grad, normal, inverse))
+            ones = np.ones((1, len(g)), g.dtype)
+            (products,) = memory.scratch(1, g.shape, g.dtype)
+            np.multiply(g, n, out=products)
+            correlation = gemm(products, shares, np.empty_like(scale))
+            mean = gemm(g, shares, np.empty_like(scale))
+            gemm(ones, products, sums[0, index : index + 1])
+            gemm(ones, g, sums[1, index : index + 1])
+            np.multiply(n, correlation, out=result)
+            np.subtract(np.multiply(g, weight, out=products), result, out=result)
+            np.subtract(result, mean, out=result)
+            np.multiply(result, scale, out=result)
+
+        parallel.parallel_for(run, len(blocks))
 
 
 @kernel
@@ -325,10 +351,10 @@ class RMSNorm(Operation):
     def backward(self, grad: Array) -> Gradients:
         """Of the normalized values n: (g' - n·mean(g'·n)) / rms, with g' = g·weight."""
         rows, inverse, *weight = self.saved
-        shape = grad.shape
-        grad = as_rows(grad, self.axes)
+        result = memory.empty(grad.shape, rows.dtype)
+        last = grad.shape[grad.ndim - self.axes :]
+        grad, out = as_rows(grad, self.axes), as_rows(result, self.axes)
         share = rows.dtype.type(1 / max(rows.shape[1], 1))
-        out = memory.empty(rows.shape, rows.dtype)
         needs_weight = len(self.needs_grad) > 1 and self.needs_grad[1]
         blocks = _blocks(rows)
         sums = np.zeros((len(blocks), rows.shape[1]), rows.dtype)
@@ -337,22 +363,22 @@ class RMSNorm(Operation):
 
         def run(index: int) -> None:
             block = blocks[index]
-            g, x, scale, result = grad[block], rows[block], inverse[block], out[block]
+            g, x, scale, target = grad[block], rows[block], inverse[block], out[block]
             if quick:
-                _rms_norm_gradient.rows(result, g, x, scale, factors, sums[index], share)
+                _rms_norm_gradient.rows(target, g, x, scale, factors, sums[index], share)
                 return
             (scaled,) = memory.scratch(1, g.shape, g.dtype)
-            np.multiply(x, scale, out=result)
+            np.multiply(x, scale, out=target)
             if needs_weight:
-                np.multiply(g, result, out=scaled)
+                np.multiply(g, target, out=scaled)
                 sums[index] = sum_rows(scaled)
             np.multiply(g, factors, out=scaled)
-            correlation = np.einsum("ij,ij->i", scaled, result)[:, None] * share
-            np.multiply(result, correlation, out=result)
-            np.subtract(scaled, result, out=result)
-            np.multiply(result, scale, out=result)
+            correlation = np.einsum("ij,ij->i", scaled, target)[:, None] * share
+            np.multiply(target, correlation, out=target)
+            np.subtract(scaled, target, out=target)
+            np.multiply(target, scale, out=target)
 
         if out.size:
             parallel.parallel_for(run, len(blocks))
-        of_weight = sums.sum(axis=0).reshape(shape[len(shape) - self.axes :])
-        return (out.reshape(shape), of_weight if needs_weight else None)[: len(self.needs_grad)]
+        of_weight = sums.sum(axis=0).reshape(last)
+        return (result, of_weight if needs_weight else None)[: len(self.needs_grad)]
