@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from . import memory
 from .dtypes import (
     ALL,
     FLOATS,
@@ -41,7 +42,9 @@ def to_array(data: Any, dtype: DType | None) -> Array:
         if array.dtype.kind in "OSUMm":
             kind = type(data).__name__
             raise TypeError(f"data of type {kind} holds no numbers ({array.dtype})")
-        return np.array(array, dtype or as_dtype(array.dtype), order="C", ndmin=0)
+        copy = memory.empty(array.shape, dtype or as_dtype(array.dtype))
+        np.copyto(copy, array, casting="unsafe")
+        return copy
 
 
 def as_array(data: Array) -> Array:

@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from . import memory
 from .checks import check_number, check_whole, is_whole
 from .conversion import as_array
 from .dtypes import ALL, FLOATS, Array, as_dtype, float32, int64
@@ -110,7 +111,8 @@ def rand(
     wanted = _random_float(dtype)
     draws = generator_or_default(generator).stream()
     if wanted.itemsize >= 4:
-        return _tensor(draws.random(_shape(shape), wanted), requires_grad)
+        drawn = draws.random(dtype=wanted, out=memory.empty(_shape(shape), wanted))
+        return _tensor(drawn, requires_grad)
     below_one = 1 - 0.5 * float(ml_dtypes.finfo(wanted).eps)  # type: ignore[no-untyped-call]
     array = draws.random(_shape(shape), float32).astype(wanted)
     array[array == 1] = below_one  # what rounding took out of the range
@@ -127,7 +129,7 @@ def randn(
     wanted = _random_float(dtype)
     draws = generator_or_default(generator).stream()
     width = wanted if wanted.itemsize >= 4 else float32
-    array = draws.standard_normal(_shape(shape), width)
+    array = draws.standard_normal(dtype=width, out=memory.empty(_shape(shape), width))
     return _tensor(array.astype(wanted, copy=False), requires_grad)
 
 

@@ -213,9 +213,7 @@ class LayerNorm(Operation):
         """Of the normalized values n: (g' - mean g' - n·mean(g'·n)) / std, with g' = g·weight."""
         rows, statistics, *weight = self.saved
         needs_weight, needs_bias = (*self.needs_grad[1:], False, False)[:2]
-        out = memory.empty(
-            grad.shape, rows.dtype
-        )  # itself the gradient, not a view: a leaf keeps it
+        out = memory.empty(grad.shape, rows.dtype)
         sums = np.zeros((2, len(_blocks(rows)), rows.shape[1]), rows.dtype)
         if out.size:
             by = self._back_by_kernel if isinstance(statistics, list) else self._back_by_chain
