@@ -55,15 +55,15 @@ def contestants(
 
     def tensor_engine(backward: bool) -> Step:
         te = importlib.import_module("te_tensor")
-        inputs = [te.from_numpy(array) for array in _inputs(others)]
+        inputs = [te.Tensor(array) for array in _inputs(others)]
         for tensor in inputs:
             tensor.requires_grad = backward
-        return _step(lambda *tensors: ours(te, *tensors), inputs, te.from_numpy)
+        return _step(lambda *tensors: ours(te, *tensors), inputs, te.Tensor)
 
     def pytorch(backward: bool) -> Step:
         torch = importlib.import_module("torch")
         torch.set_num_threads(cpus())
-        inputs = [torch.from_numpy(a).requires_grad_(backward) for a in _inputs(others)]
-        return _step(lambda *tensors: theirs(torch, *tensors), inputs, torch.from_numpy)
+        inputs = [torch.tensor(a, requires_grad=backward) for a in _inputs(others)]
+        return _step(lambda *tensors: theirs(torch, *tensors), inputs, torch.tensor)
 
     return {"tensor-engine": tensor_engine, "torch": pytorch}

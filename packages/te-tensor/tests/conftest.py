@@ -15,6 +15,7 @@ collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_torch*
 CUT = {
     "parallel.PARALLEL_FROM": 1 << 16,
     "parallel.PARALLEL_CALL_FROM": 1 << 16,
+    "parallel.PARALLEL_KERNEL_FROM": 1 << 16,
     "parallel.BLOCK": 1 << 15,
     "blas._PARALLEL_FROM": 1 << 20,
     "ops.linalg._PARALLEL_FROM": 1 << 20,

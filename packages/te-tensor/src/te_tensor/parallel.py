@@ -29,6 +29,8 @@ from .dtypes import Array, DType
 PARALLEL_FROM = 1 << 18
 #: The same for a single call, of which half must take longer than a worker needs to wake up.
 PARALLEL_CALL_FROM = 1 << 20
+#: The same for a kernel, which takes some 50 µs for as many.
+PARALLEL_KERNEL_FROM = 1 << 19
 
 _region = threading.local()
 
@@ -364,6 +366,23 @@ def elementwise(function: Callable[..., None], *arrays: Array) -> None:
     rowwise(function, *arrays)
 
 
+def _once(function: Callable[..., None], *arrays: Array) -> None:
+    """As `elementwise`, for a single pass: in as many parts as threads, for whom nothing stays."""
+    if in_parallel() or not arrays[0].ndim:
+        function(*arrays)
+        return
+    if all(a.shape == arrays[0].shape and a.flags.c_contiguous for a in arrays):
+        arrays = tuple(a.reshape(-1) for a in arrays)
+    first = arrays[0]
+    parts = split(len(first), _threads)
+    cut = [a.ndim == first.ndim and len(a) == len(first) for a in arrays]
+
+    def run(index: int) -> None:
+        function(*[a[parts[index]] if c else a for a, c in zip(arrays, cut, strict=True)])
+
+    parallel_for(run, len(parts))
+
+
 def ufunc(function: np.ufunc, *arrays: Array, dtype: DType | None = None) -> Array:
     """A NumPy ufunc of arrays of one dtype, in the engine's threads where it is worth it."""
     for array in arrays:
@@ -373,7 +392,7 @@ def ufunc(function: np.ufunc, *arrays: Array, dtype: DType | None = None) -> Arr
         return np.asarray(function(*arrays))
     shape = broadcast_shape(*(a.shape for a in arrays))
     out = memory.empty(shape, dtype or arrays[0].dtype)
-    elementwise(lambda o, *inputs: function(*inputs, out=o), out, *arrays)
+    _once(lambda o, *inputs: function(*inputs, out=o), out, *arrays)
     return out
 
 
@@ -382,5 +401,5 @@ def copy(array: Array) -> Array:
     if array.size < PARALLEL_CALL_FROM:
         return np.array(array)
     out = memory.empty(array.shape, array.dtype)
-    elementwise(np.copyto, out, array)
+    _once(np.copyto, out, array)
     return out

@@ -110,6 +110,7 @@ class Matrix(Operand):
 
     def add(self, value: Value) -> None:
         """Add to the elements; with a single row, the sum over all rows."""
+        self._formula.adds = True
         self.store(self.load() + value)
 
     def keep(self, value: Value) -> Value:
@@ -157,6 +158,8 @@ class Formula:
         self.name = function.__name__
         self.steps: list[Value] = []
         self._constants: dict[str, Value] = {}
+        #: Whether it adds to what may be a sum over all rows.
+        self.adds = False
         parameters = inspect.signature(function, eval_str=True).parameters.values()
         self.kinds: list[type[Operand]] = [parameter.annotation for parameter in parameters]
         function(*(kind(self, number) for number, kind in enumerate(self.kinds)))

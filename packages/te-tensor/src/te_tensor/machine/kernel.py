@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .. import memory
+from .. import memory, parallel
 from ..dtypes import Array, float32
 from .compiler import LANES, OPERAND_SIZE, VECTOR, compile_formula
 from .formula import Column, Formula, Scalar
@@ -155,7 +155,9 @@ class Kernel:
         self._held: Any = self._compile
         self._released: Any = self._compile
         self._code: _Code | None = None
-        kinds = Formula(function).kinds
+        formula = Formula(function)
+        kinds = formula.kinds
+        self._adds = formula.adds
         arrays = [kind for kind in kinds if kind is not Scalar]
         if arrays != kinds[: len(arrays)]:
             raise TypeError(f"kernel {function.__name__} has scalars before arrays")
@@ -175,35 +177,68 @@ class Kernel:
                 self._code = code
         self._released(record)
 
-    def flat(self, *given: Array | float) -> None:
-        """Run over whole arrays of equally many elements, as one row; scalars come last."""
-        size = given[0].size  # type: ignore[union-attr]
+    def flat(self, *given: Any) -> None:
+        """Run over whole arrays of equally many elements, as one row; scalars come last.
+
+        Large arrays are cut over the engine's threads, a part for each: elements don't depend on
+        each other, and a kernel goes over them only once.
+        """
+        size = given[0].size
         if not size:
             return
-        whole, rest = divmod(size, LANES)
         count = self._count
-        call = self._held if size <= _KEEP_GIL else self._released
-        call(
-            self._one_row(1, whole * VECTOR, _MASKS[rest], *map(id, given[:count]), *given[count:])
-        )
+        if size >= parallel.PARALLEL_KERNEL_FROM and (parts := _parts(size)):
+            arrays = [array.reshape(-1) for array in given[:count]]
 
-    def rows(self, *given: Array | float) -> None:
+            def run(index: int) -> None:
+                self.flat(*[array[parts[index]] for array in arrays], *given[count:])
+
+            parallel.parallel_for(run, len(parts))
+            return
+        whole, rest = divmod(size, LANES)
+        call = self._held if size <= _KEEP_GIL else self._released
+        addresses = map(id, given[:count])
+        call(self._one_row(1, whole * VECTOR, _MASKS[rest], *addresses, *given[count:]))
+
+    def rows(self, *given: Any) -> None:
         """Run over the rows of matrices.
 
-        The first one sets the size. A vector in place of a matrix serves for every row; what has
-        one number a row is a vector, or a matrix of one column.
+        The first one sets the size. A vector in place of a matrix serves for every row, and so
+        isn't one to write to but by `add`; what has one number a row is a vector, or a matrix of
+        one column. Many rows are cut over the engine's threads, unless sums over rows are made.
         """
-        rows, columns = given[0].shape  # type: ignore[union-attr]
+        rows, columns = given[0].shape
         if not rows:
             return
-        whole, rest = divmod(columns, LANES)
         count = self._count
+        if rows * columns >= parallel.PARALLEL_KERNEL_FROM and not self._adds:
+            parts = _parts(rows)
+            if parts:
+                self._rows_in_parts(parts, given)
+                return
+        whole, rest = divmod(columns, LANES)
         places: list[int] = []
         for array, column in zip(given, self._columns, strict=False):
             places.append(id(array))
-            places.append(array.strides[0] if column or array.ndim == 2 else 0)  # type: ignore[union-attr]
+            places.append(array.strides[0] if column or array.ndim == 2 else 0)
         call = self._held if rows * columns <= _KEEP_GIL else self._released
         call(self._many_rows(rows, whole * VECTOR, _MASKS[rest], *places, *given[count:]))
+
+    def _rows_in_parts(self, parts: list[slice], given: tuple[Any, ...]) -> None:
+        cut = [column or a.ndim == 2 for a, column in zip(given, self._columns, strict=False)]
+        scalars = given[self._count :]
+
+        def run(index: int) -> None:
+            arrays = zip(given, cut, strict=False)
+            self.rows(*[a[parts[index]] if c else a for a, c in arrays], *scalars)
+
+        parallel.parallel_for(run, len(parts))
+
+
+def _parts(length: int) -> list[slice] | None:
+    """A part for each of the engine's threads; None where they are at work already."""
+    threads = parallel.get_num_threads()
+    return None if threads == 1 or parallel.in_parallel() else parallel.split(length, threads)
 
 
 def kernel(function: Callable[..., None]) -> Kernel:

@@ -12,6 +12,7 @@ from .. import memory, parallel
 from ..blas import gemm
 from ..checks import broadcast_shape
 from ..dtypes import WIDE_FLOATS, Array, float64
+from ..machine import Column, Matrix, kernel, runs
 
 #: Elements below which NumPy's own sum over rows is quicker than a product.
 _SMALL_SUM = 1 << 13
@@ -150,6 +151,11 @@ def total(flat: Array) -> float:
     return float(sums.sum(dtype=float64) + flat[whole:].sum(dtype=float64))
 
 
+@kernel
+def _sum(rows: Matrix, sums: Column) -> None:
+    sums.store(rows.load().sum())
+
+
 def _row_sums(rows: Array) -> Array:
     """The sums of contiguous rows."""
     count, columns = rows.shape
@@ -157,7 +163,11 @@ def _row_sums(rows: Array) -> Array:
         return np.asarray(rows.sum(axis=1))
     part = min(columns, _PART)
     parts = rows.reshape(-1, part)
-    sums = gemm(parts, np.ones((part, 1), rows.dtype), np.empty((len(parts), 1), rows.dtype))
+    sums = np.empty((len(parts), 1), rows.dtype)
+    if runs(parts):
+        _sum.rows(parts, sums)
+    else:
+        gemm(parts, np.ones((part, 1), rows.dtype), sums)
     if part == columns:
         return sums
     return np.asarray(sums.reshape(count, -1).sum(axis=1, dtype=float64), rows.dtype)

@@ -195,17 +195,22 @@ class GELU(Operation):
 
     def forward(self, x: Array) -> Array:
         """The activation; the derivative is made on the way, while everything is in cache."""
-        chain = self._chains[self.approximate]
-        plain, with_slope = self._kernels[self.approximate]
         out = memory.empty(x.shape, x.dtype)
-        quick = runs(x)
-        if self.needs_grad[0]:
-            slope = memory.empty(x.shape, x.dtype)
-            parallel.elementwise(with_slope.flat if quick else chain, out, slope, x)
+        slope = memory.empty(x.shape, x.dtype) if self.needs_grad[0] else None
+        self._fill(out, slope, x)
+        if slope is not None:
             self.save(slope)
-        else:
-            parallel.elementwise(plain.flat if quick else lambda o, x: chain(o, None, x), out, x)
         return out
+
+    def _fill(self, out: Array, slope: Array | None, x: Array) -> None:
+        plain, with_slope = self._kernels[self.approximate]
+        chain = self._chains[self.approximate]
+        if runs(x):
+            with_slope.flat(out, slope, x) if slope is not None else plain.flat(out, x)
+        elif slope is None:
+            parallel.elementwise(lambda out, x: chain(out, None, x), out, x)
+        else:
+            parallel.elementwise(chain, out, slope, x)
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient times the derivative."""

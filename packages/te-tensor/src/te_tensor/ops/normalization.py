@@ -112,9 +112,12 @@ def _layer_norm_gradient(
     out.store(minus_times(scaled - of_mean, normal, correlation) * found.inverse)
 
 
-def _blocks(rows: Array) -> list[slice]:
-    """Rows that are worked on together, always the same ones."""
-    return parallel.split(len(rows), max(ceil(rows.size / parallel.BLOCK), ceil(len(rows) / _ROWS)))
+def _blocks(rows: Array, *, by_kernel: bool) -> list[slice]:
+    """Rows that are worked on together, always the same ones; a kernel needs few blocks."""
+    count = ceil(rows.size / parallel.BLOCK)
+    if by_kernel and not parallel.in_parallel():
+        count = min(count, parallel.get_num_threads())
+    return parallel.split(len(rows), max(count, ceil(len(rows) / _ROWS)))
 
 
 class LayerNorm(Operation):
@@ -196,10 +199,7 @@ class LayerNorm(Operation):
             statistics = [np.empty((len(rows), 1), rows.dtype) for _ in _Statistics._fields]
             self.save(rows, statistics, *affine[:1])
             function, arrays = _layer_norm_kept, [out, rows, *statistics]
-        if out.size:
-            parallel.rowwise(
-                lambda *arrays: function.rows(*arrays, *scalars), *arrays, weight, bias
-            )
+        function.rows(*arrays, weight, bias, *scalars)
         return out
 
     @staticmethod
@@ -214,11 +214,14 @@ class LayerNorm(Operation):
         rows, statistics, *weight = self.saved
         needs_weight, needs_bias = (*self.needs_grad[1:], False, False)[:2]
         out = memory.empty(grad.shape, rows.dtype)
-        sums = np.zeros((2, len(_blocks(rows)), rows.shape[1]), rows.dtype)
+        by_kernel = isinstance(statistics, list)
+        blocks = _blocks(rows, by_kernel=by_kernel)
+        sums = np.zeros((2, len(blocks), rows.shape[1]), rows.dtype)
         if out.size:
-            by = self._back_by_kernel if isinstance(statistics, list) else self._back_by_chain
+            run = self._by_kernel_back if by_kernel else self._by_chain_back
             factors, _ = self._affine(rows, *weight)
-            by(as_rows(out, self.axes), as_rows(grad, self.axes), rows, statistics, factors, sums)
+            as_given = as_rows(out, self.axes), as_rows(grad, self.axes), rows
+            run(blocks, *as_given, statistics, factors, sums)
         last = grad.shape[grad.ndim - self.axes :]
         to_weight, to_bias = (total.sum(axis=0).reshape(last) for total in sums)
         grads = (
@@ -229,10 +232,16 @@ class LayerNorm(Operation):
         return grads[: len(self.needs_grad)]
 
     @staticmethod
-    def _back_by_kernel(
-        out: Array, grad: Array, rows: Array, statistics: list[Array], weight: Array, sums: Array
+    def _by_kernel_back(
+        blocks: list[slice],
+        out: Array,
+        grad: Array,
+        rows: Array,
+        statistics: list[Array],
+        weight: Array,
+        sums: Array,
     ) -> None:
-        blocks, share = _blocks(rows), 1 / rows.shape[1]
+        share = 1 / rows.shape[1]
         grad = np.ascontiguousarray(grad)
 
         def run(index: int) -> None:
@@ -242,10 +251,16 @@ class LayerNorm(Operation):
         parallel.parallel_for(run, len(blocks))
 
     @staticmethod
-    def _back_by_chain(
-        out: Array, grad: Array, normal: Array, inverse: Array, weight: Array, sums: Array
+    def _by_chain_back(
+        blocks: list[slice],
+        out: Array,
+        grad: Array,
+        normal: Array,
+        inverse: Array,
+        weight: Array,
+        sums: Array,
     ) -> None:
-        blocks, share = _blocks(normal), normal.dtype.type(1 / normal.shape[1])
+        share = normal.dtype.type(1 / normal.shape[1])
         # Sums over rows and over columns are products with vectors, NumPy's fastest.
         shares = (weight * share)[:, None]
 
@@ -328,20 +343,18 @@ class RMSNorm(Operation):
         out = memory.empty(rows.shape, x.dtype)
         inverse = np.empty((len(rows), 1), x.dtype)
         share = x.dtype.type(1 / max(rows.shape[1], 1))
-        quick = runs(rows, *flat)
-        factors = flat[0] if flat else np.ones(rows.shape[1], x.dtype)
 
         def block(out: Array, rows: Array, inverse: Array) -> None:
-            if quick:
-                _rms_norm.rows(out, rows, inverse, factors, self.eps, share)
-                return
             np.einsum("ij,ij->i", rows, rows, out=inverse[:, 0])
             np.divide(1, np.sqrt(inverse * share + self.eps), out=inverse)
             np.multiply(rows, inverse, out=out)
             if flat:
                 np.multiply(out, flat[0], out=out)
 
-        if rows.size:
+        if runs(rows, *flat):
+            factors = flat[0] if flat else np.ones(rows.shape[1], x.dtype)
+            _rms_norm.rows(out, rows, inverse, factors, self.eps, share)
+        elif rows.size:
             parallel.rowwise(block, out, rows, inverse)
         self.save(rows, inverse, *flat)
         return out.reshape(x.shape)
@@ -354,9 +367,9 @@ class RMSNorm(Operation):
         grad, out = as_rows(grad, self.axes), as_rows(result, self.axes)
         share = rows.dtype.type(1 / max(rows.shape[1], 1))
         needs_weight = len(self.needs_grad) > 1 and self.needs_grad[1]
-        blocks = _blocks(rows)
-        sums = np.zeros((len(blocks), rows.shape[1]), rows.dtype)
         quick = runs(grad, rows, *weight)
+        blocks = _blocks(rows, by_kernel=quick)
+        sums = np.zeros((len(blocks), rows.shape[1]), rows.dtype)
         factors = weight[0] if weight else np.ones(rows.shape[1], rows.dtype)
 
         def run(index: int) -> None:

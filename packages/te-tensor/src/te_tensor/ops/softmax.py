@@ -34,8 +34,11 @@ class _AlongAxis(Operation, abstract=True):
         out = memory.empty(moved[0].shape, x.dtype)
         if out.size:
             length = x.shape[axis]
-            function = kernel.rows if kernel and runs(*moved) else chain
-            parallel.rowwise(function, *(a.reshape(-1, length) for a in (out, *moved)))
+            rows = [a.reshape(-1, length) for a in (out, *moved)]
+            if kernel and runs(*moved):
+                kernel.rows(*rows)
+            else:
+                parallel.rowwise(chain, *rows)
         # the array itself where it can be: a leaf keeps a gradient that is nobody's view
         return out if axis == x.ndim - 1 else np.moveaxis(out, -1, axis)
 
