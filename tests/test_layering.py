@@ -25,6 +25,8 @@ FLOORS: dict[str, list[str]] = {
         "checks",
         "memory",
         "conversion",
+        "executable",
+        "crew",
         "parallel",
         "machine/assembler machine/formula",
         "machine/compiler",

@@ -13,6 +13,7 @@ import ctypes.util
 import importlib.util
 import itertools
 import os
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from math import prod
@@ -31,10 +32,15 @@ _PARALLEL_FROM = 1 << 24
 #: The same for products with a vector, which read each element of a matrix once: the threads
 #: share the memory's speed, so fewer of them are worth a second thread.
 _PARALLEL_VECTOR_FROM = 1 << 21
+#: The same where threads wait awake, and begin at once.
+_SHARED_FROM = 1 << 20
+_SHARED_VECTOR_FROM = 1 << 17
 #: Multiply-adds up to which a call of ours costs more than its product, so that NumPy makes it, or
 #: a whole batch of them. Up to here its own BLAS uses no threads either. (OpenBLAS's batched
 #: functions are no faster, and crash in many versions.)
 _SMALL = 1 << 18
+#: The same for products with a vector.
+_SMALL_VECTOR = 1 << 15
 #: Elements up to which NumPy is the quicker one for an outer product.
 _SMALL_OUTER = 1 << 12
 #: Rows up to which a product with a transposed matrix is made transposed, and copied: its kernels
@@ -51,8 +57,10 @@ class NumPyBlas:
     kernel = "numpy"
     path: str | None = None
 
-    def gemm(self, a: Array, b: Array, out: Array, alpha: float, beta: float) -> None:
-        """One product, or a whole batch of them."""
+    def gemm(
+        self, a: Array, b: Array, out: Array, alpha: float, beta: float, parts: int = 1
+    ) -> None:
+        """One product, or a whole batch of them; NumPy's BLAS has threads of its own."""
         if alpha != 1.0:
             a = a * out.dtype.type(alpha)
         if beta == 0.0 and out.strides[-1] == out.itemsize:
@@ -89,6 +97,52 @@ def _layout(matrix: Array) -> tuple[int, int] | None:
         if column_stride >= rows * item and column_stride % item == 0:
             return _TRANSPOSE, column_stride // item
     return None
+
+
+#: Places of the two floating-point numbers among the arguments of a product, and of one with a
+#: vector; the others are integers and addresses.
+_PRODUCT, _VECTOR = (6, 11), (4, 9)
+#: Multiply-adds up to which a call keeps the GIL: it takes less than some 20 µs.
+_KEEP_GIL = 1 << 21
+
+
+class _Function:
+    """A function of BLAS, called once or for several parts in as many threads.
+
+    Args:
+        function: its arguments declared.
+        dtype: that of its floating-point numbers.
+        scalars: their places.
+    """
+
+    def __init__(self, function: Any, dtype: np.dtype[Any], scalars: tuple[int, int]) -> None:
+        function.restype = None
+        self.function = function
+        self.address = ctypes.cast(function, ctypes.c_void_p).value
+        self._first, self._second = scalars
+        integers = len(function.argtypes) - 2
+        #: A record for `Crew.caller`: places on the stack that are left over are 0.
+        number = "f4x" if dtype.itemsize == 4 else "d"
+        self.pack = struct.Struct(f"={1 + integers}q{8 * (12 - integers)}x{2 * number}").pack
+
+    def __call__(self, calls: list[tuple[Any, ...]], work: int) -> None:
+        """Call it with each of the arguments; the work is in multiply-adds, of all calls."""
+        crew = parallel.crew()
+        if crew is None:
+            parallel.parallel_for(lambda index: self.function(*calls[index]), len(calls))
+        elif len(calls) == 1:
+            call = crew.call_held if work <= _KEEP_GIL else crew.call
+            call(self._record(calls[0]))
+        elif work >= _PARALLEL_FROM and not crew.awake(0):
+            parallel.parallel_for(lambda index: crew.call(self._record(calls[index])), len(calls))
+        else:
+            records = [(crew.caller, self._record(call)) for call in calls]
+            parallel.share(records, keep_gil=work <= _KEEP_GIL)
+
+    def _record(self, arguments: tuple[Any, ...]) -> bytes:
+        first, second = self._first, self._second
+        integers = arguments[:first] + arguments[first + 1 : second] + arguments[second + 1 :]
+        return self.pack(self.address, *integers, arguments[first], arguments[second])
 
 
 class OpenBlas:
@@ -131,7 +185,7 @@ class OpenBlas:
                     return prefix, suffix
         raise OSError(f"{library._name} has no cblas_sgemm under any known name")
 
-    def _declare_gemm(self, function: Any, scalar: Any) -> Any:
+    def _declare_gemm(self, function: Any, scalar: Any) -> _Function:
         integer, pointer = self._integer, ctypes.c_void_p
         function.argtypes = [
             *[ctypes.c_int] * 3,
@@ -139,10 +193,9 @@ class OpenBlas:
             *(scalar, pointer, integer, pointer, integer),
             *(scalar, pointer, integer),
         ]
-        function.restype = None
-        return function
+        return _Function(function, np.dtype(scalar), _PRODUCT)
 
-    def _declare_gemv(self, function: Any, scalar: Any) -> Any:
+    def _declare_gemv(self, function: Any, scalar: Any) -> _Function:
         integer, pointer = self._integer, ctypes.c_void_p
         function.argtypes = [
             *[ctypes.c_int] * 2,
@@ -150,15 +203,16 @@ class OpenBlas:
             *(scalar, pointer, integer, pointer, integer),
             *(scalar, pointer, integer),
         ]
-        function.restype = None
-        return function
+        return _Function(function, np.dtype(scalar), _VECTOR)
 
-    def gemm(self, a: Array, b: Array, out: Array, alpha: float, beta: float) -> None:
-        """One product of 2-D views of one wide float dtype, in the calling thread."""
+    def gemm(
+        self, a: Array, b: Array, out: Array, alpha: float, beta: float, parts: int = 1
+    ) -> None:
+        """One product of 2-D views of one wide float dtype, cut into parts for as many threads."""
         target = _layout(out)
         if target is None:
             whole = np.ascontiguousarray(out)
-            self.gemm(a, b, whole, alpha, beta)
+            self.gemm(a, b, whole, alpha, beta, parts)
             out[...] = whole
             return
         if target[0] == _TRANSPOSE:  # outᵀ = bᵀ aᵀ has rows that BLAS can write
@@ -171,7 +225,7 @@ class OpenBlas:
         few = flag_b == _TRANSPOSE and 1 < rows <= _FEW_ROWS and columns >= 4 * rows
         if few and beta in (0.0, 1.0):
             turned = memory.empty((columns, rows), out.dtype)
-            self.gemm(b.T, a.T, turned, alpha, 0.0)
+            self.gemm(b.T, a.T, turned, alpha, 0.0, parts)
             if beta:
                 np.add(out, turned.T, out=out)
             else:
@@ -181,16 +235,32 @@ class OpenBlas:
             self._fallback.gemm(a, b, out, alpha, beta)  # ctypes would wrap silently
             return
         if rows == 1:  # gemm would copy the matrix, and take several times as long
-            self._matrix_vector(b, flag_b, lead_b, True, a[0], out[0], alpha, beta)
+            self._matrix_vector(b, flag_b, lead_b, True, a[0], out[0], alpha, beta, parts)
             return
         if columns == 1:
-            self._matrix_vector(a, flag_a, lead_a, False, b[:, 0], out[:, 0], alpha, beta)
+            self._matrix_vector(a, flag_a, lead_a, False, b[:, 0], out[:, 0], alpha, beta, parts)
             return
-        self._gemm[out.dtype](
-            *(_ROW_MAJOR, flag_a, flag_b, rows, columns, inner),
-            *(alpha, memory.address(a), lead_a, memory.address(b), lead_b),
-            *(beta, memory.address(out), lead_out),
-        )
+        item, places = out.itemsize, [memory.address(matrix) for matrix in (a, b, out)]
+        by_rows = rows >= columns  # each thread lays out the whole of the other matrix for itself
+        row_of_a = lead_a if flag_a == _NO_TRANSPOSE else 1
+        column_of_b = 1 if flag_b == _NO_TRANSPOSE else lead_b
+        calls = []
+        for piece in _cuts(rows if by_rows else columns, parts):
+            first, count = piece.start * item, piece.stop - piece.start
+            at_a, at_b, at_out = places
+            if by_rows:
+                at_a, at_out = at_a + first * row_of_a, at_out + first * lead_out
+            else:
+                at_b, at_out = at_b + first * column_of_b, at_out + first
+            size = (count, columns, inner) if by_rows else (rows, count, inner)
+            calls.append(
+                (
+                    *(_ROW_MAJOR, flag_a, flag_b, *size),
+                    *(alpha, at_a, lead_a, at_b, lead_b),
+                    *(beta, at_out, lead_out),
+                )
+            )
+        self._gemm[out.dtype](calls, rows * columns * inner)
 
     def _matrix_vector(
         self,
@@ -202,16 +272,26 @@ class OpenBlas:
         out: Array,
         alpha: float,
         beta: float,
+        parts: int,
     ) -> None:
         """out = alpha * matrix @ vector + beta * out, or with the matrix transposed."""
         rows, columns = matrix.shape if flag == _NO_TRANSPOSE else matrix.shape[::-1]
         as_stored = (flag == _NO_TRANSPOSE) != transposed
-        steps = [x.strides[0] // x.itemsize if len(x) > 1 else 1 for x in (vector, out)]
-        self._gemv[out.dtype](
-            *(_ROW_MAJOR, _NO_TRANSPOSE if as_stored else _TRANSPOSE, rows, columns),
-            *(alpha, memory.address(matrix), lead, memory.address(vector), steps[0]),
-            *(beta, memory.address(out), steps[1]),
-        )
+        item = out.itemsize
+        step, step_out = (x.strides[0] // item if len(x) > 1 else 1 for x in (vector, out))
+        at, at_vector, at_out = (memory.address(array) for array in (matrix, vector, out))
+        calls = []
+        for piece in _cuts(len(out), parts):  # each some elements of the result
+            first, count = piece.start * item, piece.stop - piece.start
+            calls.append(
+                (
+                    *(_ROW_MAJOR, _NO_TRANSPOSE if as_stored else _TRANSPOSE),
+                    *((count, columns) if as_stored else (rows, count)),
+                    *(alpha, at + first * (lead if as_stored else 1), lead, at_vector, step),
+                    *(beta, at_out + first * step_out, step_out),
+                )
+            )
+        self._gemv[out.dtype](calls, rows * columns)
 
     def stepwise(self, a: Array, b: Array, out: Array, beta: float) -> Callable[[int], None]:
         """Products of the matrices of 3-D stacks, one at a time."""
@@ -224,7 +304,7 @@ class OpenBlas:
         (flag_a, lead_a), (flag_b, lead_b), (_, lead_out) = layouts  # type: ignore[misc]
         rows, columns = out.shape[1:]
         fixed = (_ROW_MAJOR, flag_a, flag_b, rows, columns, a.shape[2], 1.0)
-        function = self._gemm[out.dtype]
+        function = self._gemm[out.dtype].function
         (at_a, at_b, at_out), (by_a, by_b, by_out) = zip(
             *((memory.address(stack), stack.strides[0]) for stack in (a, b, out)), strict=True
         )
@@ -246,6 +326,17 @@ class OpenBlas:
             return
         for index in np.ndindex(out.shape[:-2]):
             self.gemm(a[index], b[index], out[index], alpha, beta)
+
+
+#: Where products are cut, in rows or columns: as many as the kernels of BLAS take together.
+_UNIT = 16
+
+
+def _cuts(length: int, parts: int) -> list[slice]:
+    if parts == 1:
+        return [slice(0, length)]
+    units = parallel.split(-(-length // _UNIT), parts)
+    return [slice(unit.start * _UNIT, min(unit.stop * _UNIT, length)) for unit in units]
 
 
 def _text(function: Any) -> str:
@@ -383,7 +474,8 @@ def gemm(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.
     if not a.dtype == b.dtype == out.dtype:  # BLAS would read one as the other
         raise TypeError(f"gemm of {a.dtype} and {b.dtype} into {out.dtype}: expected one dtype")
     # An outer product NumPy makes without a BLAS, element by element.
-    small = alpha == 1.0 and out.size * inner <= (_SMALL if inner > 1 else _SMALL_OUTER)
+    limit = _SMALL_OUTER if inner == 1 else _SMALL if min(rows, columns) > 1 else _SMALL_VECTOR
+    small = alpha == 1.0 and out.size * inner <= limit
     if small and a.flags.forc and b.flags.forc and out.flags.c_contiguous:
         if beta == 0.0:
             np.matmul(a, b, out=out)
@@ -399,23 +491,17 @@ def gemm(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.
     blas: OpenBlas | NumPyBlas = _blas()
     if out.dtype not in WIDE_FLOATS:
         blas = NumPyBlas()
-    threads = parallel.get_num_threads()
-    least = _PARALLEL_FROM if min(rows, columns) > 1 else _PARALLEL_VECTOR_FROM
-    if threads == 1 or rows * columns * inner < least or parallel.in_parallel():
-        blas.gemm(a, b, out, alpha, beta)
-        return out
-    by_rows = rows >= columns  # each thread lays out the whole of the other matrix for itself
-    pieces = parallel.split(rows if by_rows else columns, threads)
-
-    def run(index: int) -> None:
-        piece = pieces[index]
-        if by_rows:
-            blas.gemm(a[piece], b, out[piece], alpha, beta)
-        else:
-            blas.gemm(a, b[:, piece], out[:, piece], alpha, beta)
-
-    parallel.parallel_for(run, len(pieces))
+    blas.gemm(a, b, out, alpha, beta, _parts(rows * columns * inner, min(rows, columns) == 1))
     return out
+
+
+def _parts(work: int, by_vector: bool) -> int:
+    """How many threads a product of so many multiply-adds is worth."""
+    if parallel.crew() is None:
+        least = _PARALLEL_VECTOR_FROM if by_vector else _PARALLEL_FROM
+    else:
+        least = _SHARED_VECTOR_FROM if by_vector else _SHARED_FROM
+    return 1 if work < least else parallel.parts()
 
 
 def gemm_batch(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.0) -> Array:

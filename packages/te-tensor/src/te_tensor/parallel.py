@@ -22,6 +22,7 @@ import numpy as np
 
 from . import memory
 from .checks import broadcast_shape
+from .crew import Crew
 from .dtypes import Array, DType
 
 #: Elements from which a chain of NumPy calls is spread over threads: below, waiting for the GIL
@@ -181,6 +182,7 @@ class _Pool:
     def __init__(self) -> None:
         self.queues: list[_Queue] = []
         self.guard = threading.Lock()
+        self.crew = _new_crew()
 
     def give(self, worker: int, work: Callable[[], None]) -> None:
         """Have a worker do something, in a copy of the caller's context."""
@@ -189,22 +191,73 @@ class _Pool:
                 while worker >= len(self.queues):
                     self._start()
         self.queues[worker].put((contextvars.copy_context(), work))
+        if self.crew:
+            self.crew.recall(worker)
+
+    def wake(self, worker: int) -> None:
+        """Have a worker wait awake, unless it has something to do."""
+        if worker >= len(self.queues) or self.queues[worker].empty():
+            self.give(worker, _nothing)
 
     def _start(self) -> None:
         own: _Queue = queue.SimpleQueue()
-        name = f"te-worker-{len(self.queues) + 1}"
-        threading.Thread(target=self._serve, args=(own,), name=name, daemon=True).start()
+        number = len(self.queues)
+        name = f"te-worker-{number + 1}"
+        threading.Thread(target=self._serve, args=(own, number), name=name, daemon=True).start()
         self.queues.append(own)
 
-    @staticmethod
-    def _serve(own: _Queue) -> None:
+    def _serve(self, own: _Queue, number: int) -> None:
         while True:
             context, work = own.get()
             context.run(work)
             del context, work  # a waiting worker keeps nobody's arrays alive
+            if self.crew and number < _MOST_AWAKE:
+                self.crew.serve(number)
+
+
+#: Workers that wait awake for a moment; more than these only sleep.
+_MOST_AWAKE = 63
+
+
+def _new_crew() -> Crew | None:
+    try:
+        return Crew(_MOST_AWAKE)
+    except OSError:
+        return None
 
 
 _pool = _Pool()
+
+
+def crew() -> Crew | None:
+    """The workers that wait awake, and can be given machine code; None where there are none."""
+    return _pool.crew
+
+
+def parts() -> int:
+    """How many threads of the engine may share work: 1 where they are at work already."""
+    return 1 if in_parallel() else min(_threads, _MOST_AWAKE + 1)
+
+
+def share(work: list[tuple[int, bytes]], *, keep_gil: bool) -> None:
+    """Have machine code called, spread over the threads of the engine that wait awake.
+
+    What nobody is awake for, the caller does; then others are woken, for the next time.
+
+    Args:
+        work: at most as many as threads: addresses of functions, and the records that they get.
+        keep_gil: whether the caller keeps the GIL meanwhile: for less than some 100 µs.
+    """
+    pool = _pool
+    assert pool.crew is not None
+    pool.crew.share(work, keep_gil=keep_gil)
+    for worker in range(len(work) - 1):
+        if not pool.crew.awake(worker):
+            pool.wake(worker)
+
+
+def _nothing() -> None:
+    """What a worker is woken for."""
 
 
 def _renew_pool() -> None:

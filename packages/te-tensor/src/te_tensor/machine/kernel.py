@@ -8,16 +8,15 @@ dtypes, layouts and processors; the tests hold that both agree.
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
-import platform
 import struct
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from .. import memory, parallel
+from .. import executable, parallel
 from ..dtypes import Array, float32
+from ..executable import Code
 from .compiler import LANES, OPERAND_SIZE, VECTOR, compile_formula
 from .formula import Column, Formula, Scalar
 
@@ -41,22 +40,8 @@ _OSXSAVE, _AVX512 = 1 << 27, 1 << 16 | 1 << 17 | 1 << 30 | 1 << 31
 _SAVED = 0b11100110
 
 
-class _Code:
-    """Machine code in memory that can be run, and no longer written."""
-
-    def __init__(self, code: bytes) -> None:
-        self._pages = mmap.mmap(-1, len(code), prot=mmap.PROT_READ | mmap.PROT_WRITE)
-        self._pages.write(code)
-        self._view = ctypes.c_char.from_buffer(self._pages)
-        self.address = ctypes.addressof(self._view)
-        protect = ctypes.CDLL(None, use_errno=True).mprotect
-        protect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-        if protect(self.address, len(code), mmap.PROT_READ | mmap.PROT_EXEC):
-            raise OSError(ctypes.get_errno(), "the system forbids to run code made at run time")
-
-
 def _processor_fits() -> bool:
-    code = _Code(_CPUID)
+    code = Code(_CPUID)
     function = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)(code.address)
     found = (ctypes.c_uint32 * 3)()
 
@@ -71,10 +56,10 @@ def _processor_fits() -> bool:
 
 def _machine() -> str:
     """What kernels run as here: "avx512" or "numpy"."""
-    if os.name != "posix" or platform.machine() not in ("x86_64", "AMD64"):
+    if not executable.possible():
         return "numpy"
     try:
-        return "avx512" if memory.DATA_COMES_FIRST and _processor_fits() else "numpy"
+        return "avx512" if _processor_fits() else "numpy"
     except OSError:  # such as a system that lets no memory be both written and run
         return "numpy"
 
@@ -154,7 +139,7 @@ class Kernel:
         self.function = function
         self._held: Any = self._compile
         self._released: Any = self._compile
-        self._code: _Code | None = None
+        self._code: Code | None = None
         formula = Formula(function)
         kinds = formula.kinds
         self._adds = formula.adds
@@ -171,7 +156,7 @@ class Kernel:
         """The first call; later ones go to the code."""
         with _state.guard:
             if self._code is None:
-                code = _Code(compile_formula(Formula(self.function)))
+                code = Code(compile_formula(Formula(self.function)))
                 self._released = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(code.address)
                 self._held = ctypes.PYFUNCTYPE(None, ctypes.c_char_p)(code.address)
                 self._code = code
