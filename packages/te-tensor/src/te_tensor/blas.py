@@ -473,10 +473,7 @@ def gemm(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.
     inner = a.shape[1]
     if not a.dtype == b.dtype == out.dtype:  # BLAS would read one as the other
         raise TypeError(f"gemm of {a.dtype} and {b.dtype} into {out.dtype}: expected one dtype")
-    # An outer product NumPy makes without a BLAS, element by element.
-    limit = _SMALL_OUTER if inner == 1 else _SMALL if min(rows, columns) > 1 else _SMALL_VECTOR
-    small = alpha == 1.0 and out.size * inner <= limit
-    if small and a.flags.forc and b.flags.forc and out.flags.c_contiguous:
+    if alpha == 1.0 and is_small(a, b, out):
         if beta == 0.0:
             np.matmul(a, b, out=out)
             return out
@@ -493,6 +490,14 @@ def gemm(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.
         blas = NumPyBlas()
     blas.gemm(a, b, out, alpha, beta, _parts(rows * columns * inner, min(rows, columns) == 1))
     return out
+
+
+def is_small(a: Array, b: Array, out: Array) -> bool:
+    """Whether NumPy makes the product: its call is the quicker one."""
+    inner = a.shape[1]
+    # An outer product NumPy makes without a BLAS, element by element.
+    limit = _SMALL_OUTER if inner == 1 else _SMALL if min(out.shape) > 1 else _SMALL_VECTOR
+    return out.size * inner <= limit and a.flags.forc and b.flags.forc and out.flags.c_contiguous
 
 
 def _parts(work: int, by_vector: bool) -> int:

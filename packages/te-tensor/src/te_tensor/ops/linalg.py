@@ -8,16 +8,14 @@ from math import prod
 
 import numpy as np
 
-from .. import memory, parallel
+from .. import memory
 from ..autograd import sum_to_shape
-from ..blas import gemm, matmul, rows_of
+from ..blas import gemm, is_small, matmul, rows_of
 from ..checks import broadcast_shape
 from ..dtypes import Array
+from ..machine import Matrix, kernel, runs
 from ..operation import Gradients, Operation, Sample
 from ._kernels import as_rows, sum_rows
-
-#: Multiply-adds from which an affine map is cut over the threads.
-_PARALLEL_FROM = 1 << 24
 
 
 class MatMul(Operation):
@@ -252,6 +250,26 @@ def _check_linear(x: Array, weight: Array, *bias: Array) -> None:
     raise ValueError(f"linear got {given}: expected x (…, in), weight (out, in), bias (out,)")
 
 
+@kernel
+def _set(out: Matrix, term: Matrix) -> None:
+    out.store(term.load())
+
+
+@kernel
+def _set_both(out: Matrix, bias: Matrix, residual: Matrix) -> None:
+    out.store(bias.load() + residual.load())
+
+
+@kernel
+def _add(out: Matrix, term: Matrix) -> None:
+    out.store(out.load() + term.load())
+
+
+@kernel
+def _add_both(out: Matrix, bias: Matrix, residual: Matrix) -> None:
+    out.store(out.load() + (bias.load() + residual.load()))
+
+
 def _affine(
     rows: Array,
     weights: Sequence[Array],
@@ -259,33 +277,34 @@ def _affine(
     outs: Sequence[Array],
     residual: Array | None = None,
 ) -> None:
-    """Each thread makes its part of the products and adds the biases while that is in cache."""
-    beta = 0.0
-    if residual is not None:
-        np.copyto(outs[0], residual.reshape(outs[0].shape))
-        beta = 1.0
-    work = rows.size * sum(map(len, weights))
-    if work < _PARALLEL_FROM or parallel.in_parallel():
-        for weight, out in zip(weights, outs, strict=True):
-            gemm(rows, weight.T, out, beta=beta)
-        for bias, out in zip(biases, outs, strict=False):
-            np.add(out, bias, out=out)
+    """The products, and what is added to them.
+
+    BLAS adds to what is there, or sets it to 0 first: with the bias in place that is spared. Small
+    products aren't made by it; to them the bias is added.
+    """
+    for weight, bias, out in itertools.zip_longest(weights, biases, outs):
+        terms = [] if bias is None else [bias]
+        if residual is not None:
+            terms.append(residual.reshape(out.shape))
+        if terms and not is_small(rows, weight.T, out):
+            _put(out, terms)
+            gemm(rows, weight.T, out, beta=1.0)
+        else:
+            gemm(rows, weight.T, out)
+            if terms:
+                _put(out, terms, more=True)
+
+
+#: By whether they add to what is there, and how many terms they have.
+_PUT = {(False, 1): _set, (False, 2): _set_both, (True, 1): _add, (True, 2): _add_both}
+
+
+def _put(out: Array, terms: list[Array], *, more: bool = False) -> None:
+    """The sum of one or two terms, vectors for all rows or matrices; `more` adds it to `out`."""
+    if runs(out, *terms):
+        _PUT[more, len(terms)].rows(out, *terms)
         return
-    maps = list(itertools.zip_longest(weights, biases, outs))
-    threads = parallel.get_num_threads()
-    by_rows = len(rows) >= max(map(len, weights))
-
-    def run(index: int) -> None:
-        for weight, bias, out in maps:
-            cut = parallel.split(len(rows) if by_rows else len(weight), threads)[index:]
-            if not cut:
-                continue
-            if by_rows:
-                part = gemm(rows[cut[0]], weight.T, out[cut[0]], beta=beta)
-            else:
-                part = gemm(rows, weight[cut[0]].T, out[:, cut[0]], beta=beta)
-                bias = None if bias is None else bias[cut[0]]
-            if bias is not None:
-                np.add(part, bias, out=part)
-
-    parallel.parallel_for(run, threads)
+    if not more:
+        np.copyto(out, terms.pop(0))
+    for term in terms:
+        np.add(out, term, out=out)
