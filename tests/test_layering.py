@@ -31,6 +31,8 @@ FLOORS: dict[str, list[str]] = {
         "machine/assembler machine/formula",
         "machine/compiler",
         "machine/kernel",
+        "machine/product",
+        "machine/chain",
         "machine/__init__",
         "storage hooks",
         "blas",

@@ -4,6 +4,12 @@
 `kernel.py` how code gets into memory and is called.
 """
 
+from .chain import (
+    Chain as Chain,
+)
+from .chain import (
+    multiply as multiply,
+)
 from .formula import (
     Column as Column,
 )
@@ -69,4 +75,7 @@ from .kernel import (
 )
 from .kernel import (
     set_kernels as set_kernels,
+)
+from .product import (
+    packed as packed,
 )

@@ -191,6 +191,20 @@ class Assembler:
         """add target, [source]."""
         self._general(0x03, target, source)
 
+    def keep(self, target: Memory, source: int) -> None:
+        """mov [target], source."""
+        self._general(0x89, source, target)
+
+    def call(self, target: Memory) -> None:
+        """call [target]."""
+        self._general(0xFF, 2, target)
+
+    def move(self, target: int, source: int) -> None:
+        """mov target, source."""
+        self._code += bytes(
+            (0x48 | source >> 3 << 2 | target >> 3, 0x89, 0xC0 | (source & 7) << 3 | target & 7)
+        )
+
     def _general(self, opcode: int, register: int, memory: Memory) -> None:
         rex = 0x48 | register >> 3 << 2 | memory.index >> 3 << 1 | memory.base >> 3
         self._code += bytes((rex, opcode))

@@ -137,8 +137,8 @@ class Kernel:
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
-        self._held: Any = self._compile
-        self._released: Any = self._compile
+        self._held: Any = self._compile_and_run
+        self._released: Any = self._compile_and_run
         self._code: Code | None = None
         formula = Formula(function)
         kinds = formula.kinds
@@ -152,15 +152,32 @@ class Kernel:
         self._one_row = struct.Struct(f"=3q{f'q{OPERAND_SIZE - 8}x' * len(arrays)}{scalars}").pack
         self._many_rows = struct.Struct(f"=3q{2 * len(arrays)}q{scalars}").pack
 
-    def _compile(self, record: bytes) -> None:
+    def _compile_and_run(self, record: bytes) -> None:
         """The first call; later ones go to the code."""
+        self._compile()
+        self._released(record)
+
+    def _compile(self) -> None:
         with _state.guard:
             if self._code is None:
                 code = Code(compile_formula(Formula(self.function)))
                 self._released = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(code.address)
                 self._held = ctypes.PYFUNCTYPE(None, ctypes.c_char_p)(code.address)
                 self._code = code
-        self._released(record)
+
+    @property
+    def address(self) -> int:
+        """Where the code begins."""
+        if self._code is None:
+            self._compile()
+        assert self._code is not None
+        return self._code.address
+
+    @staticmethod
+    def head(rows: int, columns: int) -> tuple[int, int, int]:
+        """The first words of a record, for matrices of this size."""
+        whole, rest = divmod(columns, LANES)
+        return rows, whole * VECTOR, _MASKS[rest]
 
     def flat(self, *given: Any) -> None:
         """Run over whole arrays of equally many elements, as one row; scalars come last.

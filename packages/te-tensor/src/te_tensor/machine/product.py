@@ -1,0 +1,200 @@
+"""Products of few rows with a matrix that is used again and again: out = start + a @ matrix.
+
+A BLAS lays out both matrices anew in each call, which takes as long as a product of few rows. Here
+the matrix is laid out once, in panels of 32 columns, and `a` is read as it stands. Eight rows at a
+time go through a panel and add up in sixteen registers: enough for multipliers that are never idle.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from numpy.lib.stride_tricks import as_strided
+
+from .. import memory, parallel
+from ..dtypes import Array
+from ..executable import Code
+from .assembler import (
+    CALLEE_SAVED,
+    R8,
+    R9,
+    R10,
+    R11,
+    R12,
+    R13,
+    R14,
+    R15,
+    RAX,
+    RBP,
+    RBX,
+    RCX,
+    RDI,
+    RDX,
+    RSI,
+    Assembler,
+    Memory,
+)
+from .compiler import LANES, VECTOR
+
+#: Vectors of a panel's row, and its columns.
+_VECTORS = 2
+PANEL = _VECTORS * LANES
+#: Rows that go through a panel together.
+_TOGETHER = 8
+#: Elements from which laying out is spread over threads.
+_PARALLEL_FROM = 1 << 17
+
+#: Where a record's words are: addresses, and bytes from row to row, of a, start and out; the address
+#: of the panels; then what `head` gives; and what the code counts with.
+(
+    _A, _A_ROW, _START, _START_ROW, _OUT, _OUT_ROW, _MATRIX,
+    _PANELS, _PANEL_SIZE, _DEPTH, _MINUS_DEPTH, _TIMES, _FULL, _LAST,
+    _PANELS_LEFT, _TIMES_LEFT, _COLUMN,
+) = range(0, 17 * 8, 8)  # fmt: skip
+#: Words at the end of a record that only the code uses.
+COUNTERS = 3
+
+_RECORD, _PANEL, _K, _COUNT = RDI, RBX, RCX, RDX
+#: The rows that follow.
+_NEXT_A, _NEXT_START, _NEXT_OUT = RAX, RSI, R15
+#: The ends of the rows of a that go through a panel.
+_ENDS = (RBP, R8, R9, R10, R11, R12, R13, R14)
+#: Vector registers of a panel's row, and of a number of a; those before hold sums.
+_FACTORS = _TOGETHER * _VECTORS
+_NUMBER = _FACTORS + _VECTORS
+
+
+def packed(matrix: Array) -> Array:
+    """A matrix as panels of 32 columns, zeros behind the last one.
+
+    Args:
+        matrix: shape (k, n), float32, of any strides.
+
+    Returns:
+        Shape (panels, k, 32).
+    """
+    depth, columns = matrix.shape
+    full, rest = divmod(columns, PANEL)
+    panels = memory.empty((full + bool(rest), depth, PANEL), matrix.dtype)
+    by_row, by_column = matrix.strides
+    view = as_strided(matrix, (full, depth, PANEL), (PANEL * by_column, by_row, by_column))
+    if rest:
+        panels[full, :, :rest] = matrix[:, full * PANEL :]
+        panels[full, :, rest:] = 0
+    pieces = parallel.split(full, 1 if matrix.size < _PARALLEL_FROM else parallel.get_num_threads())
+
+    def run(index: int) -> None:
+        panels[:full][pieces[index]] = view[pieces[index]]
+
+    parallel.parallel_for(run, len(pieces))
+    return panels
+
+
+def head(rows: int, depth: int, columns: int) -> tuple[int, ...]:
+    """The words of a record that say how large the matrices are."""
+    panels = -(-columns // PANEL)
+    rest = columns - (panels - 1) * PANEL
+    masks = (1 << PANEL) - 1, (1 << rest) - 1
+    return panels, depth * PANEL * 4, depth * 4, -depth * 4, rows // _TOGETHER, *masks
+
+
+def address(rows: int) -> int:
+    """Where the code for matrices of so many rows begins."""
+    return _code(rows % _TOGETHER).address
+
+
+@cache
+def _code(rest: int) -> Code:
+    """The code for rows of which so many are left in the end."""
+    code = Assembler()
+    for register in CALLEE_SAVED:
+        code.push(register)
+    code.load(_PANEL, _word(_MATRIX))
+    code.load(_COUNT, _word(_PANELS))
+    code.keep(_word(_PANELS_LEFT), _COUNT)
+    code.clear(_COUNT)
+    code.keep(_word(_COLUMN), _COUNT)
+    _load_masks(code, _FULL)
+    panel = code.here()
+    _count_down(code, _PANELS_LEFT)
+    more = code.jump("not zero")
+    _load_masks(code, _LAST)
+    code.land(more)
+    _through_panel(code, rest)
+    code.load(_COUNT, _word(_COLUMN))
+    for _ in range(_VECTORS):
+        code.add_number(_COUNT, VECTOR)
+    code.keep(_word(_COLUMN), _COUNT)
+    code.add(_PANEL, _word(_PANEL_SIZE))
+    code.load(_COUNT, _word(_PANELS_LEFT))
+    code.add_number(_COUNT, 0)
+    code.jump("not zero", panel)
+    for register in reversed(CALLEE_SAVED):
+        code.pop(register)
+    code.leave_vectors()
+    code.give_back()
+    return Code(code.finish())
+
+
+def _word(offset: int) -> Memory:
+    return Memory(_RECORD, offset=offset)
+
+
+def _count_down(code: Assembler, word: int) -> None:
+    """One less; whether that is zero is what `jump` asks."""
+    code.load(_COUNT, _word(word))
+    code.add_number(_COUNT, -1)
+    code.keep(_word(word), _COUNT)
+
+
+def _load_masks(code: Assembler, word: int) -> None:
+    for vector in range(_VECTORS):
+        code.load_mask(1 + vector, _word(word + vector * LANES // 8))
+
+
+def _through_panel(code: Assembler, rest: int) -> None:
+    """All rows with one panel."""
+    code.load(_NEXT_A, _word(_A))
+    code.add(_NEXT_A, _word(_DEPTH))
+    for following, word in ((_NEXT_START, _START), (_NEXT_OUT, _OUT)):
+        code.load(following, _word(word))
+        code.add(following, _word(_COLUMN))
+    code.load(_COUNT, _word(_TIMES))
+    code.keep(_word(_TIMES_LEFT), _COUNT)
+    code.add_number(_COUNT, 0)
+    none = code.jump("zero")
+    again = code.here()
+    _rows(code, _TOGETHER)
+    _count_down(code, _TIMES_LEFT)
+    code.jump("not zero", again)
+    code.land(none)
+    if rest:
+        _rows(code, rest)
+
+
+def _rows(code: Assembler, count: int) -> None:
+    """Some rows with one panel: sums of a number of `a` times a row of the panel."""
+    sums = [[row * _VECTORS + vector for vector in range(_VECTORS)] for row in range(count)]
+    for row in range(count):
+        for vector, register in enumerate(sums[row]):
+            place = Memory(_NEXT_START, offset=vector * VECTOR)
+            code.vector("vmovups", register, place, mask=1 + vector, zero=True)
+        code.add(_NEXT_START, _word(_START_ROW))
+        code.move(_ENDS[row], _NEXT_A)
+        code.add(_NEXT_A, _word(_A_ROW))
+    code.load(_K, _word(_MINUS_DEPTH))
+    code.move(_COUNT, _PANEL)
+    loop = code.here()
+    for vector in range(_VECTORS):
+        code.vector("vmovups", _FACTORS + vector, Memory(_COUNT))
+        code.add_number(_COUNT, VECTOR)
+    for row in range(count):
+        code.vector("vbroadcastss", _NUMBER + row, Memory(_ENDS[row], _K))
+        for vector, register in enumerate(sums[row]):
+            code.vector("vfmadd231ps", register, _NUMBER + row, _FACTORS + vector)
+    code.add_number(_K, 4)
+    code.jump("not zero", loop)
+    for row in range(count):
+        for vector, register in enumerate(sums[row]):
+            code.store(Memory(_NEXT_OUT, offset=vector * VECTOR), register, 1 + vector)
+        code.add(_NEXT_OUT, _word(_OUT_ROW))
