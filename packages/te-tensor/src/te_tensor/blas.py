@@ -102,8 +102,8 @@ def _layout(matrix: Array) -> tuple[int, int] | None:
 #: Places of the two floating-point numbers among the arguments of a product, and of one with a
 #: vector; the others are integers and addresses.
 _PRODUCT, _VECTOR = (6, 11), (4, 9)
-#: Multiply-adds up to which a call keeps the GIL: it takes less than some 20 µs.
-_KEEP_GIL = 1 << 21
+#: Multiply-adds up to which a call is short, some 50 µs, and keeps the GIL.
+_SHORT = 1 << 22
 
 
 class _Function:
@@ -130,14 +130,14 @@ class _Function:
         crew = parallel.crew()
         if crew is None:
             parallel.parallel_for(lambda index: self.function(*calls[index]), len(calls))
-        elif len(calls) == 1:
-            call = crew.call_held if work <= _KEEP_GIL else crew.call
-            call(self._record(calls[0]))
-        elif work >= _PARALLEL_FROM and not crew.awake(0):
-            parallel.parallel_for(lambda index: crew.call(self._record(calls[index])), len(calls))
+            return
+        records = [self._record(call) for call in calls]
+        if len(calls) > 1:
+            parallel.share([(crew.caller, r) for r in records], short=work <= _SHORT)
+        elif work <= _SHORT:
+            crew.call_held(records[0])
         else:
-            records = [(crew.caller, self._record(call)) for call in calls]
-            parallel.share(records, keep_gil=work <= _KEEP_GIL)
+            crew.call(records[0])
 
     def _record(self, arguments: tuple[Any, ...]) -> bytes:
         first, second = self._first, self._second

@@ -239,21 +239,26 @@ def parts() -> int:
     return 1 if in_parallel() else min(_threads, _MOST_AWAKE + 1)
 
 
-def share(work: list[tuple[int, bytes]], *, keep_gil: bool) -> None:
+def share(work: list[tuple[int, bytes]], *, short: bool) -> None:
     """Have machine code called, spread over the threads of the engine that wait awake.
 
-    What nobody is awake for, the caller does; then others are woken, for the next time.
+    Where one of them sleeps, it is woken: for short work that is for the next time, and the caller
+    does its part now.
 
     Args:
-        work: at most as many as threads: addresses of functions, and the records that they get.
-        keep_gil: whether the caller keeps the GIL meanwhile: for less than some 100 µs.
+        work: at most `parts()`: addresses of functions, and the records that they get.
+        short: whether all of it takes less than some 100 µs; the caller then keeps the GIL.
     """
     pool = _pool
-    assert pool.crew is not None
-    pool.crew.share(work, keep_gil=keep_gil)
-    for worker in range(len(work) - 1):
-        if not pool.crew.awake(worker):
-            pool.wake(worker)
+    crew = pool.crew
+    assert crew is not None
+    asleep = [worker for worker in range(len(work) - 1) if not crew.awake(worker)]
+    if asleep and not short:
+        parallel_for(lambda index: crew.share(work[index : index + 1], keep_gil=False), len(work))
+        return
+    for worker in asleep:
+        pool.wake(worker)
+    crew.share(work, keep_gil=short and not asleep)  # who wakes up needs the GIL first
 
 
 def _nothing() -> None:
