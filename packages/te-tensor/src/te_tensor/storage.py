@@ -10,24 +10,29 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
+from . import memory
 from .dtypes import Array
 
 
 class Record:
     """What is known of one piece of memory."""
 
-    __slots__ = ("changed_at", "lock", "reference")
+    __slots__ = ("changed_at", "layouts", "lock", "reference")
 
     def __init__(self, array: Array, key: int) -> None:
         # The record goes when the memory goes, before its id can be used again.
         self.reference = weakref.ref(array, lambda _: _records.pop(key, None))
         self.lock = threading.RLock()
         self.changed_at = 0
+        #: Copies of parts of the memory in another layout, by part, each with its time: see
+        #: `layout_of`.
+        self.layouts: dict[Any, tuple[int, Array | None]] = {}
 
 
 _records: dict[int, Record] = {}
@@ -120,3 +125,31 @@ def changed_since(array: Array, time: int) -> bool:
         return False
     record = _records.get(id(owner(array)))
     return record is not None and record.changed_at > time
+
+
+def layout_of(array: Array, make: Callable[[Array], Array]) -> Array | None:
+    """A copy in another layout that is kept as long as the memory stays as it is.
+
+    It is made when an array is asked for a second time without a change in between: None the first
+    time, and always for memory that others than the engine may write to.
+
+    Args:
+        array: contiguous, in memory that no other layout is kept for.
+        make: makes the copy.
+    """
+    memory_of = owner(array)
+    if not isinstance(memory_of.base, memory.Lease) and memory_of.flags.writeable:
+        return None
+    record = _record(memory_of)
+    key = (memory.address(array), array.shape)
+    known = record.layouts.get(key)
+    if known is None or known[0] < record.changed_at:
+        record.layouts[key] = (_clock, None)
+        return None
+    time, copy = known
+    if copy is None:
+        copy = make(array)
+        if record.changed_at > time:  # while it was made
+            return None
+        record.layouts[key] = (time, copy)
+    return copy

@@ -7,9 +7,6 @@
 from .chain import (
     Chain as Chain,
 )
-from .chain import (
-    multiply as multiply,
-)
 from .formula import (
     Column as Column,
 )
@@ -75,6 +72,9 @@ from .kernel import (
 )
 from .kernel import (
     set_kernels as set_kernels,
+)
+from .product import (
+    multiply as multiply,
 )
 from .product import (
     packed as packed,

@@ -7,7 +7,10 @@ time go through a panel and add up in sixteen registers: enough for multipliers 
 
 from __future__ import annotations
 
-from functools import cache
+import ctypes
+import struct
+from functools import cache, lru_cache
+from typing import Any
 
 from numpy.lib.stride_tricks import as_strided
 
@@ -90,6 +93,7 @@ def packed(matrix: Array) -> Array:
     return panels
 
 
+@lru_cache
 def head(rows: int, depth: int, columns: int) -> tuple[int, ...]:
     """The words of a record that say how large the matrices are."""
     panels = -(-columns // PANEL)
@@ -198,3 +202,74 @@ def _rows(code: Assembler, count: int) -> None:
         for vector, register in enumerate(sums[row]):
             code.store(Memory(_NEXT_OUT, offset=vector * VECTOR), register, 1 + vector)
         code.add(_NEXT_OUT, _word(_OUT_ROW))
+
+
+#: A record of one product, the words for counting at its end.
+_RECORD_OF = struct.Struct(f"={14 + COUNTERS}q").pack
+#: Rows that go through all panels together: they stay in the second-level cache.
+_BLOCK = 128
+#: Multiply-adds from which panels are shared out, and up to which that is short work.
+_SHARED_FROM, _SHORT = 1 << 19, 1 << 23
+
+
+def multiply(a: Array, panels: Array, start: Array, out: Array) -> None:
+    """out = start + a @ matrix, its columns shared out over the engine's threads.
+
+    Args:
+        a: shape (rows, k), float32, as the others, columns contiguous.
+        panels: the `packed` matrix (k, columns).
+        start: shape (columns,), or (rows, columns); may be `out`.
+        out: shape (rows, columns).
+    """
+    rows, depth = a.shape
+    columns = out.shape[1]
+    by_row = start.strides[0] if start.ndim == 2 else 0
+    places = memory.address(a), memory.address(start), memory.address(out), memory.address(panels)
+    steps = a.strides[0], by_row, out.strides[0]
+    for first in range(0, rows, _BLOCK):
+        count = min(_BLOCK, rows - first)
+        work = count * depth * columns
+        parts = parallel.parts() if work >= _SHARED_FROM else 1
+        if parts == 1:
+            record = _record(places, steps, first, 0, count, depth, columns)
+            _function(count % _TOGETHER, held=work <= _SHORT)(record)
+            continue
+        calls = []
+        for piece in parallel.split(len(panels), parts):
+            width = min(piece.stop * PANEL, columns) - piece.start * PANEL
+            record = _record(places, steps, first, piece.start, count, depth, width)
+            calls.append((address(count), record))
+        parallel.share(calls, short=work <= _SHORT)
+
+
+def _record(
+    places: tuple[int, ...],
+    steps: tuple[int, ...],
+    row: int,
+    panel: int,
+    rows: int,
+    depth: int,
+    columns: int,
+) -> bytes:
+    """For some rows and panels of a product: the first ones, and how many rows and columns."""
+    at_a, at_start, at_out, at_panels = places
+    of_a, of_start, of_out = steps
+    beside = panel * PANEL * 4
+    return _RECORD_OF(
+        *(at_a + row * of_a, of_a),
+        *(at_start + row * of_start + beside, of_start),
+        *(at_out + row * of_out + beside, of_out),
+        at_panels + beside * depth,
+        *head(rows, depth, columns),
+        *_UNCOUNTED,
+    )
+
+
+_UNCOUNTED = (0,) * COUNTERS
+
+
+@cache
+def _function(rest: int, held: bool) -> Any:
+    """The code for rows of which so many are left, as a function that keeps the GIL or doesn't."""
+    kind = ctypes.PYFUNCTYPE if held else ctypes.CFUNCTYPE
+    return kind(None, ctypes.c_char_p)(_code(rest).address)

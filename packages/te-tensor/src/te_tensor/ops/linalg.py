@@ -8,14 +8,17 @@ from math import prod
 
 import numpy as np
 
-from .. import memory
+from .. import memory, storage
 from ..autograd import sum_to_shape
 from ..blas import gemm, is_small, matmul, rows_of
 from ..checks import broadcast_shape
 from ..dtypes import Array
-from ..machine import Matrix, kernel, runs
+from ..machine import Matrix, kernel, multiply, packed, runs
 from ..operation import Gradients, Operation, Sample
 from ._kernels import as_rows, sum_rows
+
+#: Elements from which a weight is laid out for products.
+_PANELS_FROM = 1 << 14
 
 
 class MatMul(Operation):
@@ -131,7 +134,9 @@ class Linear(Operation):
         rows = _rows(x)
         self.save(rows, weight, x.shape)
         out = memory.empty(shape, x.dtype)
-        _affine(rows, (weight,), bias, (out.reshape(len(rows), shape[-1]),), residual)
+        constant = True not in self.needs_grad
+        matrix = out.reshape(len(rows), shape[-1])
+        _affine(rows, (weight,), bias, (matrix,), residual, constant=constant)
         return out
 
     def multiply_adds(self) -> int:
@@ -185,7 +190,7 @@ class Linears(Operation):
         self.save(rows, x.shape, *weights)
         outs = [memory.empty((*x.shape[:-1], len(weight)), x.dtype) for weight in weights]
         matrices = [out.reshape(len(rows), out.shape[-1]) for out in outs]
-        _affine(rows, weights, biases, matrices)
+        _affine(rows, weights, biases, matrices, constant=True not in self.needs_grad)
         return tuple(outs)
 
     def multiply_adds(self) -> int:
@@ -276,23 +281,41 @@ def _affine(
     biases: Sequence[Array],
     outs: Sequence[Array],
     residual: Array | None = None,
+    *,
+    constant: bool,
 ) -> None:
     """The products, and what is added to them.
 
     BLAS adds to what is there, or sets it to 0 first: with the bias in place that is spared. Small
-    products aren't made by it; to them the bias is added.
+    products aren't made by it; to them the bias is added. Weights that stay as they are from call
+    to call (`constant`: no gradients are wanted) are laid out for products once.
     """
     for weight, bias, out in itertools.zip_longest(weights, biases, outs):
         terms = [] if bias is None else [bias]
         if residual is not None:
             terms.append(residual.reshape(out.shape))
-        if terms and not is_small(rows, weight.T, out):
+        panels = _panels(weight) if constant and runs(rows, weight, *terms) else None
+        if panels is not None:
+            if len(terms) == 1:
+                start = terms[0]
+            else:
+                start = out
+                _put(out, terms or [np.zeros(len(weight), out.dtype)])
+            multiply(rows, panels, start, out)
+        elif terms and not is_small(rows, weight.T, out):
             _put(out, terms)
             gemm(rows, weight.T, out, beta=1.0)
         else:
             gemm(rows, weight.T, out)
             if terms:
                 _put(out, terms, more=True)
+
+
+def _panels(weight: Array) -> Array | None:
+    """The weight as `multiply` reads it, from the second call on."""
+    if weight.size < _PANELS_FROM:
+        return None
+    return storage.layout_of(weight, lambda weight: packed(weight.T))
 
 
 #: By whether they add to what is there, and how many terms they have.
