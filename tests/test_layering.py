@@ -39,7 +39,7 @@ FLOORS: dict[str, list[str]] = {
         "modes",
         "operation",
         "autograd execution",
-        "ops/_blocks ops/_kernels ops/_windows",
+        "ops/_blocks ops/_gates ops/_kernels ops/_windows",
         "ops/_columns ops/_distance ops/_chained",
         "ops/_at_once ops/_sequence",
         "ops/_in_blocks",

@@ -19,7 +19,8 @@ import numpy as np
 from .. import memory, parallel
 from ..blas import gemm, rows_of, stepwise
 from ..dtypes import Array
-from ..operation import Gradients, Operation
+from ..operation import Gradients
+from ._chained import Record, _Chained, chained
 from ._kernels import as_rows
 
 #: Multiply-adds of a whole sequence from which threads are used.
@@ -50,7 +51,7 @@ class _Links(NamedTuple):
     hidden: Array  # (n·B, H)
 
 
-class _Recurrent(Operation, abstract=True):
+class _Recurrent(_Chained, abstract=True):
     """A recurrent layer over a whole sequence, in one direction.
 
     Inputs: x (T, B, I), h0 (B, H) (and c0, of LSTM), weight_ih (gates·H, I), weight_hh
@@ -131,9 +132,13 @@ class _Recurrent(Operation, abstract=True):
         self._check(x, *given)
         count = len(self.states)
         states, (weight_ih, weight_hh, *biases) = given[:count], given[count:]
-        weights = self._arranged(weight_ih, weight_hh, biases)
         hidden = weight_hh.shape[1]
         out = memory.empty((*x.shape[:2], hidden), x.dtype)
+        if chained(x):
+            record = self.forward_chained(self._steps(x), states, given[count:], self._steps(out))
+            self.save(x, weight_ih, weight_hh, record)
+            return out, *(state[-1].copy() for state in record.states)
+        weights = self._arranged(weight_ih, weight_hh, biases)
         last = [np.empty_like(state, order="C") for state in states]
         steps, results = self._steps(x), self._steps(out)
         pieces, helped = _plan(steps.shape, weight_hh.shape)
@@ -232,6 +237,13 @@ class _Recurrent(Operation, abstract=True):
         grad_x = memory.empty(x.shape, x.dtype) if self.needs_grad[0] else None
         steps, upstream = self._steps(x), self._steps(grad)
         of_steps = None if grad_x is None else self._steps(grad_x)
+        if isinstance(kept, Record):
+            flow = self.flow_back(kept, upstream, of_last, weight_hh)
+            if of_steps is not None:
+                self.of_inputs(flow, weight_ih, of_steps)
+            needed = self.needs_grad[1 + len(self.states) :]
+            of_weights = self.of_weights(steps, kept, flow, needed)
+            return [grad_x, flow.hidden[0], *(other[0] for other in flow.others), *of_weights]
         of_first = [np.empty((steps.shape[1], hidden), x.dtype) for _ in self.states]
         blocks = weight_hh.reshape(len(self.order), hidden, hidden)
         # A copy: each of the many products is the quicker for it.

@@ -6,7 +6,10 @@ import numpy as np
 
 from .. import memory
 from ..dtypes import Array
+from ..machine import Chain
 from ..operation import Sample
+from . import _gates
+from ._chained import Flow, Record
 from ._sequence import Product, _Recurrent
 
 _ORDERS = {"batch_first": True, "reverse": True}
@@ -26,6 +29,8 @@ class RNN(_Recurrent):
     sigmoids = 0
     input_slots = (0,)
     gate_slots = 1
+    columns = 1
+    of_product = (slice(0, 1),)
     samples = (
         Sample((3, 2, 4), (2, 3), (3, 4), (3, 3), (3,), (3,)),
         Sample((2, 3, 2), (2, 4), (4, 2), (4, 4), args=("relu",), kwargs=_ORDERS, seed=2),
@@ -70,6 +75,18 @@ class RNN(_Recurrent):
             np.multiply(gates[step, 0], of_h, out=gates[step, 0])
             product(step)
 
+    def link(self, chain: Chain, record: Record, weights: Array, bias: Array, out: Array) -> None:
+        """The product, and the next state."""
+        gates, (h,) = record
+        gate = _gates.rnn_tanh if self.nonlinearity == "tanh" else _gates.rnn_relu
+        chain.product(h[:-1], weights, gates, gates)
+        chain.kernel(gate, gates, h[1:], out)
+
+    def link_back(self, chain: Chain, record: Record, flow: Flow) -> None:
+        """The gradient of the gate."""
+        gate = _gates.rnn_tanh_back if self.nonlinearity == "tanh" else _gates.rnn_relu_back
+        chain.kernel(gate, record.states[0][:-1], flow.hidden[:-1], flow.gates)
+
 
 class LSTM(_Recurrent):
     """c' = f·c + i·g, h' = o·tanh(c') (Hochreiter and Schmidhuber, 1997; Gers et al., 2000).
@@ -88,6 +105,8 @@ class LSTM(_Recurrent):
     sigmoids = 3
     input_slots = (0, 1, 2, 3)
     gate_slots = 4
+    columns = 4
+    of_product = (slice(0, 4),)
     states = ("h", "c")
     samples = (
         Sample((3, 2, 4), (2, 3), (2, 3), (12, 4), (12, 3), (12,), (12,)),
@@ -144,6 +163,20 @@ class LSTM(_Recurrent):
             np.multiply(of_c, forget[step], out=of_c)
             product(step)
 
+    def link(self, chain: Chain, record: Record, weights: Array, bias: Array, out: Array) -> None:
+        """The product, the gates, and the next states."""
+        gates, (h, c) = record
+        chain.product(h[:-1], weights, gates, gates)
+        chain.kernel(_gates.lstm, *np.split(gates, 4, axis=2), c[:-1], c[1:], h[1:], out)
+
+    def link_back(self, chain: Chain, record: Record, flow: Flow) -> None:
+        """The gradients of the gates and of the cell before."""
+        i, f, g, o = np.split(record.gates, 4, axis=2)
+        of_i, of_f, of_g, of_o = np.split(flow.gates, 4, axis=2)
+        c, (of_c,) = record.states[1], flow.others
+        chain.kernel(_gates.lstm_back_to_cell, o, c[:-1], flow.hidden[:-1], of_c, of_o)
+        chain.kernel(_gates.lstm_back_from_cell, i, f, g, c[1:], of_c, of_i, of_f, of_g)
+
 
 class GRU(_Recurrent):
     """h' = n + z·(h - n), n = tanh(W_in·x + b_in + r·(W_hn·h + b_hn)) (Cho et al., 2014).
@@ -163,6 +196,10 @@ class GRU(_Recurrent):
     input_slots = (0, 1, 3)
     gate_slots = 4
     carried = 1.0
+    # In a chain: r z n m.
+    columns = 4
+    of_product = (slice(0, 2), slice(3, 4))
+    own_bias = True
     samples = (
         Sample((3, 2, 4), (2, 3), (9, 4), (9, 3), (9,), (9,)),
         Sample((2, 3, 2), (2, 2), (6, 2), (6, 2), kwargs=_ORDERS),
@@ -216,3 +253,18 @@ class GRU(_Recurrent):
             np.multiply(gates[step], of_h, out=gates[step])
             np.multiply(of_h, z[step], out=of_h)
             product(step)
+
+    def link(self, chain: Chain, record: Record, weights: Array, bias: Array, out: Array) -> None:
+        """The product, the gates, and the next state."""
+        r, z, n, m = np.split(record.gates, 4, axis=2)
+        (h,) = record.states
+        product = np.empty((1, h.shape[1], len(bias)), bias.dtype)
+        chain.product(h[:-1], weights, bias, product)
+        shares = np.split(product, 3, axis=2)
+        chain.kernel(_gates.gru, r, z, n, *shares, m, h[:-1], h[1:], out)
+
+    def link_back(self, chain: Chain, record: Record, flow: Flow) -> None:
+        """The gradients of the gates, and the direct one of the state before."""
+        gates, of_gates = (np.split(a, 4, axis=2) for a in (record.gates, flow.gates))
+        h, of_h = record.states[0], flow.hidden
+        chain.kernel(_gates.gru_back, *gates, h[1:], of_h[:-1], of_h[1:], *of_gates)

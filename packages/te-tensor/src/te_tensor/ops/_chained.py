@@ -1,0 +1,215 @@
+"""Recurrent layers as chains of machine code: a product and a kernel or two a step, from one call.
+
+Arrays have the steps first, then the batch: (T, B, features). The batch is cut over the threads,
+each of which goes through its chain without the GIL; the large products before and after it
+are cut by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from .. import memory, parallel
+from ..blas import gemm, rows_of
+from ..dtypes import Array, float32
+from ..machine import Chain, multiply, packed, runs
+from ..operation import Operation
+from ._kernels import as_rows, sum_rows
+
+#: Multiply-adds of a chain from which threads are used.
+_PARALLEL_FROM = 1 << 22
+#: Rows of the batch that a thread has at least.
+_ROWS = 8
+
+
+class Record(NamedTuple):
+    """What forward leaves for backward."""
+
+    #: (T, B, gates·H): first the inputs' share of the gates, then what a layer makes of it.
+    gates: Array
+    #: (T+1, B, H) each, the hidden one first: before each step, and after the last one.
+    states: list[Array]
+
+
+class Flow(NamedTuple):
+    """Gradients on their way back."""
+
+    #: (T, B, gates·H), of the gates' arguments.
+    gates: Array
+    #: (T+1, B, H), of the hidden states: that of the output, to which a step adds.
+    hidden: Array
+    #: (1, B, H) each, of the other states: after the step that is next.
+    others: list[Array]
+
+
+class _Chained(Operation, abstract=True):
+    """The part of a recurrent layer that runs as chains; a subclass says what a step calls."""
+
+    #: Blocks of columns in the gates, and in their gradients; the first are those of the inputs.
+    columns: ClassVar[int]
+    #: Blocks of columns whose gradients are those of the hidden product, in the order of its rows.
+    of_product: ClassVar[tuple[slice, ...]]
+    #: Whether the hidden product has a bias of its own.
+    own_bias: ClassVar[bool] = False
+
+    def link(self, chain: Chain, record: Record, weights: Array, bias: Array, out: Array) -> None:
+        """Have each step of a chain make the gates, the next states and the output.
+
+        Args:
+            chain: of T steps.
+            record: holds the inputs' share of the gates, and the first states.
+            weights: those of the hidden state, packed: (H, gates·H).
+            bias: of the hidden product, where it has one of its own.
+            out: shape (T, B, H), for the hidden states.
+        """
+        raise NotImplementedError
+
+    def link_back(self, chain: Chain, record: Record, flow: Flow) -> None:
+        """Have each step of a chain make the gradients of its gates.
+
+        Those of the states before it, too, but for the product with the hidden weights.
+
+        Args:
+            chain: of T steps; all arrays are given from the last step to the first.
+            record: what forward left.
+            flow: holds the gradients of the outputs.
+        """
+        raise NotImplementedError
+
+    def forward_chained(
+        self, x: Array, states: Sequence[Array], weights: Sequence[Array], out: Array
+    ) -> Record:
+        """Fill the output.
+
+        Args:
+            x: shape (T, B, I), in the order of the steps.
+            states: the first ones, (B, H) each.
+            weights: weight_ih, weight_hh, and bias_ih and bias_hh where there are biases.
+            out: shape (T, B, H).
+        """
+        weight_ih, weight_hh, *biases = weights
+        length, batch, hidden = out.shape
+        height = len(weight_ih)
+        bias, bias_hh = biases or (np.zeros(height, x.dtype),) * 2
+        if not self.own_bias:
+            bias = bias + bias_hh
+        bias, bias_hh = np.ascontiguousarray(bias), np.ascontiguousarray(bias_hh)
+        gates = memory.empty((length, batch, self.columns * hidden), x.dtype)
+        multiply(as_rows(x), packed(weight_ih.T), bias, as_rows(gates)[:, :height])
+        records = [memory.empty((length + 1, batch, hidden), x.dtype) for _ in states]
+        for record, state in zip(records, states, strict=True):
+            record[0] = state
+        panels = packed(weight_hh.T)
+
+        def link(chain: Chain, piece: slice) -> None:
+            cut = Record(gates[:, piece], [record[:, piece] for record in records])
+            self.link(chain, cut, panels, bias_hh, out[:, piece])
+
+        _run(link, length, batch, weight_hh.size)
+        return Record(gates, records)
+
+    def flow_back(
+        self, record: Record, upstream: Array, of_last: Sequence[Array | None], weight_hh: Array
+    ) -> Flow:
+        """The gradients of the gates, and of the states.
+
+        Args:
+            record: what forward left.
+            upstream: shape (T, B, H), the gradient of the output.
+            of_last: those of the last states, (B, H) each.
+            weight_hh: shape (gates·H, H).
+        """
+        length, batch, hidden = upstream.shape
+        gates = memory.empty(record.gates.shape, record.gates.dtype)
+        of_hidden = memory.empty((length + 1, batch, hidden), gates.dtype)
+        of_hidden[0] = 0
+        of_hidden[1:] = upstream
+        of_h, *of_others = of_last
+        if of_h is not None:
+            of_hidden[-1] += of_h
+        others = [np.zeros((1, batch, hidden), gates.dtype) for _ in of_others]
+        for other, given in zip(others, of_others, strict=True):
+            if given is not None:
+                other[0] = given
+        parts = list(zip(self._of_product(hidden), self._rows(weight_hh), strict=True))
+        panels = [(columns, packed(rows)) for columns, rows in parts]
+
+        def link(chain: Chain, piece: slice) -> None:
+            cut = Record(record.gates[::-1, piece], [state[::-1, piece] for state in record.states])
+            flow = Flow(
+                gates[::-1, piece], of_hidden[::-1, piece], [other[:, piece] for other in others]
+            )
+            self.link_back(chain, cut, flow)
+            before = flow.hidden[1:]
+            for columns, weights in panels:
+                chain.product(flow.gates[:, :, columns], weights, before, before)
+
+        _run(link, length, batch, weight_hh.size)
+        return Flow(gates, of_hidden, others)
+
+    def of_inputs(self, flow: Flow, weight_ih: Array, out: Array) -> None:
+        """Fill the gradient of x, (T, B, I) in the order of the steps."""
+        gates = as_rows(flow.gates)[:, : len(weight_ih)]
+        width = out.shape[2]
+        rows = rows_of(out)
+        made = memory.empty((len(gates), width), out.dtype) if rows is None else rows
+        multiply(gates, packed(weight_ih), np.zeros(width, out.dtype), made)
+        if rows is None:
+            out[...] = made.reshape(out.shape)
+
+    def of_weights(
+        self, x: Array, record: Record, flow: Flow, needed: Sequence[bool]
+    ) -> list[Array | None]:
+        """The gradients of the weights and biases, None where they aren't needed."""
+        gates = as_rows(flow.gates)
+        before = as_rows(record.states[0][:-1])
+        hidden = before.shape[1]
+        parts = [gates[:, columns] for columns in self._of_product(hidden)]
+        height = sum(part.shape[1] for part in parts)
+
+        def of_weight(parts: list[Array], right: Array) -> Array:
+            out = memory.empty((height, right.shape[1]), right.dtype)
+            for part, rows in zip(parts, self._rows(out), strict=True):
+                gemm(part.T, right, rows)
+            return out
+
+        make: list[Callable[[], Array]] = [
+            lambda: gemm(
+                gates[:, :height].T, as_rows(x), memory.empty((height, x.shape[2]), x.dtype)
+            ),
+            lambda: of_weight(parts, before),
+            lambda: sum_rows(gates[:, :height]),
+            lambda: np.concatenate([sum_rows(part) for part in parts]),
+        ]
+        return [made() if need else None for made, need in zip(make, needed, strict=False)]
+
+    def _of_product(self, hidden: int) -> list[slice]:
+        """Columns of the gates' gradients that are those of the hidden product."""
+        return [slice(s.start * hidden, s.stop * hidden) for s in self.of_product]
+
+    def _rows(self, matrix: Array) -> list[Array]:
+        """The rows of hidden weights, or of their gradient, that belong to them."""
+        ends = np.cumsum([s.stop - s.start for s in self.of_product])
+        return np.split(matrix, ends[:-1] * (len(matrix) // ends[-1]))
+
+
+def chained(x: Array) -> bool:
+    """Whether kernels run for this input."""
+    return x.dtype is float32 and x.size > 0 and runs()
+
+
+def _run(link: Callable[[Chain, slice], None], length: int, batch: int, size: int) -> None:
+    """Go through chains, one for each piece of the batch that has a thread."""
+    small = length * batch * size < _PARALLEL_FROM or parallel.in_parallel()
+    threads = 1 if small else parallel.get_num_threads()
+    pieces = parallel.split(batch, max(1, min(threads, batch // _ROWS)))
+
+    def run(index: int) -> None:
+        chain = Chain(length)
+        link(chain, pieces[index])
+        chain.run()
+
+    parallel.run_each(run, len(pieces))
