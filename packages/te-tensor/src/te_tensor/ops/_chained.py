@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from .. import memory, parallel
 from ..blas import gemm, rows_of
@@ -97,14 +98,21 @@ class _Chained(Operation, abstract=True):
         if not self.own_bias:
             bias = bias + bias_hh
         bias, bias_hh = np.ascontiguousarray(bias), np.ascontiguousarray(bias_hh)
-        gates = memory.empty((length, batch, self.columns * hidden), x.dtype)
-        multiply(as_rows(x), packed(weight_ih.T), bias, as_rows(gates)[:, :height])
-        records = [memory.empty((length + 1, batch, hidden), x.dtype) for _ in states]
+        kept = True in self.needs_grad
+        ahead = not _in_chain(batch)
+        x = x if x.strides[2] == x.itemsize else x.copy()
+        panels, inputs = packed(weight_hh.T), packed(weight_ih.T)
+        gates = _each(length, (batch, self.columns * hidden), kept or ahead)
+        records = [_each(length + 1, (batch, hidden), kept) for _ in states]
         for record, state in zip(records, states, strict=True):
             record[0] = state
-        panels = packed(weight_hh.T)
+        shares = gates[:, :, :height]
+        if ahead:
+            multiply(as_rows(x), inputs, bias, as_rows(shares))
 
         def link(chain: Chain, piece: slice) -> None:
+            if not ahead:
+                chain.product(x[:, piece], inputs, bias, shares[:, piece])
             cut = Record(gates[:, piece], [record[:, piece] for record in records])
             self.link(chain, cut, panels, bias_hh, out[:, piece])
 
@@ -112,7 +120,12 @@ class _Chained(Operation, abstract=True):
         return Record(gates, records)
 
     def flow_back(
-        self, record: Record, upstream: Array, of_last: Sequence[Array | None], weight_hh: Array
+        self,
+        record: Record,
+        upstream: Array,
+        of_last: Sequence[Array | None],
+        weights: Sequence[Array],
+        grad_x: Array | None,
     ) -> Flow:
         """The gradients of the gates, and of the states.
 
@@ -120,8 +133,10 @@ class _Chained(Operation, abstract=True):
             record: what forward left.
             upstream: shape (T, B, H), the gradient of the output.
             of_last: those of the last states, (B, H) each.
-            weight_hh: shape (gates·H, H).
+            weights: weight_ih and weight_hh.
+            grad_x: shape (T, B, I), is filled with the gradient of x.
         """
+        weight_ih, weight_hh = weights
         length, batch, hidden = upstream.shape
         gates = memory.empty(record.gates.shape, record.gates.dtype)
         of_hidden = memory.empty((length + 1, batch, hidden), gates.dtype)
@@ -134,8 +149,12 @@ class _Chained(Operation, abstract=True):
         for other, given in zip(others, of_others, strict=True):
             if given is not None:
                 other[0] = given
-        parts = list(zip(self._of_product(hidden), self._rows(weight_hh), strict=True))
+        parts = zip(self._of_product(hidden), self._rows(weight_hh), strict=True)
         panels = [(columns, packed(rows)) for columns, rows in parts]
+        shares = gates[:, :, : len(weight_ih)]
+        inputs = packed(weight_ih) if grad_x is not None else None
+        after = grad_x is not None and not _in_chain(batch)
+        zeros = np.zeros(weight_ih.shape[1], gates.dtype)
 
         def link(chain: Chain, piece: slice) -> None:
             cut = Record(record.gates[::-1, piece], [state[::-1, piece] for state in record.states])
@@ -146,19 +165,17 @@ class _Chained(Operation, abstract=True):
             before = flow.hidden[1:]
             for columns, weights in panels:
                 chain.product(flow.gates[:, :, columns], weights, before, before)
+            if inputs is not None and not after:
+                chain.product(shares[::-1, piece], inputs, zeros, grad_x[::-1, piece])
 
         _run(link, length, batch, weight_hh.size)
+        if after:
+            rows = rows_of(grad_x)
+            made = memory.empty((length*batch, len(zeros)), gates.dtype) if rows is None else rows
+            multiply(as_rows(shares), inputs, zeros, made)
+            if rows is None:
+                grad_x[...] = made.reshape(grad_x.shape)
         return Flow(gates, of_hidden, others)
-
-    def of_inputs(self, flow: Flow, weight_ih: Array, out: Array) -> None:
-        """Fill the gradient of x, (T, B, I) in the order of the steps."""
-        gates = as_rows(flow.gates)[:, : len(weight_ih)]
-        width = out.shape[2]
-        rows = rows_of(out)
-        made = memory.empty((len(gates), width), out.dtype) if rows is None else rows
-        multiply(gates, packed(weight_ih), np.zeros(width, out.dtype), made)
-        if rows is None:
-            out[...] = made.reshape(out.shape)
 
     def of_weights(
         self, x: Array, record: Record, flow: Flow, needed: Sequence[bool]
@@ -199,6 +216,20 @@ class _Chained(Operation, abstract=True):
 def chained(x: Array) -> bool:
     """Whether kernels run for this input."""
     return x.dtype is float32 and x.size > 0 and runs()
+
+
+def _each(length: int, shape: tuple[int, ...], kept: bool) -> Array:
+    """A matrix for each step; all in the same place if they needn't be kept."""
+    matrices = memory.empty((length if kept else 1, *shape), float32)
+    return matrices if kept else as_strided(matrices, (length, *shape), (0, *matrices.strides[1:]))
+
+
+def _in_chain(batch: int) -> bool:
+    """Whether the inputs' products are made in the chain, a step at a time.
+
+    That is the quickest while a step's gates are in cache, but needs rows enough in each thread.
+    """
+    return batch >= _ROWS * (1 if parallel.in_parallel() else parallel.get_num_threads())
 
 
 def _run(link: Callable[[Chain, slice], None], length: int, batch: int, size: int) -> None:

@@ -238,9 +238,7 @@ class _Recurrent(_Chained, abstract=True):
         steps, upstream = self._steps(x), self._steps(grad)
         of_steps = None if grad_x is None else self._steps(grad_x)
         if isinstance(kept, Record):
-            flow = self.flow_back(kept, upstream, of_last, weight_hh)
-            if of_steps is not None:
-                self.of_inputs(flow, weight_ih, of_steps)
+            flow = self.flow_back(kept, upstream, of_last, (weight_ih, weight_hh), of_steps)
             needed = self.needs_grad[1 + len(self.states) :]
             of_weights = self.of_weights(steps, kept, flow, needed)
             return [grad_x, flow.hidden[0], *(other[0] for other in flow.others), *of_weights]
