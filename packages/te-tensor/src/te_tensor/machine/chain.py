@@ -1,8 +1,8 @@
 """Chains: calls of kernels and products one after the other, as a single call.
 
 A recurrence is thousands of short calls, and from Python each would cost more than it does. A chain
-is a list of addresses, of code and of records, made for all steps at once, and goes through it
-without the GIL.
+is a list of calls and their records, made for all steps at once, and is gone through without
+the GIL.
 """
 
 from __future__ import annotations
@@ -14,50 +14,48 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from .. import parallel
+from .. import memory, parallel
 from ..dtypes import Array
 from ..executable import Code
 from . import product
-from .assembler import R12, RBP, RBX, RDI, Assembler, Memory
-from .compiler import OPERAND_SIZE, OPERANDS
+from .assembler import R12, RBX, RDI, Assembler, Memory
 from .kernel import Kernel
 
 #: Rows of a large product that are one call.
 _ROWS = 64
 #: Multiply-adds from which a large product is cut over the threads.
 _PARALLEL_FROM = 1 << 22
-_WORD = 8
+#: Bytes of a word, and of what stands before a call's record: where the code is, and how long both.
+_WORD, _PREFIX = 8, 16
 
 
 @cache
-def _caller() -> Any:
-    """A function of how many calls, and their table: code and record of each."""
+def _go_through() -> tuple[Any, Code]:
+    """A function of how many calls there are, and the address of the first."""
     code = Assembler()
-    saved = (RBX, R12, RBP)
-    for register in saved:
-        code.push(register)
+    code.push(RBX)
+    code.push(R12)
     code.load(RBX, Memory(RDI, offset=_WORD))
     code.load(R12, Memory(RDI))
     loop = code.here()
-    code.load(RDI, Memory(RBX, offset=_WORD))
+    code.move(RDI, RBX)
+    code.add_number(RDI, _PREFIX)
     code.call(Memory(RBX))
-    code.add_number(RBX, 2 * _WORD)
+    code.add(RBX, Memory(RBX, offset=_WORD))
     code.add_number(R12, -1)
     code.jump("not zero", loop)
-    for register in reversed(saved):
-        code.pop(register)
+    code.pop(R12)
+    code.pop(RBX)
     code.give_back()
-    held = Code(code.finish())
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(held.address)
-    function.code = held  # type: ignore[attr-defined]
-    return function
+    made = Code(code.finish())
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(made.address), made
 
 
 class Chain:
     """Steps that each make the same calls.
 
     Operands are stacks of matrices, (steps, rows, columns) of float32 with contiguous columns; a
-    stack of one serves all steps, and a vector all rows of them. Callers see to it that kernels
+    stack of one serves all steps, and a vector all their rows. Callers see to it that kernels
     run (`runs`), and that no operand is of size 0.
 
     Args:
@@ -66,23 +64,27 @@ class Chain:
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
-        self._calls: list[tuple[int, Array]] = []
+        self._calls = 0
+        # The words of the first step, how much each grows by a step, and which are places in here.
+        self._words: list[int] = []
+        self._growth: list[int] = []
+        self._inside: list[int] = []
         self._alive: list[Array] = []
 
     def kernel(self, kernel: Kernel, *operands: Array) -> None:
-        """Have each step call a kernel, over rows; the first operand says of which size."""
+        """Have each step call a kernel over rows; the first operand says how many there are."""
         count = len(operands)
-        words = OPERANDS // _WORD
-        records = np.empty((self._steps, words + 3 * count), np.int64)
-        records[:, :words] = kernel.head(*operands[0].shape[-2:])
-        # A kernel looks for addresses in array objects, behind their heads: these are in the record.
-        at = self._addresses(records) + (words + 2 * count) * _WORD - object.__basicsize__
-        assert OPERAND_SIZE == 2 * _WORD
+        head = kernel.head(*operands[0].shape[-2:])
+        self._call(kernel.address, len(head) + 3 * count)
+        self._add(*head)
+        # A kernel looks for addresses in array objects, behind their heads; here they are behind
+        # the record.
+        behind = (len(self._words) + 2 * count) * _WORD - object.__basicsize__
         for place, operand in enumerate(operands):
-            records[:, words + 2 * place] = at + place * _WORD
-            records[:, words + 2 * place + 1] = _row_stride(operand)
-            records[:, words + 2 * count + place] = self._addresses(operand)
-        self._calls.append((kernel.address, records))
+            self._inside.append(len(self._words))
+            self._add(behind + place * _WORD, operand.strides[-2] if operand.ndim > 1 else 0)
+        for operand in operands:
+            self._add_address(operand)
 
     def product(self, a: Array, panels: Array, start: Array, out: Array) -> None:
         """Have each step make out = start + a @ matrix.
@@ -95,32 +97,39 @@ class Chain:
         """
         rows, columns = out.shape[-2:]
         sizes = product.head(rows, a.shape[-1], columns)
-        records = np.empty((self._steps, 7 + len(sizes) + product.COUNTERS), np.int64)
-        for place, operand in enumerate((a, start, out)):
-            records[:, 2 * place] = self._addresses(operand)
-            records[:, 2 * place + 1] = _row_stride(operand)
-        records[:, 6] = self._addresses(panels[None])
-        records[:, 7 : 7 + len(sizes)] = sizes
-        self._calls.append((product.address(rows), records))
+        self._call(product.address(rows), 7 + len(sizes) + product.COUNTERS)
+        for operand in (a, start, out):
+            self._add_address(operand)
+            self._add(operand.strides[-2] if operand.ndim > 1 else 0)
+        self._add_address(panels[None])
+        self._add(*sizes, *[0] * product.COUNTERS)
 
-    def _addresses(self, stack: Array) -> Array:
-        """Where the matrix of each step is."""
+    def _call(self, code: int, words: int) -> None:
+        """Begin the record of a call."""
+        self._calls += 1
+        self._add(code, _PREFIX + words * _WORD)
+
+    def _add(self, *words: int) -> None:
+        """Words that are the same in every step."""
+        self._words += words
+        self._growth += [0] * len(words)
+
+    def _add_address(self, stack: Array) -> None:
+        """A word that says where a step's matrix is."""
         self._alive.append(stack)
-        by_step = stack.strides[0] if stack.ndim > 1 and len(stack) > 1 else 0
-        return stack.ctypes.data + by_step * np.arange(self._steps)
+        self._words.append(memory.address(stack))
+        self._growth.append(stack.strides[0] if stack.ndim > 1 and len(stack) > 1 else 0)
 
     def run(self) -> None:
         """Go through the steps."""
-        table = np.empty((self._steps, len(self._calls), 2), np.int64)
-        for place, (code, records) in enumerate(self._calls):
-            table[:, place, 0] = code
-            table[:, place, 1] = self._addresses(records)
-        head = np.array((table.size // 2, table.ctypes.data))
-        _caller()(head.ctypes.data)
-
-
-def _row_stride(operand: Array) -> int:
-    return operand.strides[-2] if operand.ndim > 1 else 0
+        steps = np.arange(self._steps)[:, None]
+        records = steps * np.array(self._growth)
+        records += np.array(self._words)
+        start = memory.address(records)
+        records[:, self._inside] += start + steps * records.strides[0]
+        go_through, _ = _go_through()
+        head = np.array((self._calls * self._steps, start))
+        go_through(memory.address(head))
 
 
 def multiply(a: Array, panels: Array, start: Array, out: Array) -> Array:

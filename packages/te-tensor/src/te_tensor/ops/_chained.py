@@ -8,6 +8,7 @@ are cut by themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ from ._kernels import as_rows, sum_rows
 
 #: Multiply-adds of a chain from which threads are used.
 _PARALLEL_FROM = 1 << 22
+#: Elements that stay in cache.
+_SMALL = 1 << 16
 #: Rows of the batch that a thread has at least.
 _ROWS = 8
 
@@ -220,6 +223,7 @@ def chained(x: Array) -> bool:
 
 def _each(length: int, shape: tuple[int, ...], kept: bool) -> Array:
     """A matrix for each step; all in the same place if they needn't be kept."""
+    kept = kept or length * prod(shape) < _SMALL
     matrices = memory.empty((length if kept else 1, *shape), float32)
     return matrices if kept else as_strided(matrices, (length, *shape), (0, *matrices.strides[1:]))
 
@@ -244,3 +248,9 @@ def _run(link: Callable[[Chain, slice], None], length: int, batch: int, size: in
         chain.run()
 
     parallel.run_each(run, len(pieces))
+
+
+def blocks(array: Array, count: int) -> list[Array]:
+    """Equal blocks of an array's columns."""
+    width = array.shape[-1] // count
+    return [array[..., begin : begin + width] for begin in range(0, count * width, width)]

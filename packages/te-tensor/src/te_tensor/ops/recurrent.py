@@ -9,7 +9,7 @@ from ..dtypes import Array
 from ..machine import Chain
 from ..operation import Sample
 from . import _gates
-from ._chained import Flow, Record
+from ._chained import Flow, Record, blocks
 from ._sequence import Product, _Recurrent
 
 _ORDERS = {"batch_first": True, "reverse": True}
@@ -167,12 +167,12 @@ class LSTM(_Recurrent):
         """The product, the gates, and the next states."""
         gates, (h, c) = record
         chain.product(h[:-1], weights, gates, gates)
-        chain.kernel(_gates.lstm, *np.split(gates, 4, axis=2), c[:-1], c[1:], h[1:], out)
+        chain.kernel(_gates.lstm, *blocks(gates, 4), c[:-1], c[1:], h[1:], out)
 
     def link_back(self, chain: Chain, record: Record, flow: Flow) -> None:
         """The gradients of the gates and of the cell before."""
-        i, f, g, o = np.split(record.gates, 4, axis=2)
-        of_i, of_f, of_g, of_o = np.split(flow.gates, 4, axis=2)
+        i, f, g, o = blocks(record.gates, 4)
+        of_i, of_f, of_g, of_o = blocks(flow.gates, 4)
         c, (of_c,) = record.states[1], flow.others
         chain.kernel(_gates.lstm_back_to_cell, o, c[:-1], flow.hidden[:-1], of_c, of_o)
         chain.kernel(_gates.lstm_back_from_cell, i, f, g, c[1:], of_c, of_i, of_f, of_g)
@@ -256,15 +256,15 @@ class GRU(_Recurrent):
 
     def link(self, chain: Chain, record: Record, weights: Array, bias: Array, out: Array) -> None:
         """The product, the gates, and the next state."""
-        r, z, n, m = np.split(record.gates, 4, axis=2)
+        r, z, n, m = blocks(record.gates, 4)
         (h,) = record.states
         product = np.empty((1, h.shape[1], len(bias)), bias.dtype)
         chain.product(h[:-1], weights, bias, product)
-        shares = np.split(product, 3, axis=2)
+        shares = blocks(product, 3)
         chain.kernel(_gates.gru, r, z, n, *shares, m, h[:-1], h[1:], out)
 
     def link_back(self, chain: Chain, record: Record, flow: Flow) -> None:
         """The gradients of the gates, and the direct one of the state before."""
-        gates, of_gates = (np.split(a, 4, axis=2) for a in (record.gates, flow.gates))
+        gates, of_gates = (blocks(a, 4) for a in (record.gates, flow.gates))
         h, of_h = record.states[0], flow.hidden
         chain.kernel(_gates.gru_back, *gates, h[1:], of_h[:-1], of_h[1:], *of_gates)
