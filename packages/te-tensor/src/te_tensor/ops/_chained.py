@@ -8,6 +8,7 @@ are cut by themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from math import prod
 from typing import ClassVar, NamedTuple
 
@@ -59,14 +60,14 @@ class _Chained(Operation, abstract=True):
     #: Whether the hidden product has a bias of its own.
     own_bias: ClassVar[bool] = False
 
-    def link(self, chain: Chain, record: Record, weights: Array, bias: Array, out: Array) -> None:
+    def link(self, chain: Chain, record: Record, product: Array, out: Array) -> None:
         """Have each step of a chain make the gates, the next states and the output.
 
         Args:
             chain: of T steps.
             record: holds the inputs' share of the gates, and the first states.
-            weights: those of the hidden state, packed: (H, gates·H).
-            bias: of the hidden product, where it has one of its own.
+            product: what the hidden state gives to the gates, where that has a bias of its own;
+                otherwise it is in the gates.
             out: shape (T, B, H), for the hidden states.
         """
         raise NotImplementedError
@@ -98,26 +99,31 @@ class _Chained(Operation, abstract=True):
         length, batch, hidden = out.shape
         height = len(weight_ih)
         bias, bias_hh = biases or (np.zeros(height, x.dtype),) * 2
-        if not self.own_bias:
-            bias = bias + bias_hh
-        bias, bias_hh = np.ascontiguousarray(bias), np.ascontiguousarray(bias_hh)
-        kept = True in self.needs_grad
-        ahead = not _in_chain(batch)
+        bias = np.ascontiguousarray(bias) if self.own_bias else bias + bias_hh
+        bias_hh = np.ascontiguousarray(bias_hh)
         x = x if x.strides[2] == x.itemsize else x.copy()
-        panels, inputs = packed(weight_hh.T), packed(weight_ih.T)
-        gates = _each(length, (batch, self.columns * hidden), kept or ahead)
+        kept, in_chain = True in self.needs_grad, _in_chain(length, batch)
+        gates = _each(length, (batch, self.columns * hidden), kept or not in_chain)
+        shares = gates[:, :, :height]
+        product = np.empty((1, batch, height), x.dtype) if self.own_bias else gates
         records = [_each(length + 1, (batch, hidden), kept) for _ in states]
         for record, state in zip(records, states, strict=True):
             record[0] = state
-        shares = gates[:, :, :height]
-        if ahead:
-            multiply(as_rows(x), inputs, bias, as_rows(shares))
+        inputs, weights_hh = _Factor(weight_ih.T, length), _Factor(weight_hh.T, length)
+        if not in_chain:
+            inputs.multiply(as_rows(x), bias, as_rows(shares))
+        if length == 1:
+            weights_hh.multiply(records[0][0], bias_hh if self.own_bias else gates[0], product[0])
 
         def link(chain: Chain, piece: slice) -> None:
-            if not ahead:
-                chain.product(x[:, piece], inputs, bias, shares[:, piece])
             cut = Record(gates[:, piece], [record[:, piece] for record in records])
-            self.link(chain, cut, panels, bias_hh, out[:, piece])
+            target = product[:, piece]
+            if in_chain:
+                chain.product(x[:, piece], inputs.panels, bias, shares[:, piece])
+            if length > 1:
+                start = bias_hh if self.own_bias else target
+                chain.product(cut.states[0][:-1], weights_hh.panels, start, target)
+            self.link(chain, cut, target, out[:, piece])
 
         _run(link, length, batch, weight_hh.size)
         return Record(gates, records)
@@ -152,12 +158,13 @@ class _Chained(Operation, abstract=True):
         for other, given in zip(others, of_others, strict=True):
             if given is not None:
                 other[0] = given
-        parts = zip(self._of_product(hidden), self._rows(weight_hh), strict=True)
-        panels = [(columns, packed(rows)) for columns, rows in parts]
-        shares = gates[:, :, : len(weight_ih)]
-        inputs = packed(weight_ih) if grad_x is not None else None
-        after = grad_x is not None and not _in_chain(batch)
+        shares, in_chain = gates[:, :, : len(weight_ih)], _in_chain(length, batch)
+        inputs = None if grad_x is None else _Factor(weight_ih, length)
         zeros = np.zeros(weight_ih.shape[1], gates.dtype)
+        parts = [
+            (columns, _Factor(rows, length))
+            for columns, rows in zip(self._of_product(hidden), self._rows(weight_hh), strict=True)
+        ]
 
         def link(chain: Chain, piece: slice) -> None:
             cut = Record(record.gates[::-1, piece], [state[::-1, piece] for state in record.states])
@@ -166,17 +173,23 @@ class _Chained(Operation, abstract=True):
             )
             self.link_back(chain, cut, flow)
             before = flow.hidden[1:]
-            for columns, weights in panels:
-                chain.product(flow.gates[:, :, columns], weights, before, before)
-            if inputs is not None and not after:
-                chain.product(shares[::-1, piece], inputs, zeros, grad_x[::-1, piece])
+            if length > 1:
+                for columns, rows in parts:
+                    chain.product(flow.gates[:, :, columns], rows.panels, before, before)
+            if in_chain and grad_x is not None and inputs is not None:
+                chain.product(shares[::-1, piece], inputs.panels, zeros, grad_x[::-1, piece])
 
         _run(link, length, batch, weight_hh.size)
-        if after:
-            rows = rows_of(grad_x)
-            made = memory.empty((length*batch, len(zeros)), gates.dtype) if rows is None else rows
-            multiply(as_rows(shares), inputs, zeros, made)
-            if rows is None:
+        if length == 1:
+            for columns, rows in parts:
+                rows.multiply(gates[0, :, columns], of_hidden[0], of_hidden[0])
+        if not in_chain and grad_x is not None and inputs is not None:
+            given = rows_of(grad_x)
+            made = (
+                memory.empty((length * batch, len(zeros)), gates.dtype) if given is None else given
+            )
+            inputs.multiply(as_rows(shares), zeros, made)
+            if given is None:
                 grad_x[...] = made.reshape(grad_x.shape)
         return Flow(gates, of_hidden, others)
 
@@ -228,12 +241,35 @@ def _each(length: int, shape: tuple[int, ...], kept: bool) -> Array:
     return matrices if kept else as_strided(matrices, (length, *shape), (0, *matrices.strides[1:]))
 
 
-def _in_chain(batch: int) -> bool:
+class _Factor:
+    """A matrix that products are made with: laid out for that, if there is more than one step."""
+
+    def __init__(self, matrix: Array, length: int) -> None:
+        self._matrix, self._length = matrix, length
+
+    @cached_property
+    def panels(self) -> Array:
+        """The matrix, laid out."""
+        return packed(self._matrix)
+
+    def multiply(self, a: Array, start: Array, out: Array) -> None:
+        """out = start + a @ matrix."""
+        if self._length > 1:
+            multiply(a, self.panels, start, out)
+        else:
+            if start is not out:
+                out[...] = start
+            gemm(a, self._matrix, out, beta=1.0)
+
+
+def _in_chain(length: int, batch: int) -> bool:
     """Whether the inputs' products are made in the chain, a step at a time.
 
-    That is the quickest while a step's gates are in cache, but needs rows enough in each thread.
+    That is the quickest, as a step's gates are in cache, but needs rows enough in each thread.
     """
-    return batch >= _ROWS * (1 if parallel.in_parallel() else parallel.get_num_threads())
+    return length > 1 and batch >= _ROWS * (
+        1 if parallel.in_parallel() else parallel.get_num_threads()
+    )
 
 
 def _run(link: Callable[[Chain, slice], None], length: int, batch: int, size: int) -> None:

@@ -75,11 +75,10 @@ class RNN(_Recurrent):
             np.multiply(gates[step, 0], of_h, out=gates[step, 0])
             product(step)
 
-    def link(self, chain: Chain, record: Record, weights: Array, bias: Array, out: Array) -> None:
-        """The product, and the next state."""
+    def link(self, chain: Chain, record: Record, product: Array, out: Array) -> None:
+        """The next state."""
         gates, (h,) = record
         gate = _gates.rnn_tanh if self.nonlinearity == "tanh" else _gates.rnn_relu
-        chain.product(h[:-1], weights, gates, gates)
         chain.kernel(gate, gates, h[1:], out)
 
     def link_back(self, chain: Chain, record: Record, flow: Flow) -> None:
@@ -163,10 +162,9 @@ class LSTM(_Recurrent):
             np.multiply(of_c, forget[step], out=of_c)
             product(step)
 
-    def link(self, chain: Chain, record: Record, weights: Array, bias: Array, out: Array) -> None:
-        """The product, the gates, and the next states."""
+    def link(self, chain: Chain, record: Record, product: Array, out: Array) -> None:
+        """The gates, and the next states."""
         gates, (h, c) = record
-        chain.product(h[:-1], weights, gates, gates)
         chain.kernel(_gates.lstm, *blocks(gates, 4), c[:-1], c[1:], h[1:], out)
 
     def link_back(self, chain: Chain, record: Record, flow: Flow) -> None:
@@ -254,12 +252,10 @@ class GRU(_Recurrent):
             np.multiply(of_h, z[step], out=of_h)
             product(step)
 
-    def link(self, chain: Chain, record: Record, weights: Array, bias: Array, out: Array) -> None:
-        """The product, the gates, and the next state."""
+    def link(self, chain: Chain, record: Record, product: Array, out: Array) -> None:
+        """The gates, and the next state."""
         r, z, n, m = blocks(record.gates, 4)
         (h,) = record.states
-        product = np.empty((1, h.shape[1], len(bias)), bias.dtype)
-        chain.product(h[:-1], weights, bias, product)
         shares = blocks(product, 3)
         chain.kernel(_gates.gru, r, z, n, *shares, m, h[:-1], h[1:], out)
 
