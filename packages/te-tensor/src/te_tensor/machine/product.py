@@ -47,8 +47,8 @@ _TOGETHER = 8
 #: Elements from which laying out is spread over threads.
 _PARALLEL_FROM = 1 << 17
 
-#: Where a record's words are: addresses, and bytes from row to row, of a, start and out; the address
-#: of the panels; then what `head` gives; and what the code counts with.
+#: Where a record's words are: addresses, and bytes from row to row, of a, start and out; the
+#: address of the panels; then what `head` gives; and what the code counts with.
 (
     _A, _A_ROW, _START, _START_ROW, _OUT, _OUT_ROW, _MATRIX,
     _PANELS, _PANEL_SIZE, _DEPTH, _MINUS_DEPTH, _TIMES, _FULL, _LAST,

@@ -197,27 +197,24 @@ class _Chained(Operation, abstract=True):
         self, x: Array, record: Record, flow: Flow, needed: Sequence[bool]
     ) -> list[Array | None]:
         """The gradients of the weights and biases, None where they aren't needed."""
-        gates = as_rows(flow.gates)
-        before = as_rows(record.states[0][:-1])
+        gates, before = as_rows(flow.gates), as_rows(record.states[0][:-1])
         hidden = before.shape[1]
-        parts = [gates[:, columns] for columns in self._of_product(hidden)]
-        height = sum(part.shape[1] for part in parts)
-
-        def of_weight(parts: list[Array], right: Array) -> Array:
-            out = memory.empty((height, right.shape[1]), right.dtype)
-            for part, rows in zip(parts, self._rows(out), strict=True):
-                gemm(part.T, right, rows)
-            return out
-
-        make: list[Callable[[], Array]] = [
-            lambda: gemm(
-                gates[:, :height].T, as_rows(x), memory.empty((height, x.shape[2]), x.dtype)
-            ),
-            lambda: of_weight(parts, before),
-            lambda: sum_rows(gates[:, :height]),
-            lambda: np.concatenate([sum_rows(part) for part in parts]),
-        ]
-        return [made() if need else None for made, need in zip(make, needed, strict=False)]
+        of_product = [gates[:, columns] for columns in self._of_product(hidden)]
+        height = sum(part.shape[1] for part in of_product)
+        of_inputs = gates[:, :height]
+        results: list[Array | None] = [None] * len(needed)
+        if needed[0]:
+            of_weight = memory.empty((height, x.shape[2]), x.dtype)
+            results[0] = gemm(of_inputs.T, as_rows(x), of_weight)
+        if needed[1]:
+            results[1] = memory.empty((height, hidden), x.dtype)
+            for part, rows in zip(of_product, self._rows(results[1]), strict=True):
+                gemm(part.T, before, rows)
+        if True in needed[2:]:
+            results[2] = sum_rows(of_inputs)
+            own = self.own_bias
+            results[3] = np.concatenate(list(map(sum_rows, of_product))) if own else results[2]
+        return results
 
     def _of_product(self, hidden: int) -> list[slice]:
         """Columns of the gates' gradients that are those of the hidden product."""
