@@ -24,6 +24,12 @@ CUT = {
     "ops._columns._BLOCK": 1 << 16,
     "ops._in_blocks._PARALLEL_FROM": 1 << 16,
     "ops._in_blocks._BLOCK": 1 << 17,
+    "machine.chain._PARALLEL_FROM": 1 << 10,
+    "machine.chain._ROWS": 12,
+    "machine.product._PARALLEL_FROM": 1 << 10,
+    "ops._chained._PARALLEL_FROM": 1 << 10,
+    "ops._chained._ROWS": 2,
+    "ops._chained._SMALL": 1 << 6,
     "ops._sequence._PARALLEL_FROM": 1 << 10,
     "ops._sequence._ROWS": 2,
     "ops._sequence._COLUMNS": 12,
@@ -38,10 +44,11 @@ def _cut_small_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _settings() -> Iterator[None]:
-    threads = te.get_num_threads()
+    threads, kernels = te.get_num_threads(), te.kernel_info()["kernels"]
     te.manual_seed(0)
     yield
     te.set_num_threads(threads)
+    te.set_kernels(kernels)
 
 
 @pytest.fixture(params=[1, 2, 3])

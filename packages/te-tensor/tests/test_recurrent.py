@@ -87,15 +87,46 @@ def test_same_threads_same_bits(name, threads):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-11)])
 @pytest.mark.parametrize("name", GATES)
-def test_thread_counts_agree(name):
-    tensors = leaves(name, dtype="float64")
+def test_thread_counts_agree(name, dtype, tolerance):
+    tensors = leaves(name, dtype=dtype)
     te.set_num_threads(1)
     alone = gradients(name, tensors)
     for count in (2, 3, 4):
         te.set_num_threads(count)
         for a, b in zip(alone, gradients(name, tensors), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(a, b, rtol=10 * tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("hidden", [16, 33])
+@pytest.mark.parametrize("batch", [1, 3, 8, 19])
+@pytest.mark.parametrize("name", GATES)
+def test_kernels_agree_with_numpy(name, batch, hidden, threads):
+    tensors = leaves(name, steps=7, batch=batch, width=20, hidden=hidden)
+    made = gradients(name, tensors)
+    inference = te.no_grad()(getattr(te, name))(*tensors)[0].numpy()
+    te.set_kernels("numpy")
+    expected = gradients(name, tensors)
+    np.testing.assert_allclose(inference, expected[0], rtol=1e-4, atol=1e-5)
+    for a, b in zip(made, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * abs(b).max())
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_inputs_may_lie_anyhow_in_memory(name):
+    x, *weights = leaves(name, steps=9, batch=6, width=5)
+    function, array = getattr(te, name), x.numpy()
+    expected = function(x, *weights)[0].numpy()
+    for view in (
+        te.from_numpy(np.repeat(array, 2, axis=2))[:, :, ::2],
+        te.from_numpy(np.ascontiguousarray(array.swapaxes(0, 2))).transpose(0, 2),
+        te.from_numpy(np.ascontiguousarray(array[::-1]))[::-1],
+    ):
+        np.testing.assert_allclose(function(view, *weights)[0].numpy(), expected, rtol=1e-6)
+    one = te.from_numpy(array[:1, :1]).expand(9, 6, 5)
+    result = function(one, *weights)[0].numpy()
+    np.testing.assert_allclose(result[:, 0], result[:, 5], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", GATES)

@@ -76,7 +76,7 @@ def make(name, rng, *, steps, batch, width, hidden, bias, batch_first):
     return arrays, count, upstream
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     name=st.sampled_from(sorted(GATES)),
     steps=st.integers(1, 9),
@@ -88,15 +88,17 @@ def make(name, rng, *, steps, batch, width, hidden, bias, batch_first):
     reverse=st.booleans(),
     nonlinearity=st.sampled_from(["tanh", "relu"]),
     dtype=st.sampled_from(["float32", "float64"]),
+    kernels=st.sampled_from(["auto", "numpy"]),
     threads=st.integers(1, 4),
     seed=st.integers(0, 99),
     unused=st.sampled_from([None, 0, 1]),
 )
 def test_sequences(
-    name, steps, batch, width, hidden, bias, batch_first, reverse, nonlinearity, dtype, threads,
-    seed, unused,
+    name, steps, batch, width, hidden, bias, batch_first, reverse, nonlinearity, dtype, kernels,
+    threads, seed, unused,
 ):  # fmt: skip
     te.set_num_threads(threads)
+    te.set_kernels(kernels)
     rng = np.random.default_rng(seed)
     arrays, count, upstream = make(
         name,
@@ -122,19 +124,21 @@ def test_sequences(
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("name", sorted(GATES))
-def test_long_sequences_in_threads(name, batch_first, threads):
+def test_long_sequences_in_threads(name, batch_first, dtype, threads):
     rng = np.random.default_rng(0)
     arrays, count, upstream = make(
         name, rng, steps=90, batch=9, width=12, hidden=16, bias=True, batch_first=batch_first
     )
     arrays[1 + count :] = [0.5 * a for a in arrays[1 + count :]]
-    compare(name, arrays, count, upstream, "float64", batch_first=batch_first, reverse=batch_first)
+    compare(name, arrays, count, upstream, dtype, batch_first=batch_first, reverse=batch_first)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", sorted(GATES))
-def test_without_rows_or_with_one_step(name):
+def test_without_rows_or_with_one_step(name, dtype):
     for steps, batch in ((1, 3), (4, 0)):
         arrays, count, upstream = make(
             name,
@@ -146,12 +150,14 @@ def test_without_rows_or_with_one_step(name):
             bias=True,
             batch_first=False,
         )
-        compare(name, arrays, count, upstream, "float64", batch_first=False, reverse=False)
+        compare(name, arrays, count, upstream, dtype, batch_first=False, reverse=False)
 
 
+@pytest.mark.parametrize("kernels", ["auto", "numpy"])
 @pytest.mark.parametrize("name", sorted(GATES))
-def test_extremes(name):
+def test_extremes(name, kernels):
     """Gates that saturate, and values that aren't finite, give what PyTorch gives."""
+    te.set_kernels(kernels)
     rng = np.random.default_rng(0)
     arrays, count, _ = make(
         name, rng, steps=3, batch=7, width=1, hidden=2, bias=True, batch_first=False

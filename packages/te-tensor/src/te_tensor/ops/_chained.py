@@ -207,9 +207,10 @@ class _Chained(Operation, abstract=True):
             of_weight = memory.empty((height, x.shape[2]), x.dtype)
             results[0] = gemm(of_inputs.T, as_rows(x), of_weight)
         if needed[1]:
-            results[1] = memory.empty((height, hidden), x.dtype)
-            for part, rows in zip(of_product, self._rows(results[1]), strict=True):
+            of_weight = memory.empty((height, hidden), x.dtype)
+            for part, rows in zip(of_product, self._rows(of_weight), strict=True):
                 gemm(part.T, before, rows)
+            results[1] = of_weight
         if True in needed[2:]:
             results[2] = sum_rows(of_inputs)
             own = self.own_bias
