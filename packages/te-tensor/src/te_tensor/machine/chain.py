@@ -56,7 +56,7 @@ class Chain:
 
     Operands are stacks of matrices, (steps, rows, columns) of float32 with contiguous columns; a
     stack of one serves all steps, and a vector all their rows. Callers see to it that kernels
-    run (`runs`), and that no operand is of size 0.
+    run in AVX-512, and that no operand is of size 0.
 
     Args:
         steps: how many.

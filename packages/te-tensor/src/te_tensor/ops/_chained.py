@@ -8,7 +8,6 @@ are cut by themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from math import prod
 from typing import ClassVar, NamedTuple
 
@@ -18,7 +17,7 @@ from numpy.lib.stride_tricks import as_strided
 from .. import memory, parallel
 from ..blas import gemm, rows_of
 from ..dtypes import Array, float32
-from ..machine import Chain, multiply, packed, runs
+from ..machine import Chain, kernel_info, multiply, packed
 from ..operation import Operation
 from ._kernels import as_rows, sum_rows
 
@@ -149,15 +148,10 @@ class _Chained(Operation, abstract=True):
         length, batch, hidden = upstream.shape
         gates = memory.empty(record.gates.shape, record.gates.dtype)
         of_hidden = memory.empty((length + 1, batch, hidden), gates.dtype)
-        of_hidden[0] = 0
-        of_hidden[1:] = upstream
-        of_h, *of_others = of_last
-        if of_h is not None:
-            of_hidden[-1] += of_h
-        others = [np.zeros((1, batch, hidden), gates.dtype) for _ in of_others]
-        for other, given in zip(others, of_others, strict=True):
-            if given is not None:
-                other[0] = given
+        of_hidden[0], of_hidden[1:] = 0, upstream
+        of_h, *of_others = (0 if given is None else given for given in of_last)
+        of_hidden[-1] += of_h
+        others = [np.full((1, batch, hidden), given, gates.dtype) for given in of_others]
         shares, in_chain = gates[:, :, : len(weight_ih)], _in_chain(length, batch)
         inputs = None if grad_x is None else _Factor(weight_ih, length)
         zeros = np.zeros(weight_ih.shape[1], gates.dtype)
@@ -167,30 +161,23 @@ class _Chained(Operation, abstract=True):
         ]
 
         def link(chain: Chain, piece: slice) -> None:
-            cut = Record(record.gates[::-1, piece], [state[::-1, piece] for state in record.states])
-            flow = Flow(
-                gates[::-1, piece], of_hidden[::-1, piece], [other[:, piece] for other in others]
-            )
-            self.link_back(chain, cut, flow)
+            back = slice(None, None, -1), piece
+            flow = Flow(gates[back], of_hidden[back], [other[:, piece] for other in others])
+            states = [state[back] for state in record.states]
+            self.link_back(chain, Record(record.gates[back], states), flow)
             before = flow.hidden[1:]
             if length > 1:
                 for columns, rows in parts:
                     chain.product(flow.gates[:, :, columns], rows.panels, before, before)
             if in_chain and grad_x is not None and inputs is not None:
-                chain.product(shares[::-1, piece], inputs.panels, zeros, grad_x[::-1, piece])
+                chain.product(shares[back], inputs.panels, zeros, grad_x[back])
 
         _run(link, length, batch, weight_hh.size)
         if length == 1:
             for columns, rows in parts:
                 rows.multiply(gates[0, :, columns], of_hidden[0], of_hidden[0])
         if not in_chain and grad_x is not None and inputs is not None:
-            given = rows_of(grad_x)
-            made = (
-                memory.empty((length * batch, len(zeros)), gates.dtype) if given is None else given
-            )
-            inputs.multiply(as_rows(shares), zeros, made)
-            if given is None:
-                grad_x[...] = made.reshape(grad_x.shape)
+            inputs.multiply_into(grad_x, as_rows(shares), zeros)
         return Flow(gates, of_hidden, others)
 
     def of_weights(
@@ -202,7 +189,7 @@ class _Chained(Operation, abstract=True):
         of_product = [gates[:, columns] for columns in self._of_product(hidden)]
         height = sum(part.shape[1] for part in of_product)
         of_inputs = gates[:, :height]
-        results: list[Array | None] = [None] * len(needed)
+        results: list[Array | None] = [None] * 4
         if needed[0]:
             of_weight = memory.empty((height, x.shape[2]), x.dtype)
             results[0] = gemm(of_inputs.T, as_rows(x), of_weight)
@@ -212,10 +199,10 @@ class _Chained(Operation, abstract=True):
                 gemm(part.T, before, rows)
             results[1] = of_weight
         if True in needed[2:]:
-            results[2] = sum_rows(of_inputs)
-            own = self.own_bias
-            results[3] = np.concatenate(list(map(sum_rows, of_product))) if own else results[2]
-        return results
+            results[2] = results[3] = sum_rows(of_inputs)
+            if self.own_bias:
+                results[3] = np.concatenate([sum_rows(part) for part in of_product])
+        return [made if need else None for made, need in zip(results, needed, strict=False)]
 
     def _of_product(self, hidden: int) -> list[slice]:
         """Columns of the gates' gradients that are those of the hidden product."""
@@ -228,8 +215,8 @@ class _Chained(Operation, abstract=True):
 
 
 def chained(x: Array) -> bool:
-    """Whether kernels run for this input."""
-    return x.dtype is float32 and x.size > 0 and runs()
+    """Whether chains run for this input: their products are made for AVX-512."""
+    return x.dtype is float32 and x.size > 0 and kernel_info()["kernels"] == "avx512"
 
 
 def _each(length: int, shape: tuple[int, ...], kept: bool) -> Array:
@@ -243,21 +230,27 @@ class _Factor:
     """A matrix that products are made with: laid out for that, if there is more than one step."""
 
     def __init__(self, matrix: Array, length: int) -> None:
-        self._matrix, self._length = matrix, length
-
-    @cached_property
-    def panels(self) -> Array:
-        """The matrix, laid out."""
-        return packed(self._matrix)
+        self._matrix, self._laid_out = matrix, length > 1
+        self.panels = packed(matrix) if self._laid_out else matrix
 
     def multiply(self, a: Array, start: Array, out: Array) -> None:
         """out = start + a @ matrix."""
-        if self._length > 1:
+        if self._laid_out:
             multiply(a, self.panels, start, out)
         else:
             if start is not out:
                 out[...] = start
             gemm(a, self._matrix, out, beta=1.0)
+
+    def multiply_into(self, out: Array, a: Array, start: Array) -> None:
+        """The same for an array of any axes and strides."""
+        rows = rows_of(out)
+        if rows is not None:
+            self.multiply(a, start, rows)
+        else:
+            made = memory.empty((len(a), out.shape[-1]), out.dtype)
+            self.multiply(a, start, made)
+            out[...] = made.reshape(out.shape)
 
 
 def _in_chain(length: int, batch: int) -> bool:

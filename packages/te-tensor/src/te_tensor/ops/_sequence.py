@@ -1,7 +1,8 @@
 """What recurrent networks share: a chain of steps, and the large products around it.
 
-The chain works on arrays with the features first, (H, B): the product of a step is then the one
-that BLAS is quickest at, every gate is one contiguous block, and the state is an operand as it is.
+Where a chain can run as machine code, `_chained.py` has it. The one here is made of NumPy's calls.
+It works on arrays with the features first, (H, B): the product of a step is then the one that BLAS
+is quickest at, every gate is one contiguous block, and the state is an operand as it is.
 A record of shape (T+1, slots, H, B) holds for each step its gates and, in the last slots, the
 states before it. The projections of the inputs go into the record ahead of the chain, a few
 steps in one product; backward goes through the record from its end, and what remains of a step is
