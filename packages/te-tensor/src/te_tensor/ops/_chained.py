@@ -26,7 +26,7 @@ _PARALLEL_FROM = 1 << 22
 #: Elements that stay in cache.
 _SMALL = 1 << 16
 #: Rows of the batch that a thread has at least.
-_ROWS = 8
+_ROWS = 4
 
 
 class Record(NamedTuple):
