@@ -12,19 +12,14 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
-from .. import memory, parallel
+from .. import memory
 from ..dtypes import Array
 from ..executable import Code
 from . import product
 from .assembler import R12, RBX, RDI, Assembler, Memory
 from .kernel import Kernel
 
-#: Rows of a large product that are one call.
-_ROWS = 64
-#: Multiply-adds from which a large product is cut over the threads.
-_PARALLEL_FROM = 1 << 22
 #: Bytes of a word, and of what stands before a call's record: where the code is, and how long both.
 _WORD, _PREFIX = 8, 16
 
@@ -130,40 +125,3 @@ class Chain:
         go_through, _ = _go_through()
         head = np.array((self._calls * self._steps, start))
         go_through(memory.address(head))
-
-
-def multiply(a: Array, panels: Array, start: Array, out: Array) -> Array:
-    """out = start + a @ matrix, of many rows, cut over the threads.
-
-    Args:
-        a: shape (rows, k), float32 with contiguous columns, as the others.
-        panels: the `packed` matrix (k, columns).
-        start: shape (columns,), or (rows, columns); may be `out`.
-        out: shape (rows, columns).
-
-    Returns:
-        out.
-    """
-    large = out.size * a.shape[1] >= _PARALLEL_FROM
-    pieces = parallel.split(len(out), parallel.get_num_threads() if large else 1)
-
-    def run(index: int) -> None:
-        begin, end = pieces[index].start, pieces[index].stop
-        behind = end - (end - begin) % _ROWS
-        for first, last, height in ((begin, behind, _ROWS), (behind, end, end - behind)):
-            if first < last:
-                chain = Chain((last - first) // height)
-                stacks = (_stacked(m[first:last], height) for m in (a, out))
-                rows_of_start = start if start.ndim == 1 else _stacked(start[first:last], height)
-                chain.product(next(stacks), panels, rows_of_start, next(stacks))
-                chain.run()
-
-    parallel.parallel_for(run, len(pieces))
-    return out
-
-
-def _stacked(matrix: Array, height: int) -> Array:
-    """Blocks of a matrix's rows, as a stack of matrices."""
-    by_row, by_column = matrix.strides
-    shape = (len(matrix) // height, height, matrix.shape[1])
-    return as_strided(matrix, shape, (height * by_row, by_row, by_column))

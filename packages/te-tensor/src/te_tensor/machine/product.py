@@ -212,7 +212,7 @@ _BLOCK = 128
 _SHARED_FROM, _SHORT = 1 << 19, 1 << 23
 
 
-def multiply(a: Array, panels: Array, start: Array, out: Array) -> None:
+def multiply(a: Array, panels: Array, start: Array, out: Array) -> Array:
     """out = start + a @ matrix, its columns shared out over the engine's threads.
 
     Args:
@@ -220,6 +220,9 @@ def multiply(a: Array, panels: Array, start: Array, out: Array) -> None:
         panels: the `packed` matrix (k, columns).
         start: shape (columns,), or (rows, columns); may be `out`.
         out: shape (rows, columns).
+
+    Returns:
+        out.
     """
     rows, depth = a.shape
     columns = out.shape[1]
@@ -240,6 +243,7 @@ def multiply(a: Array, panels: Array, start: Array, out: Array) -> None:
             record = _record(places, steps, first, piece.start, count, depth, width)
             calls.append((address(count), record))
         parallel.share(calls, short=work <= _SHORT)
+    return out
 
 
 def _record(
