@@ -206,8 +206,8 @@ def _rows(code: Assembler, count: int) -> None:
 
 #: A record of one product, the words for counting at its end.
 _RECORD_OF = struct.Struct(f"={14 + COUNTERS}q").pack
-#: Rows that go through all panels together: they stay in the second-level cache.
-_BLOCK = 128
+#: Elements of rows that go through all panels together: they stay in the second-level cache.
+_BLOCK = 1 << 17
 #: Multiply-adds from which panels are shared out, and up to which that is short work.
 _SHARED_FROM, _SHORT = 1 << 19, 1 << 23
 
@@ -229,8 +229,9 @@ def multiply(a: Array, panels: Array, start: Array, out: Array) -> Array:
     by_row = start.strides[0] if start.ndim == 2 else 0
     places = memory.address(a), memory.address(start), memory.address(out), memory.address(panels)
     steps = a.strides[0], by_row, out.strides[0]
-    for first in range(0, rows, _BLOCK):
-        count = min(_BLOCK, rows - first)
+    height = max(_BLOCK // max(depth, 1) // _TOGETHER, 1) * _TOGETHER
+    for first in range(0, rows, height):
+        count = min(height, rows - first)
         work = count * depth * columns
         parts = parallel.parts() if work >= _SHARED_FROM else 1
         if parts == 1:
