@@ -42,6 +42,7 @@ from .compiler import LANES, VECTOR
 #: Vectors of a panel's row, and its columns.
 _VECTORS = 2
 PANEL = _VECTORS * LANES
+_PANEL_BYTES = PANEL * 4
 #: Rows that go through a panel together.
 _TOGETHER = 8
 #: Elements from which laying out is spread over threads.
@@ -51,9 +52,9 @@ _PARALLEL_FROM = 1 << 17
 #: address of the panels; then what `head` gives; and what the code counts with.
 (
     _A, _A_ROW, _START, _START_ROW, _OUT, _OUT_ROW, _MATRIX,
-    _PANELS, _PANEL_SIZE, _DEPTH, _MINUS_DEPTH, _TIMES, _FULL, _LAST,
+    _PANELS, _PANEL_SIZE, _PANEL_ROW, _A_STEP, _DEPTH, _MINUS_DEPTH, _TIMES, _FULL, _LAST,
     _PANELS_LEFT, _TIMES_LEFT, _COLUMN,
-) = range(0, 17 * 8, 8)  # fmt: skip
+) = range(0, 19 * 8, 8)  # fmt: skip
 #: Words at the end of a record that only the code uses.
 COUNTERS = 3
 
@@ -94,22 +95,31 @@ def packed(matrix: Array) -> Array:
 
 
 @lru_cache
-def head(rows: int, depth: int, columns: int) -> tuple[int, ...]:
-    """The words of a record that say how large the matrices are."""
+def head(rows: int, depth: int, columns: int, by_k: int = 4, by_row: int = 0) -> tuple[int, ...]:
+    """The words of a record that say how large the matrices are.
+
+    Args:
+        rows: those of a.
+        depth: k.
+        columns: those of the matrix.
+        by_k: bytes from number to number in a row of a.
+        by_row: bytes from row to row of a matrix that isn't packed, but has contiguous columns.
+    """
     panels = -(-columns // PANEL)
     rest = columns - (panels - 1) * PANEL
     masks = (1 << PANEL) - 1, (1 << rest) - 1
-    return panels, depth * PANEL * 4, depth * 4, -depth * 4, rows // _TOGETHER, *masks
+    panel = (_PANEL_BYTES, by_row) if by_row else (depth * _PANEL_BYTES, _PANEL_BYTES)
+    return panels, *panel, by_k, depth * by_k, -depth * by_k, rows // _TOGETHER, *masks
 
 
-def address(rows: int) -> int:
-    """Where the code for matrices of so many rows begins."""
-    return _code(rows % _TOGETHER).address
+def address(rows: int, columns: int) -> int:
+    """Where the code for matrices of so many rows and columns begins."""
+    return _code(rows % _TOGETHER, 1 if columns <= LANES else _VECTORS).address
 
 
 @cache
-def _code(rest: int) -> Code:
-    """The code for rows of which so many are left in the end."""
+def _code(rest: int, vectors: int) -> Code:
+    """The code for rows of which so many are left in the end, and panels of so many vectors."""
     code = Assembler()
     for register in CALLEE_SAVED:
         code.push(register)
@@ -118,13 +128,13 @@ def _code(rest: int) -> Code:
     code.keep(_word(_PANELS_LEFT), _COUNT)
     code.clear(_COUNT)
     code.keep(_word(_COLUMN), _COUNT)
-    _load_masks(code, _FULL)
+    _load_masks(code, _FULL, vectors)
     panel = code.here()
     _count_down(code, _PANELS_LEFT)
     more = code.jump("not zero")
-    _load_masks(code, _LAST)
+    _load_masks(code, _LAST, vectors)
     code.land(more)
-    _through_panel(code, rest)
+    _through_panel(code, rest, vectors)
     code.load(_COUNT, _word(_COLUMN))
     for _ in range(_VECTORS):
         code.add_number(_COUNT, VECTOR)
@@ -151,12 +161,12 @@ def _count_down(code: Assembler, word: int) -> None:
     code.keep(_word(word), _COUNT)
 
 
-def _load_masks(code: Assembler, word: int) -> None:
-    for vector in range(_VECTORS):
+def _load_masks(code: Assembler, word: int, vectors: int) -> None:
+    for vector in range(vectors):
         code.load_mask(1 + vector, _word(word + vector * LANES // 8))
 
 
-def _through_panel(code: Assembler, rest: int) -> None:
+def _through_panel(code: Assembler, rest: int, vectors: int) -> None:
     """All rows with one panel."""
     code.load(_NEXT_A, _word(_A))
     code.add(_NEXT_A, _word(_DEPTH))
@@ -168,17 +178,17 @@ def _through_panel(code: Assembler, rest: int) -> None:
     code.add_number(_COUNT, 0)
     none = code.jump("zero")
     again = code.here()
-    _rows(code, _TOGETHER)
+    _rows(code, _TOGETHER, vectors)
     _count_down(code, _TIMES_LEFT)
     code.jump("not zero", again)
     code.land(none)
     if rest:
-        _rows(code, rest)
+        _rows(code, rest, vectors)
 
 
-def _rows(code: Assembler, count: int) -> None:
+def _rows(code: Assembler, count: int, vectors: int) -> None:
     """Some rows with one panel: sums of a number of `a` times a row of the panel."""
-    sums = [[row * _VECTORS + vector for vector in range(_VECTORS)] for row in range(count)]
+    sums = [[row * vectors + vector for vector in range(vectors)] for row in range(count)]
     for row in range(count):
         for vector, register in enumerate(sums[row]):
             place = Memory(_NEXT_START, offset=vector * VECTOR)
@@ -189,14 +199,15 @@ def _rows(code: Assembler, count: int) -> None:
     code.load(_K, _word(_MINUS_DEPTH))
     code.move(_COUNT, _PANEL)
     loop = code.here()
-    for vector in range(_VECTORS):
-        code.vector("vmovups", _FACTORS + vector, Memory(_COUNT))
-        code.add_number(_COUNT, VECTOR)
+    for vector in range(vectors):
+        place = Memory(_COUNT, offset=vector * VECTOR)
+        code.vector("vmovups", _FACTORS + vector, place, mask=1 + vector, zero=True)
+    code.add(_COUNT, _word(_PANEL_ROW))
     for row in range(count):
         code.vector("vbroadcastss", _NUMBER + row, Memory(_ENDS[row], _K))
         for vector, register in enumerate(sums[row]):
             code.vector("vfmadd231ps", register, _NUMBER + row, _FACTORS + vector)
-    code.add_number(_K, 4)
+    code.add(_K, _word(_A_STEP))
     code.jump("not zero", loop)
     for row in range(count):
         for vector, register in enumerate(sums[row]):
@@ -205,7 +216,7 @@ def _rows(code: Assembler, count: int) -> None:
 
 
 #: A record of one product, the words for counting at its end.
-_RECORD_OF = struct.Struct(f"={14 + COUNTERS}q").pack
+_RECORD_OF = struct.Struct(f"={16 + COUNTERS}q").pack
 #: Elements of rows that go through all panels together: they stay in the second-level cache.
 _BLOCK = 1 << 17
 #: Multiply-adds from which panels are shared out, and up to which that is short work.
@@ -236,13 +247,13 @@ def multiply(a: Array, panels: Array, start: Array, out: Array) -> Array:
         parts = parallel.parts() if work >= _SHARED_FROM else 1
         if parts == 1:
             record = _record(places, steps, first, 0, count, depth, columns)
-            _function(count % _TOGETHER, held=work <= _SHORT)(record)
+            _function(address(count, columns), held=work <= _SHORT)(record)
             continue
         calls = []
         for piece in parallel.split(len(panels), parts):
             width = min(piece.stop * PANEL, columns) - piece.start * PANEL
             record = _record(places, steps, first, piece.start, count, depth, width)
-            calls.append((address(count), record))
+            calls.append((address(count, width), record))
         parallel.share(calls, short=work <= _SHORT)
     return out
 
@@ -274,7 +285,7 @@ _UNCOUNTED = (0,) * COUNTERS
 
 
 @cache
-def _function(rest: int, held: bool) -> Any:
-    """The code for rows of which so many are left, as a function that keeps the GIL or doesn't."""
+def _function(place: int, held: bool) -> Any:
+    """The code at an address as a function that keeps the GIL or doesn't."""
     kind = ctypes.PYFUNCTYPE if held else ctypes.CFUNCTYPE
-    return kind(None, ctypes.c_char_p)(_code(rest).address)
+    return kind(None, ctypes.c_char_p)(place)
