@@ -17,8 +17,10 @@ from ..machine import Matrix, kernel, multiply, packed, runs
 from ..operation import Gradients, Operation, Sample
 from ._kernels import as_rows, sum_rows
 
-#: Elements from which a weight is laid out for products.
+#: Elements from which a weight is laid out for products, and the most rows that pay for it: with
+#: more, BLAS is as quick, since it lays the weight out for all of them.
 _PANELS_FROM = 1 << 14
+_PANEL_ROWS = 256
 
 
 class MatMul(Operation):
@@ -294,7 +296,7 @@ def _affine(
         terms = [] if bias is None else [bias]
         if residual is not None:
             terms.append(residual.reshape(out.shape))
-        panels = _panels(weight) if constant and runs(rows, weight, *terms) else None
+        panels = _panels(weight, len(rows)) if constant and runs(rows, weight, *terms) else None
         if panels is not None:
             if len(terms) == 1:
                 start = terms[0]
@@ -311,9 +313,9 @@ def _affine(
                 _put(out, terms, more=True)
 
 
-def _panels(weight: Array) -> Array | None:
+def _panels(weight: Array, rows: int) -> Array | None:
     """The weight as `multiply` reads it, from the second call on."""
-    if weight.size < _PANELS_FROM:
+    if weight.size < _PANELS_FROM or rows > _PANEL_ROWS:
         return None
     return storage.layout_of(weight, lambda weight: packed(weight.T))
 
