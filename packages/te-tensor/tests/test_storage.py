@@ -96,3 +96,56 @@ def test_any_order_in_any_thread():
         thread.join(30)
         assert not thread.is_alive()
     assert sum(int(array[0]) for array in arrays) == 3 * 200 * 5
+
+
+def _linear_twice(x, weight):
+    """The last of calls enough for the weight to be laid out."""
+    with te.no_grad():
+        for _ in range(3):
+            result = te.linear(x, weight)
+    return result.data
+
+
+def test_a_layout_goes_with_the_change_of_its_memory():
+    x, weight = te.randn(3, 128), te.randn(160, 128)
+    np.testing.assert_allclose(_linear_twice(x, weight), x.data @ weight.data.T, rtol=1e-4)
+    with weight.lock() as array:
+        array *= 2
+    once = te.linear(x, weight).data
+    np.testing.assert_allclose(once, x.data @ weight.data.T, rtol=1e-4)
+    np.testing.assert_allclose(_linear_twice(x, weight), once, rtol=1e-4, atol=1e-5)
+
+
+def test_no_layout_is_kept_of_memory_that_others_may_write_to():
+    x = te.randn(3, 128)
+    shared = np.random.default_rng(0).standard_normal((160, 128)).astype(np.float32)
+    for weight in (te.from_numpy(shared), te.from_numpy(shared)[:]):
+        _linear_twice(x, weight)
+        shared *= 2
+        np.testing.assert_allclose(_linear_twice(x, weight), x.data @ shared.T, rtol=1e-4)
+
+
+def test_a_layout_is_made_at_the_second_call_and_kept():
+    array = te.randn(160, 128).data
+    made = []
+
+    def make(given):
+        made.append(given)
+        return given.copy()
+
+    assert storage.layout_of(array, make) is None
+    first = storage.layout_of(array, make)
+    assert first is not None
+    assert storage.layout_of(array, make) is first
+    assert len(made) == 1
+    storage.mark_changed(array)
+    assert storage.layout_of(array, make) is None
+    assert storage.layout_of(array, make) is not first
+
+
+def test_parts_of_one_memory_have_layouts_of_their_own():
+    whole = te.randn(320, 128).data
+    for _ in range(2):
+        layouts = [storage.layout_of(part, np.copy) for part in (whole[:160], whole[160:], whole)]
+    for layout, part in zip(layouts, (whole[:160], whole[160:], whole), strict=True):
+        np.testing.assert_array_equal(layout, part)
