@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from te_tensor.machine import Value, square_root
 
-from te_tensor.dtypes import Array
-from te_tensor.memory import scratch
-
+from .formula import formula
 from .optimizer import Optimizer, Parameters, Rule, Scalar
 
 
@@ -62,16 +60,19 @@ class Adagrad(Optimizer):
         return float(settings["initial_accumulator_value"])
 
     def _rule(self, settings: Mapping[str, Any], step: int, scalar: Scalar) -> Rule:
-        rate = scalar(settings["lr"] / (1 + (step - 1) * settings["lr_decay"]))
-        decay, eps = scalar(settings["weight_decay"]), scalar(settings["eps"])
+        return _adagrad(
+            *("p", "g", "sum"),
+            rate=settings["lr"] / (1 + (step - 1) * settings["lr_decay"]),
+            eps=settings["eps"],
+            pull=settings["weight_decay"] or None,
+        )
 
-        def rule(p: Array, g: Array, total: Array) -> None:
-            spare, decayed = scratch(2, p.shape, p.dtype)
-            if decay:
-                g = np.add(g, np.multiply(p, decay, decayed), decayed)
-            np.add(total, np.multiply(g, g, spare), total)
-            np.add(np.sqrt(total, spare), eps, spare)
-            np.multiply(np.divide(g, spare, spare), rate, spare)
-            np.subtract(p, spare, p)
 
-        return rule
+@formula
+def _adagrad(
+    p: Value, g: Value, sum: Value, *, rate: Value, eps: Value, pull: Value | None = None
+) -> tuple[Value, ...]:
+    if pull is not None:
+        g = g + p * pull
+    sum = sum + g * g
+    return p - g / (square_root(sum) + eps) * rate, sum

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from math import sqrt
 from typing import Any, ClassVar
 
-import numpy as np
+from te_tensor.machine import Value, maximum, square_root
 
-from te_tensor.dtypes import Array
-from te_tensor.memory import scratch
-
+from .formula import formula
 from .optimizer import Optimizer, Parameters, Rule, Scalar
 
 
@@ -72,31 +70,47 @@ class Adam(Optimizer):
     def _rule(self, settings: Mapping[str, Any], step: int, scalar: Scalar) -> Rule:
         lr, decay = settings["lr"], settings["weight_decay"]
         beta1, beta2 = settings["beta1"], settings["beta2"]
-        # lr·(mean/c1)/(√square/c2 + eps) = (lr·c2/c1)·mean/(√square + eps·c2) takes a pass less.
+        # lr·(mean/c1)/(√square/c2 + eps) = (lr·c2/c1)·mean/(√square + eps·c2) takes a step less.
         c1, c2 = 1 - beta1**step, sqrt(1 - beta2**step)
-        rate, eps = scalar(lr * c2 / c1), scalar(settings["eps"] * c2)
-        keep_mean, new_mean = scalar(beta1), scalar(1 - beta1)
-        keep_square, new_square = scalar(beta2), scalar(1 - beta2)
-        shrink, pull = scalar(1 - lr * decay), scalar(decay)
+        return _adam(
+            *("p", "g", *self._arrays_for(settings)),
+            rate=lr * c2 / c1,
+            eps=settings["eps"] * c2,
+            keep_mean=beta1,
+            new_mean=1 - beta1,
+            keep_square=beta2,
+            new_square=1 - beta2,
+            shrink=1 - lr * decay if decay and self._decoupled else None,
+            pull=decay if decay and not self._decoupled else None,
+        )
 
-        def rule(p: Array, g: Array, mean: Array, square: Array, *greatest: Array) -> None:
-            spare, decayed = scratch(2, p.shape, p.dtype)
-            if decay and self._decoupled:
-                np.multiply(p, shrink, p)
-            elif decay:
-                g = np.add(g, np.multiply(p, pull, decayed), decayed)
-            np.multiply(mean, keep_mean, mean)
-            np.add(mean, np.multiply(g, new_mean, spare), mean)
-            np.multiply(square, keep_square, square)
-            np.multiply(np.multiply(g, g, spare), new_square, spare)
-            np.add(square, spare, square)
-            for top in greatest:
-                square = np.maximum(top, square, out=top)
-            np.add(np.sqrt(square, spare), eps, spare)
-            np.multiply(np.divide(mean, spare, spare), rate, spare)
-            np.subtract(p, spare, p)
 
-        return rule
+@formula
+def _adam(
+    p: Value,
+    g: Value,
+    mean: Value,
+    square: Value,
+    greatest_square: Value | None = None,
+    *,
+    rate: Value,
+    eps: Value,
+    keep_mean: Value,
+    new_mean: Value,
+    keep_square: Value,
+    new_square: Value,
+    shrink: Value | None = None,
+    pull: Value | None = None,
+) -> tuple[Value | None, ...]:
+    if shrink is not None:
+        p = p * shrink
+    if pull is not None:
+        g = g + p * pull
+    mean = mean * keep_mean + g * new_mean
+    square = scale = square * keep_square + g * g * new_square
+    if greatest_square is not None:
+        scale = greatest_square = maximum(greatest_square, square)
+    return p - mean / (square_root(scale) + eps) * rate, mean, square, greatest_square
 
 
 class AdamW(Adam):

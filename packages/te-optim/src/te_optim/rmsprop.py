@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from te_tensor.machine import Value, square_root
 
-from te_tensor.dtypes import Array
-from te_tensor.memory import scratch
-
+from .formula import formula
 from .optimizer import Optimizer, Parameters, Rule, Scalar
 
 
@@ -71,32 +69,39 @@ class RMSProp(Optimizer):
         return ("square", *mean, *(("momentum_buffer",) if settings["momentum"] else ()))
 
     def _rule(self, settings: Mapping[str, Any], step: int, scalar: Scalar) -> Rule:
-        lr, decay, momentum, keep, eps = (
-            scalar(settings[n]) for n in ("lr", "weight_decay", "momentum", "alpha", "eps")
+        return _rmsprop(
+            *("p", "g", *self._arrays_for(settings)),
+            lr=settings["lr"],
+            eps=settings["eps"],
+            keep=settings["alpha"],
+            new=1 - settings["alpha"],
+            momentum=settings["momentum"] or None,
+            pull=settings["weight_decay"] or None,
         )
-        new = scalar(1 - settings["alpha"])
-        names = self._arrays_for(settings)
 
-        def rule(p: Array, g: Array, *state: Array) -> None:
-            at = dict(zip(names, state, strict=True))
-            spare, decayed = scratch(2, p.shape, p.dtype)
-            if decay:
-                g = np.add(g, np.multiply(p, decay, decayed), decayed)
-            square = at["square"]
-            np.multiply(square, keep, square)
-            np.multiply(np.multiply(g, g, spare), new, spare)
-            np.add(square, spare, square)
-            if "mean" in at:
-                mean = at["mean"]
-                np.multiply(mean, keep, mean)
-                np.add(mean, np.multiply(g, new, spare), mean)
-                square = np.subtract(square, np.multiply(mean, mean, spare), spare)
-            np.add(np.sqrt(square, spare), eps, spare)
-            step = np.divide(g, spare, spare)
-            if "momentum_buffer" in at:
-                velocity = at["momentum_buffer"]
-                np.multiply(velocity, momentum, velocity)
-                step = np.add(velocity, step, velocity)
-            np.subtract(p, np.multiply(step, lr, spare), p)
 
-        return rule
+@formula
+def _rmsprop(
+    p: Value,
+    g: Value,
+    square: Value,
+    mean: Value | None = None,
+    momentum_buffer: Value | None = None,
+    *,
+    lr: Value,
+    eps: Value,
+    keep: Value,
+    new: Value,
+    momentum: Value | None = None,
+    pull: Value | None = None,
+) -> tuple[Value | None, ...]:
+    if pull is not None:
+        g = g + p * pull
+    square = scale = square * keep + g * g * new
+    if mean is not None:
+        mean = mean * keep + g * new
+        scale = square - mean * mean
+    move = g / (square_root(scale) + eps)
+    if momentum_buffer is not None and momentum is not None:
+        move = momentum_buffer = momentum_buffer * momentum + move
+    return p - move * lr, square, mean, momentum_buffer

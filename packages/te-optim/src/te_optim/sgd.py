@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from te_tensor.machine import Value
 
-from te_tensor.dtypes import Array
-from te_tensor.memory import scratch
-
+from .formula import formula
 from .optimizer import Optimizer, Parameters, Rule, Scalar
 
 
@@ -70,24 +68,35 @@ class SGD(Optimizer):
         return self._arrays if settings["momentum"] else ()
 
     def _rule(self, settings: Mapping[str, Any], step: int, scalar: Scalar) -> Rule:
-        lr, momentum, decay = (scalar(settings[n]) for n in ("lr", "momentum", "weight_decay"))
-        dampening, nesterov = settings["dampening"], settings["nesterov"]
-        fresh = scalar(1 - dampening)
+        momentum, dampening = settings["momentum"], settings["dampening"]
+        return _sgd(
+            *("p", "g", *self._arrays_for(settings)),
+            lr=settings["lr"],
+            momentum=momentum or None,
+            ahead=momentum if settings["nesterov"] else None,
+            pull=settings["weight_decay"] or None,
+            fresh=1 - dampening if momentum and dampening and step > 1 else None,
+        )
 
-        def rule(p: Array, g: Array, velocity: Array | None = None) -> None:
-            spare, ahead = scratch(2, p.shape, p.dtype)
-            if decay:
-                g = np.add(g, np.multiply(p, decay, spare), spare)
-            if velocity is not None:
-                np.multiply(velocity, momentum, velocity)
-                if dampening and step > 1:
-                    g = np.multiply(g, fresh, spare)
-                np.add(velocity, g, velocity)
-                g = (
-                    np.add(g, np.multiply(velocity, momentum, ahead), ahead)
-                    if nesterov
-                    else velocity
-                )
-            np.subtract(p, np.multiply(g, lr, spare), p)
 
-        return rule
+@formula
+def _sgd(
+    p: Value,
+    g: Value,
+    momentum_buffer: Value | None = None,
+    *,
+    lr: Value,
+    momentum: Value | None = None,
+    ahead: Value | None = None,
+    pull: Value | None = None,
+    fresh: Value | None = None,
+) -> tuple[Value | None, ...]:
+    if pull is not None:
+        g = g + p * pull
+    move = g
+    if momentum_buffer is not None and momentum is not None:
+        added = g if fresh is None else g * fresh
+        move = momentum_buffer = momentum_buffer * momentum + added
+    if ahead is not None:
+        move = g + move * ahead
+    return p - move * lr, momentum_buffer

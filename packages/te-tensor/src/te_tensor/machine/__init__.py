@@ -4,6 +4,9 @@
 `kernel.py` how code gets into memory and is called.
 """
 
+from .batch import (
+    Batch as Batch,
+)
 from .chain import (
     Chain as Chain,
 )
@@ -72,6 +75,9 @@ from .kernel import (
 )
 from .kernel import (
     set_kernels as set_kernels,
+)
+from .passes import (
+    Passes as Passes,
 )
 from .product import (
     multiply as multiply,

@@ -148,7 +148,8 @@ class Kernel:
             raise TypeError(f"kernel {function.__name__} has scalars before arrays")
         self._count = len(arrays)
         self._columns = [kind is Column for kind in arrays]
-        scalars = f"{len(kinds) - len(arrays)}f"
+        self.scalars = len(kinds) - len(arrays)
+        scalars = f"{self.scalars}f"
         self._one_row = struct.Struct(f"=3q{f'q{OPERAND_SIZE - 8}x' * len(arrays)}{scalars}").pack
         self._many_rows = struct.Struct(f"=3q{2 * len(arrays)}q{scalars}").pack
 

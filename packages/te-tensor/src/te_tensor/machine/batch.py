@@ -1,0 +1,104 @@
+"""Batches: calls of one kernel over many arrays, as a single call.
+
+A model has hundreds of small parameters, and a call for each from Python would cost more than the
+work in it. A batch writes down the calls once and goes through them without Python in between.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ..dtypes import Array, float32
+from .assembler import R12, RBP, RBX, RDI, Assembler, Memory
+from .compiler import OPERAND_SIZE, OPERANDS
+from .kernel import _KEEP_GIL, Kernel, _Code
+
+_WORD = 8
+
+
+@cache
+def _callers() -> tuple[Any, Any]:
+    """A function of the address of a count and a table: code and record of each call.
+
+    Returns:
+        It as one that keeps the GIL, and as one that gives it away.
+    """
+    code = Assembler()
+    saved = (RBX, R12, RBP)  # three, so that the stack is aligned for calls
+    for register in saved:
+        code.push(register)
+    code.load(RBX, Memory(RDI, offset=_WORD))
+    code.load(R12, Memory(RDI))
+    loop = code.here()
+    code.load(RDI, Memory(RBX, offset=_WORD))
+    code.call(Memory(RBX))
+    code.add_number(RBX, 2 * _WORD)
+    code.add_number(R12, -1)
+    code.jump("not zero", loop)
+    for register in reversed(saved):
+        code.pop(register)
+    code.give_back()
+    placed = _Code(code.finish())
+    kinds = (ctypes.PYFUNCTYPE, ctypes.CFUNCTYPE)
+    held, released = (kind(None, ctypes.c_void_p)(placed.address) for kind in kinds)
+    held.code = released.code = placed  # type: ignore[attr-defined]
+    return held, released
+
+
+class Batch:
+    """Calls of an elementwise kernel over arrays that stay, but for those of one operand.
+
+    Callers see to it that kernels run (`runs`), and that the arrays of a call are float32, in C
+    order and of equally many elements, of which there is at least one.
+
+    Args:
+        kernel: the kernel.
+        operands: for each of its arrays in order, those of each call; None for the operand whose
+            arrays come with each `run`.
+    """
+
+    def __init__(self, kernel: Kernel, operands: Sequence[Sequence[Array] | None]) -> None:
+        self.kernel = kernel
+        self.sizes = [array.size for array in next(o for o in operands if o is not None)]
+        self._kept = operands  # the records know their addresses
+        self._open = operands.index(None)
+        record = np.dtype(
+            [
+                ("head", np.int64, OPERANDS // _WORD),
+                ("arrays", np.int64, (len(operands), OPERAND_SIZE // _WORD)),
+                ("scalars", float32, kernel.scalars),
+            ],
+            align=True,
+        )
+        self._records = np.zeros(len(self.sizes), record)
+        self._records["head"] = [kernel.head(1, size) for size in self.sizes]
+        for number, arrays in enumerate(operands):
+            if arrays is not None:
+                self._records["arrays"][:, number, 0] = [id(array) for array in arrays]
+        self._given = self._records["arrays"][:, self._open, 0]
+        self._scalars = self._records["scalars"]
+        self._table = np.empty((len(self.sizes), 2), np.int64)
+        self._table[:, 0] = kernel.address
+        start = self._records.ctypes.data
+        self._table[:, 1] = start + record.itemsize * np.arange(len(self.sizes))
+        self._start = self._table.ctypes.data
+
+    def run(self, calls: slice, given: Sequence[Array], scalars: Sequence[float]) -> None:
+        """Make some of the calls; threads may make different ones at the same time.
+
+        Args:
+            calls: which, from start to stop; at least one.
+            given: the open operand's arrays, for these calls.
+            scalars: the kernel's scalars.
+        """
+        self._given[calls] = [id(array) for array in given]
+        self._scalars[calls] = scalars
+        head = np.array((calls.stop - calls.start, self._start + 2 * _WORD * calls.start))
+        held, released = _callers()
+        short = sum(self.sizes[calls]) <= _KEEP_GIL
+        (held if short else released)(head.ctypes.data)
