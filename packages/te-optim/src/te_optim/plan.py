@@ -1,17 +1,18 @@
-"""How a step is cut into blocks of work.
+"""How a step is cut into tasks.
 
-A large parameter is updated where it stands, in blocks that stay in cache, spread over the
-engine's threads. Small ones are updated many at a time: they and their gradients are gathered
-into one block and written back from there, so that a model of many small parameters costs a few
-copies for each of them, and not a dozen NumPy calls. Rules are elementwise: the bits depend neither
-on blocks nor on threads.
+Where kernels run, formulas change float32 parameters in a few calls (`direct.py`). The rest takes
+many NumPy calls, in blocks: a large parameter is updated where it stands, in blocks that stay in
+cache, spread over the engine's threads. Small ones are updated many at a time: they and their
+gradients are gathered into one block and written back from there, so that a model of many small
+parameters costs a few copies for each of them, and not a dozen NumPy calls. Rules are elementwise:
+the bits depend neither on blocks nor on threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from math import ceil
 from operator import is_
@@ -20,14 +21,16 @@ from typing import TypeAlias
 import numpy as np
 
 from te_tensor import get_num_threads, memory, storage
-from te_tensor.dtypes import Array
+from te_tensor.dtypes import Array, float32
+from te_tensor.machine import runs
 from te_tensor.parallel import BLOCK, parallel_for, split
 
 from .arena import MASTER, SMALL, Arena
+from .direct import Direct, Task
+from .formula import Update
 
 #: Changes a block of parameters in place: rule(values, gradient, *state), all of one axis.
 Rule: TypeAlias = Callable[..., None]
-Task: TypeAlias = Callable[[], None]
 
 #: Elements of a block of gathered parameters.
 _GATHERED = 1 << 16
@@ -105,13 +108,28 @@ def _update_small(
     block.scatter(values)
 
 
-@dataclass(slots=True)
 class Run:
-    """Neighbours in an arena that all have gradients and have made equally many steps."""
+    """Neighbours in an arena that all have gradients and have made equally many steps.
 
-    arena: Arena
-    members: slice
-    blocks: list[Block]
+    Args:
+        arena: the arena.
+        members: which of its parameters.
+        arrays: their memory.
+        total: the elements of all parameters that are changed in the same step.
+    """
+
+    def __init__(self, arena: Arena, members: slice, arrays: Sequence[Array], total: int) -> None:
+        self.arena = arena
+        self.members = members
+        self._arrays = arrays
+        self._edges = arena.edges[members.start : members.stop + 1]
+        fair = max(total // (4 * get_num_threads()), _GATHERED)
+        self._task = fair if total >= _PARALLEL_FROM else max(total, 1)
+        self._part = min(fair, BLOCK)
+        plain = all(a.dtype is float32 and a.flags.c_contiguous for a in arrays)
+        #: Whether kernels can change them where they are, and have anything to change.
+        self._plain = plain and any(a.size for a in arrays)
+        self._direct: Direct | None = None
 
     @property
     def step(self) -> int:
@@ -129,13 +147,52 @@ class Run:
             initial: the arrays that the rule is given, by name, and what they begin with.
         """
         arena = self.arena
-        own = (gradients[place] for place in arena.places[self.members])
-        flat = [gradient.reshape(-1) for gradient in own if gradient is not None]
+        present = (gradients[place] for place in arena.places[self.members])
+        own = [gradient for gradient in present if gradient is not None]
         state = [arena.array(name, value) for name, value in initial.items()]
+        if self._plain and isinstance(rule, Update) and runs():
+            if self._direct is None or not self._direct.fits(rule, state):
+                self._direct = Direct(rule, self._arrays, state, self._edges[0], self._task)
+            return self._direct.tasks(rule, own)
+        flat = [gradient.reshape(-1) for gradient in own]
         if arena.stores_small:
             master = arena.array(MASTER, 0.0)
-            return [partial(_update_small, b, rule, flat, state, master) for b in self.blocks]
-        return [partial(_update, block, rule, flat, state) for block in self.blocks]
+            return [partial(_update_small, b, rule, flat, state, master) for b in self._blocks]
+        return [partial(_update, block, rule, flat, state) for block in self._blocks]
+
+    @cached_property
+    def _blocks(self) -> list[Block]:
+        """The blocks: small parameters together, large ones in parts."""
+        return list(self._cut())
+
+    def _cut(self) -> Iterator[Block]:
+        arrays, edges = self._arrays, self._edges
+        start = 0
+        while start < len(arrays):
+            stop = start
+            while (
+                stop < len(arrays)
+                and arrays[stop].size < SMALL
+                and arrays[stop].flags.c_contiguous
+                and edges[stop + 1] - edges[start] <= _GATHERED
+            ):
+                stop += 1
+            if stop > start:
+                targets = [array.reshape(-1) for array in arrays[start:stop]]
+                yield Block(slice(edges[start], edges[stop]), slice(start, stop), None, targets)
+            else:
+                stop = start + 1
+                yield from self._parts(arrays[start], slice(start, stop), edges[start])
+            start = stop
+
+    def _parts(self, array: Array, place: slice, edge: int) -> Iterator[Block]:
+        """The blocks of one parameter; of memory that isn't in C order, a copy is updated."""
+        if not array.flags.c_contiguous:
+            yield Block(slice(edge, edge + array.size), place, None, [array])
+            return
+        flat = array.reshape(-1)
+        for cut in split(array.size, ceil(array.size / self._part)):
+            yield Block(slice(edge + cut.start, edge + cut.stop), place, cut, [flat[cut]])
 
 
 class Plan:
@@ -181,7 +238,7 @@ class Plan:
 
     def carry_out(self, tasks: Sequence[Task]) -> None:
         """Call all tasks; the caller holds the parameters' locks."""
-        if self.size >= _PARALLEL_FROM:
+        if self.size >= _PARALLEL_FROM and len(tasks) > 1:
             parallel_for(lambda index: tasks[index](), len(tasks))
             return
         for task in tasks:
@@ -197,44 +254,9 @@ class Plan:
         for step, group in groupby(steps):
             stop = start + len(list(group))
             if step is not None:
-                blocks = list(self._blocks(arena, own, start, stop))
-                yield Run(arena, slice(start, stop), blocks)
+                arrays = [array for array in own[start:stop] if array is not None]
+                yield Run(arena, slice(start, stop), arrays, self.size)
             start = stop
-
-    def _blocks(
-        self, arena: Arena, own: Sequence[Array | None], first: int, last: int
-    ) -> Iterator[Block]:
-        """The blocks of a run: small parameters together, large ones in parts."""
-        arrays = [array for array in own[first:last] if array is not None]
-        edges = arena.edges[first : last + 1]
-        start = 0
-        while start < len(arrays):
-            stop = start
-            while (
-                stop < len(arrays)
-                and arrays[stop].size < SMALL
-                and arrays[stop].flags.c_contiguous
-                and edges[stop + 1] - edges[start] <= _GATHERED
-            ):
-                stop += 1
-            if stop > start:
-                targets = [array.reshape(-1) for array in arrays[start:stop]]
-                yield Block(slice(edges[start], edges[stop]), slice(start, stop), None, targets)
-            else:
-                stop = start + 1
-                yield from self._parts(arrays[start], slice(start, stop), edges[start])
-            start = stop
-
-    def _parts(self, array: Array, place: slice, edge: int) -> Iterator[Block]:
-        """The blocks of one parameter; of memory that isn't in C order, a copy is updated."""
-        if not array.flags.c_contiguous:
-            yield Block(slice(edge, edge + array.size), place, None, [array])
-            return
-        fair = self.size // (4 * get_num_threads())
-        length = min(max(fair, _GATHERED), BLOCK)
-        flat = array.reshape(-1)
-        for cut in split(array.size, ceil(array.size / length)):
-            yield Block(slice(edge + cut.start, edge + cut.stop), place, cut, [flat[cut]])
 
 
 def _check_kept(array: Array, arena: Arena, index: int) -> None:
