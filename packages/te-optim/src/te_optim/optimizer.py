@@ -60,6 +60,8 @@ class Optimizer:
         self._check(settings)
         self._settings = settings
         self.groups: list[dict[str, Any]] = []
+        #: The groups as they were when their settings were last checked.
+        self._checked: list[dict[str, Any]] = []
         self.base_lrs: list[float] | None = None
         self._arenas: list[Arena] = []
         self._tensors: list[Tensor] = []
@@ -189,17 +191,20 @@ class Optimizer:
             FloatingPointError: a gradient isn't finite, and that was to raise; nothing was changed.
         """
         tensors = self._resolve(parameters)
-        for group in self.groups:
-            self._check(_settings_of(group), resting=True)
+        if self.groups != self._checked:
+            for group in self.groups:
+                self._check(_settings_of(group), resting=True)
+            self._checked = [dict(group) for group in self.groups]
         grads = [tensor.grad for tensor in tensors]
-        found = iter(arrays_of(grad for grad in grads if grad is not None))
-        gradients = [None if grad is None else next(found) for grad in grads]
+        present = [grad for grad in grads if grad is not None]
+        gradients: list[Array | None] = [*arrays_of(present)]
+        arrays: list[Array | None] = [*arrays_of(tensors)]
+        if len(present) < len(grads):
+            found = iter(gradients)
+            gradients = [None if grad is None else next(found) for grad in grads]
+            arrays = [None if g is None else a for g, a in zip(grads, arrays, strict=True)]
         if error_if_nonfinite:
             check_finite(gradients)
-        arrays = [
-            None if grad is None else array
-            for grad, array in zip(grads, arrays_of(tensors), strict=True)
-        ]
         if self._plan is None or not self._plan.fits(arrays):
             self._plan = Plan(self._arenas, arrays)
         with storage.writing(self._plan.records), np.errstate(all="ignore"):

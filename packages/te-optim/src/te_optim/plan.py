@@ -147,8 +147,8 @@ class Run:
             initial: the arrays that the rule is given, by name, and what they begin with.
         """
         arena = self.arena
-        present = (gradients[place] for place in arena.places[self.members])
-        own = [gradient for gradient in present if gradient is not None]
+        places = arena.places[self.members]
+        own = [g for place in places if (g := gradients[place]) is not None]
         state = [arena.array(name, value) for name, value in initial.items()]
         if self._plain and isinstance(rule, Update) and runs():
             if self._direct is None or not self._direct.fits(rule, state):

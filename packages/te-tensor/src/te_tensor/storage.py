@@ -112,7 +112,7 @@ def _lock(records: Sequence[Record]) -> None:
 def _try_locks(records: Sequence[Record]) -> Record | None:
     """Take every lock; or none of them, and return one that another thread holds."""
     for place, record in enumerate(records):
-        if not record.lock.acquire(blocking=False):
+        if not record.lock.acquire(False):  # not by keyword: with it, this takes twice as long
             for other in records[:place]:
                 other.lock.release()
             return record

@@ -7,8 +7,10 @@ work in it. A batch writes down the calls once and goes through them without Pyt
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from .compiler import OPERAND_SIZE, OPERANDS
 from .kernel import _KEEP_GIL, Kernel, _Code
 
 _WORD = 8
+_HEAD = struct.Struct("=2q").pack
 
 
 @cache
@@ -45,7 +48,7 @@ def _callers() -> tuple[Any, Any]:
     code.give_back()
     placed = _Code(code.finish())
     kinds = (ctypes.PYFUNCTYPE, ctypes.CFUNCTYPE)
-    held, released = (kind(None, ctypes.c_void_p)(placed.address) for kind in kinds)
+    held, released = (kind(None, ctypes.c_char_p)(placed.address) for kind in kinds)
     held.code = released.code = placed  # type: ignore[attr-defined]
     return held, released
 
@@ -65,6 +68,7 @@ class Batch:
     def __init__(self, kernel: Kernel, operands: Sequence[Sequence[Array] | None]) -> None:
         self.kernel = kernel
         self.sizes = [array.size for array in next(o for o in operands if o is not None)]
+        self._edges = list(accumulate(self.sizes, initial=0))
         self._kept = operands  # the records know their addresses
         self._open = operands.index(None)
         record = np.dtype(
@@ -98,7 +102,7 @@ class Batch:
         """
         self._given[calls] = [id(array) for array in given]
         self._scalars[calls] = scalars
-        head = np.array((calls.stop - calls.start, self._start + 2 * _WORD * calls.start))
+        start, stop = calls.start, calls.stop
         held, released = _callers()
-        short = sum(self.sizes[calls]) <= _KEEP_GIL
-        (held if short else released)(head.ctypes.data)
+        call = held if self._edges[stop] - self._edges[start] <= _KEEP_GIL else released
+        call(_HEAD(stop - start, self._start + 2 * _WORD * start))
