@@ -25,7 +25,8 @@ CUT = {
     "plan.SMALL": 40,
     "plan.BLOCK": 128,
     "plan._GATHERED": 64,
-    "plan._PARALLEL_FROM": 200,
+    "direct.PARALLEL_FROM": 200,
+    "direct.SHORTEST": 64,
 }
 
 

@@ -15,24 +15,30 @@ from typing import TypeAlias
 
 import numpy as np
 
+from te_tensor import get_num_threads
 from te_tensor.dtypes import Array, float32
 from te_tensor.machine import Batch
-from te_tensor.parallel import split
+from te_tensor.parallel import parallel_for, split
 
 from .formula import Update
 
 Task: TypeAlias = Callable[[], None]
 
+#: Elements from which work is spread over threads.
+PARALLEL_FROM = 1 << 18
+#: Elements that take longer to change than a task takes to begin.
+SHORTEST = 1 << 16
+
 
 class Direct:
-    """The calls of a kernel for neighbours in an arena, and the tasks that they are cut into.
+    """The calls of a kernel for many parameters, and the tasks that they are cut into.
 
     Args:
         update: the formula, with the numbers of any step.
-        targets: the parameters, float32 in C order.
-        state: the flat arrays of their state.
+        targets: the parameters, float32 in C order; one at least has elements.
+        state: the flat arrays of their state, which are end to end there.
         begin: where the first parameter begins in these.
-        length: the elements of a task.
+        total: the elements that are changed at the same time, of others too.
     """
 
     def __init__(
@@ -41,10 +47,10 @@ class Direct:
         targets: Sequence[Array],
         state: Sequence[Array],
         begin: int,
-        length: int,
+        total: int,
     ) -> None:
+        length = fair_length(total) if total >= PARALLEL_FROM else max(total, 1)
         self._state = state
-        self._shapes = [target.shape for target in targets]
         #: The parts of parameters that a call each is for: whose, and which elements of it.
         self._parts = [
             (index, cut)
@@ -81,6 +87,20 @@ class Direct:
         if not self._whole:
             given = [given[index].reshape(-1)[cut] for index, cut in self._parts]
         return [partial(self._batch.run, t, given[t], update.numbers) for t in self._tasks]
+
+
+def fair_length(total: int) -> int:
+    """The elements of a task: a few tasks for each thread, so that none waits long for another."""
+    return max(total // (4 * get_num_threads()), SHORTEST)
+
+
+def carry_out(tasks: Sequence[Task], total: int) -> None:
+    """Call all tasks, in the engine's threads where they have many elements in total."""
+    if total >= PARALLEL_FROM and len(tasks) > 1:
+        parallel_for(lambda index: tasks[index](), len(tasks))
+        return
+    for task in tasks:
+        task()
 
 
 def _tasks(sizes: Sequence[int], length: int) -> Iterator[slice]:

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from te_tensor import Tensor
+from te_tensor import Tensor, storage
 from te_tensor.dtypes import FLOATS, Array
-from te_tensor.memory import scratch
+from te_tensor.machine import Value, runs
 from te_tensor.parallel import elementwise
+from te_tensor.tensor import arrays_of
 
 from .arena import wide_dtype
 from .checks import as_tensors, check_count, check_number, check_switch
+from .direct import Direct, carry_out
+from .formula import formula
 
 
 class EMA:
@@ -64,24 +67,33 @@ class EMA:
                 raise TypeError(f"a parameter is of {tensor.dtype}: expected floats")
         self._averages = [np.array(t.data, wide_dtype(t.dtype), order="C") for t in self._tensors]
         self._stored: list[Array] | None = None
+        self._total = sum(average.size for average in self._averages)
+        self._direct: Direct | None = None
 
     def update(self) -> None:
-        """Take the parameters as they are now into the averages; call it after each step."""
+        """Take the parameters as they are now into the averages; call it after each step.
+
+        Raises:
+            ValueError: a parameter has another shape than it had; nothing was changed.
+        """
+        arrays = arrays_of(self._tensors)
+        shapes, wanted = ([a.shape for a in each] for each in (arrays, self._averages))
+        if shapes != wanted:
+            raise ValueError(f"the parameters have the shapes {shapes}: expected {wanted}")
         decay = self.decay
         if self.warmup:
             decay = min(decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
 
-        def move(average: Array, values: Array) -> None:
-            (change,) = scratch(1, average.shape, average.dtype)
-            np.subtract(values, average, out=change, dtype=average.dtype)
-            np.multiply(change, average.dtype.type(1 - decay), out=change)
-            np.add(average, change, out=average)
-
-        with np.errstate(all="ignore"):
-            for tensor, average in zip(self._tensors, self._averages, strict=True):
-                with tensor.lock(write=False) as values:
-                    elementwise(move, average, values)
+        update = _averaged("average", "value", share=1 - decay)
+        with storage.holding(storage.records_of(arrays)), np.errstate(all="ignore"):
+            if self._total and runs(*self._averages):
+                if self._direct is None:
+                    self._direct = Direct(update, self._averages, [], 0, self._total)
+                carry_out(self._direct.tasks(update, arrays), self._total)
+                return
+            for average, values in zip(self._averages, arrays, strict=True):
+                elementwise(update, average, values)
 
     def store(self) -> None:
         """Keep a copy of the parameters, for `restore`."""
@@ -150,5 +162,16 @@ class EMA:
             raise ValueError(f"averages have the shapes {shapes}: expected floats of {wanted}")
         self.decay, self.updates = float(state["decay"]), int(state["updates"])
         self._averages = [
-            np.array(array, own.dtype) for array, own in zip(arrays, self._averages, strict=True)
+            np.array(array, own.dtype, order="C")
+            for array, own in zip(arrays, self._averages, strict=True)
         ]
+        self._direct = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: all but what knows the memory of these averages."""
+        return {**vars(self), "_direct": None}
+
+
+@formula
+def _averaged(average: Value, value: Value, *, share: Value) -> tuple[Value]:
+    return (average + (value - average) * share,)

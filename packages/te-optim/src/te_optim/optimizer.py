@@ -17,6 +17,7 @@ from te_tensor.tensor import arrays_of
 
 from .arena import MASTER, Arena
 from .checks import as_tensors, check_count, check_number, check_switch
+from .direct import carry_out
 from .gradients import check_finite
 from .plan import Plan
 from .plan import Rule as Rule
@@ -218,7 +219,7 @@ class Optimizer:
             initial = {name: self._initial(name, group) for name in self._arrays_for(group)}
             rule = self._rule(group, run.step + 1, scalar)
             tasks += run.tasks(rule, gradients, initial)
-        plan.carry_out(tasks)
+        carry_out(tasks, plan.size)
         for run in plan.runs:
             if run.arena.state:  # without any state there is nothing to count for
                 run.arena.steps[run.members] += 1

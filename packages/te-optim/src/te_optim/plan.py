@@ -20,13 +20,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from te_tensor import get_num_threads, memory, storage
+from te_tensor import memory, storage
 from te_tensor.dtypes import Array, float32
 from te_tensor.machine import runs
-from te_tensor.parallel import BLOCK, parallel_for, split
+from te_tensor.parallel import BLOCK, split
 
 from .arena import MASTER, SMALL, Arena
-from .direct import Direct, Task
+from .direct import Direct, Task, fair_length
 from .formula import Update
 
 #: Changes a block of parameters in place: rule(values, gradient, *state), all of one axis.
@@ -34,8 +34,6 @@ Rule: TypeAlias = Callable[..., None]
 
 #: Elements of a block of gathered parameters.
 _GATHERED = 1 << 16
-#: Elements from which the work is spread over threads.
-_PARALLEL_FROM = 1 << 18
 
 
 @dataclass(slots=True)
@@ -123,9 +121,7 @@ class Run:
         self.members = members
         self._arrays = arrays
         self._edges = arena.edges[members.start : members.stop + 1]
-        fair = max(total // (4 * get_num_threads()), _GATHERED)
-        self._task = fair if total >= _PARALLEL_FROM else max(total, 1)
-        self._part = min(fair, BLOCK)
+        self._total = total
         plain = all(a.dtype is float32 and a.flags.c_contiguous for a in arrays)
         #: Whether kernels can change them where they are, and have anything to change.
         self._plain = plain and any(a.size for a in arrays)
@@ -152,7 +148,7 @@ class Run:
         state = [arena.array(name, value) for name, value in initial.items()]
         if self._plain and isinstance(rule, Update) and runs():
             if self._direct is None or not self._direct.fits(rule, state):
-                self._direct = Direct(rule, self._arrays, state, self._edges[0], self._task)
+                self._direct = Direct(rule, self._arrays, state, self._edges[0], self._total)
             return self._direct.tasks(rule, own)
         flat = [gradient.reshape(-1) for gradient in own]
         if arena.stores_small:
@@ -190,8 +186,8 @@ class Run:
         if not array.flags.c_contiguous:
             yield Block(slice(edge, edge + array.size), place, None, [array])
             return
-        flat = array.reshape(-1)
-        for cut in split(array.size, ceil(array.size / self._part)):
+        flat, length = array.reshape(-1), min(fair_length(self._total), BLOCK)
+        for cut in split(array.size, ceil(array.size / length)):
             yield Block(slice(edge + cut.start, edge + cut.stop), place, cut, [flat[cut]])
 
 
@@ -235,14 +231,6 @@ class Plan:
     def fits(self, arrays: Sequence[Array | None]) -> bool:
         """Whether it was made for these very arrays."""
         return len(arrays) == len(self.arrays) and all(map(is_, arrays, self.arrays))
-
-    def carry_out(self, tasks: Sequence[Task]) -> None:
-        """Call all tasks; the caller holds the parameters' locks."""
-        if self.size >= _PARALLEL_FROM and len(tasks) > 1:
-            parallel_for(lambda index: tasks[index](), len(tasks))
-            return
-        for task in tasks:
-            task()
 
     def _runs_of(self, arena: Arena) -> Iterator[Run]:
         own = [self.arrays[place] for place in arena.places]

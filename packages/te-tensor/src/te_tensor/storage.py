@@ -92,11 +92,20 @@ def writing(records: Sequence[Record]) -> Iterator[None]:
     Args:
         records: as `records_of` gave them; memory may be among them more than once.
     """
+    with holding(records):
+        try:
+            yield
+        finally:
+            _mark(records)
+
+
+@contextmanager
+def holding(records: Sequence[Record]) -> Iterator[None]:
+    """As `writing`, for reading: nothing is marked."""
     _lock(records)
     try:
         yield
     finally:
-        _mark(records)
         for record in records:
             record.lock.release()
 

@@ -106,3 +106,7 @@ class Batch:
         held, released = _callers()
         call = held if self._edges[stop] - self._edges[start] <= _KEEP_GIL else released
         call(_HEAD(stop - start, self._start + 2 * _WORD * start))
+
+    def __reduce__(self) -> str:
+        """Hold that it isn't copied: it would go on with the memory of this one."""
+        raise TypeError("a batch knows addresses and can't be copied: make another one")
