@@ -56,7 +56,7 @@ def _squares(x: Matrix, sums: Column) -> None:
 def _square_sum(gradients: Sequence[Array]) -> float:
     """The sum of all squares, of float32 by kernels where that loses nothing."""
     quick = [g for g in gradients if g.size and runs(g)]
-    found = _sum_by_rows(quick)
+    found = _sum_by_rows(quick) if quick else 0.0
     if not sum(g.size for g in quick) * _SMALLEST_MEAN <= found < inf:
         found, quick = 0.0, []
     known = set(map(id, quick))
