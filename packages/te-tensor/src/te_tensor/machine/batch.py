@@ -1,7 +1,7 @@
-"""Batches: calls of one kernel over many arrays, as a single call.
+"""Batches: calls of one kernel over many arrays, as a single call, time and again.
 
 A model has hundreds of small parameters, and a call for each from Python would cost more than the
-work in it. A batch writes down the calls once and goes through them without Python in between.
+work in it. A batch writes down the calls once, and goes through them as chains do.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..dtypes import Array, float32
-from .assembler import R12, RBP, RBX, RDI, Assembler, Memory
+from .chain import _caller
 from .compiler import OPERAND_SIZE, OPERANDS
-from .kernel import _KEEP_GIL, Kernel, _Code
+from .kernel import _KEEP_GIL, Kernel
 
 _WORD = 8
 _HEAD = struct.Struct("=2q").pack
@@ -26,31 +26,9 @@ _HEAD = struct.Struct("=2q").pack
 
 @cache
 def _callers() -> tuple[Any, Any]:
-    """A function of the address of a count and a table: code and record of each call.
-
-    Returns:
-        It as one that keeps the GIL, and as one that gives it away.
-    """
-    code = Assembler()
-    saved = (RBX, R12, RBP)  # three, so that the stack is aligned for calls
-    for register in saved:
-        code.push(register)
-    code.load(RBX, Memory(RDI, offset=_WORD))
-    code.load(R12, Memory(RDI))
-    loop = code.here()
-    code.load(RDI, Memory(RBX, offset=_WORD))
-    code.call(Memory(RBX))
-    code.add_number(RBX, 2 * _WORD)
-    code.add_number(R12, -1)
-    code.jump("not zero", loop)
-    for register in reversed(saved):
-        code.pop(register)
-    code.give_back()
-    placed = _Code(code.finish())
-    kinds = (ctypes.PYFUNCTYPE, ctypes.CFUNCTYPE)
-    held, released = (kind(None, ctypes.c_char_p)(placed.address) for kind in kinds)
-    held.code = released.code = placed  # type: ignore[attr-defined]
-    return held, released
+    """The caller of a chain's calls as a function that keeps the GIL, and as one that doesn't."""
+    released = _caller()
+    return ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(released.code.address), released
 
 
 class Batch:
