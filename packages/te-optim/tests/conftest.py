@@ -38,8 +38,9 @@ def _cut_small_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _settings() -> Iterator[None]:
-    threads = te.get_num_threads()
+    threads, kernels = te.get_num_threads(), te.kernel_info()["kernels"]
     te.manual_seed(0)
     te.set_num_threads(2)
     yield
     te.set_num_threads(threads)
+    te.set_kernels(kernels)

@@ -1,4 +1,4 @@
-"""Update rules and clipping against PyTorch, step by step in float64."""
+"""Update rules and clipping against PyTorch, step by step."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ SHAPES = [(3, 4), (5,), (), (0,), (20, 15), (7, 3)]
 STEPS = 50
 
 
-def parameters(rng, shapes=SHAPES):
-    values = [rng.standard_normal(shape) for shape in shapes]
+def parameters(rng, shapes=SHAPES, dtype=np.float64):
+    values = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
     ours = [te.Tensor(value, requires_grad=True) for value in values]
     return ours, [torch.tensor(value, requires_grad=True) for value in values]
 
@@ -23,8 +23,8 @@ def set_gradients(rng, ours, theirs, step):
         if place == 1 and step % 3 == 0:  # some steps leave a parameter without one
             mine.grad = other.grad = None
         else:
-            grad = rng.standard_normal(mine.shape)
-            mine.grad, other.grad = grad, torch.tensor(grad)
+            grad = torch.tensor(rng.standard_normal(mine.shape), dtype=other.dtype)
+            mine.grad, other.grad = grad.numpy(), grad
 
 
 def assert_equal(ours, theirs):
@@ -81,6 +81,25 @@ def test_fifty_steps(ours, theirs, options):
         optimizer.step()
         reference.step()
     assert_equal(mine, other)
+
+
+@pytest.mark.parametrize("kernels", ["auto", "numpy"])
+@pytest.mark.parametrize(("ours", "theirs", "options"), OPTIMIZERS, ids=IDS)
+def test_fifty_steps_in_float32(ours, theirs, options, kernels):
+    """Units in the last place of the largest element: both sides round in orders of their own."""
+    te.set_kernels(kernels)
+    rng = np.random.default_rng(0)
+    mine, other = parameters(rng, dtype=np.float32)
+    optimizer = ours(**own_names(options), parameters=mine)
+    reference = theirs(other, **options)
+    for step in range(STEPS):
+        set_gradients(rng, mine, other, step)
+        optimizer.step()
+        reference.step()
+    for one, wanted in zip(mine, other, strict=True):
+        wanted = wanted.detach().numpy()
+        unit = np.spacing(np.abs(wanted).max(initial=1))
+        assert np.abs(one.numpy() - wanted).max(initial=0) <= 4 * unit
 
 
 #: For each optimizer, what a second group sets otherwise: every setting of its own.
