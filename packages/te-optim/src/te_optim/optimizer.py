@@ -245,7 +245,8 @@ class Optimizer:
 
         Returns:
             A function of flat arrays: the values, which it changes in place, their gradient,
-            which it doesn't, and the arrays of `_arrays_for`, which it changes in place.
+            which it doesn't, and the arrays of `_arrays_for`, which it changes in place. A
+            `formula` gives one that can run as machine code.
         """
         raise NotImplementedError(f"{type(self).__name__} has no update rule")
 
