@@ -16,19 +16,20 @@ from typing import Any
 import numpy as np
 
 from ..dtypes import Array, float32
-from .chain import _caller
+from ..memory import address
+from .chain import _WORD, _go_through
 from .compiler import OPERAND_SIZE, OPERANDS
 from .kernel import _KEEP_GIL, Kernel
 
-_WORD = 8
+#: How many calls, and where the first is.
 _HEAD = struct.Struct("=2q").pack
 
 
 @cache
 def _callers() -> tuple[Any, Any]:
-    """The caller of a chain's calls as a function that keeps the GIL, and as one that doesn't."""
-    released = _caller()
-    return ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(released.code.address), released
+    """What goes through a chain's calls: once with the GIL kept, once with it given away."""
+    released, code = _go_through()
+    return ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(code.address), released
 
 
 class Batch:
@@ -51,24 +52,24 @@ class Batch:
         self._open = operands.index(None)
         record = np.dtype(
             [
+                ("code", np.int64),
+                ("length", np.int64),
                 ("head", np.int64, OPERANDS // _WORD),
                 ("arrays", np.int64, (len(operands), OPERAND_SIZE // _WORD)),
                 ("scalars", float32, kernel.scalars),
             ],
             align=True,
         )
+        self._length = record.itemsize
         self._records = np.zeros(len(self.sizes), record)
+        self._records["code"], self._records["length"] = kernel.address, self._length
         self._records["head"] = [kernel.head(1, size) for size in self.sizes]
         for number, arrays in enumerate(operands):
             if arrays is not None:
                 self._records["arrays"][:, number, 0] = [id(array) for array in arrays]
         self._given = self._records["arrays"][:, self._open, 0]
         self._scalars = self._records["scalars"]
-        self._table = np.empty((len(self.sizes), 2), np.int64)
-        self._table[:, 0] = kernel.address
-        start = self._records.ctypes.data
-        self._table[:, 1] = start + record.itemsize * np.arange(len(self.sizes))
-        self._start = self._table.ctypes.data
+        self._start = address(self._records)
 
     def run(self, calls: slice, given: Sequence[Array], scalars: Sequence[float]) -> None:
         """Make some of the calls; threads may make different ones at the same time.
@@ -83,7 +84,7 @@ class Batch:
         start, stop = calls.start, calls.stop
         held, released = _callers()
         call = held if self._edges[stop] - self._edges[start] <= _KEEP_GIL else released
-        call(_HEAD(stop - start, self._start + 2 * _WORD * start))
+        call(_HEAD(stop - start, self._start + self._length * start))
 
     def __reduce__(self) -> str:
         """Hold that it isn't copied: it would go on with the memory of this one."""
