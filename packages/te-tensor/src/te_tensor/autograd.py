@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from . import modes, parallel
+from . import modes, parallel, silence
 from .dtypes import SMALL_FLOATS, Array, float32
 from .hooks import Hooks
 from .memory import owns_memory
@@ -30,6 +30,8 @@ class Variable(Protocol):
     _leaf_hooks: LeafHooks | None
 
 
+#: Where a gradient goes: to the operation that made a tensor, or to a leaf with hooks, by its id.
+Source: TypeAlias = Operation | int
 #: Receives a leaf, its gradient, and whether the array may be kept as the leaf's own.
 Sink = Callable[[Any, Array, bool], None]
 
@@ -44,43 +46,10 @@ class LeafHooks:
         self.accumulated = Hooks()
 
 
-class _Pending:
-    """The sum, so far, of the gradients of one operation's outputs, or of one leaf."""
-
-    __slots__ = ("grads", "owned", "uses")
-
-    def __init__(self, outputs: int) -> None:
-        self.grads: list[Array | None] = [None] * outputs
-        self.owned = [False] * outputs
-        #: Of a leaf with hooks: how many operations may still bring a gradient.
-        self.uses = 0
-
-    def add(self, index: int, grad: Array, owned: bool) -> None:
-        """Add a gradient; an array is written to only if nobody else holds it."""
-        before = self.grads[index]
-        if before is None:
-            self.grads[index] = grad
-            self.owned[index] = owned
-        elif self.owned[index]:
-            add_to(before, grad)
-        else:
-            self.grads[index] = parallel.ufunc(np.add, before, grad)
-            self.owned[index] = True
-
-    def call(self, index: int, hooks: Iterable[Callable[[Array], Array]]) -> None:
-        """Have hooks look at a gradient, and put in its place what they return."""
-        grad = self.grads[index]
-        if grad is not None:
-            for hook in hooks:
-                grad = hook(grad)
-            self.grads[index] = grad
-            self.owned[index] = False  # a hook may have kept it
-
-
 def add_to(total: Array, grad: Array) -> None:
     """Add a gradient in place, a large one in the engine's threads."""
     if total.size < parallel.PARALLEL_CALL_FROM:
-        np.add(total, grad, out=total)
+        np.add(total, grad, total)
     else:
         parallel.elementwise(_add_block, total, grad)
 
@@ -165,8 +134,13 @@ class _Walk:
         self.sink = sink
         self.retain_graph = retain_graph
         self.state = modes.current()
-        self.pending: dict[Operation, _Pending] = {}
-        self.leaves: dict[int, _Pending] = {}
+        #: What has arrived for each output of an operation, or for a leaf with hooks, by its id.
+        self.pending: dict[Source, list[Array | None]] = {}
+        #: Of those to which several gradients may come: whether what has arrived is held by
+        #: nobody else, so that others can be added to it in place.
+        self.owned: dict[Source, list[bool]] = {}
+        #: Of leaves with hooks, by their ids: how many operations may still bring a gradient.
+        self.uses: dict[Source, int] = {}
         #: The operations to go through, the newest last.
         self.operations = self._reachable(roots)
         #: Gradients of targets that are no leaves, by creator and index of the output.
@@ -184,14 +158,21 @@ class _Walk:
     def _reachable(self, roots: list[tuple[Variable, Array]]) -> list[Operation]:
         """All operations that the roots came from, each before all its users."""
         found: list[Operation] = []
-        seen = set()
-        for tensor, _ in roots:
+        seen: set[Operation] = set()
+
+        def reach(tensor: Variable) -> None:
             creator = tensor._creator
             if creator is None:
-                self._expect(tensor)
-            elif creator not in seen:
+                if tensor._leaf_hooks is not None:
+                    self._expect(id(tensor))
+            elif creator in seen:
+                self.owned[creator] = [False] * creator.output_count
+            elif tensor._requires_grad:
                 seen.add(creator)
                 found.append(creator)
+
+        for tensor, _ in roots:
+            reach(tensor)
         for operation in found:  # grows as it is read
             if operation.released:
                 raise RuntimeError(
@@ -200,23 +181,14 @@ class _Walk:
                     "again"
                 )
             for tensor in operation.inputs:
-                creator = tensor._creator
-                if creator is None:
-                    if tensor._leaf_hooks is not None:
-                        self._expect(tensor)
-                elif creator not in seen and tensor._requires_grad:
-                    seen.add(creator)
-                    found.append(creator)
+                reach(tensor)
         found.sort(key=attrgetter("sequence"))
         return found
 
-    def _expect(self, leaf: Variable) -> None:
+    def _expect(self, leaf: int) -> None:
         """Count an operation that may bring a gradient to a leaf with hooks."""
-        if leaf._leaf_hooks is not None:
-            slot = self.leaves.get(id(leaf))
-            if slot is None:
-                slot = self.leaves[id(leaf)] = _Pending(1)
-            slot.uses += 1
+        self.uses[leaf] = self.uses.get(leaf, 0) + 1
+        self.owned[leaf] = [False]
 
     def _leading_to(self, targets: Sequence[Variable]) -> set[Operation]:
         """The operations whose backward brings something nearer to a target."""
@@ -232,24 +204,33 @@ class _Walk:
 
     def run(self) -> None:
         """Go through the operations, the newest first; memory is freed on the way."""
-        with np.errstate(all="ignore"):  # as in forward: inf and NaN without warnings
+        before = silence.begin()  # as in forward: inf and NaN without warnings
+        try:
             while self.operations:
                 operation = self.operations.pop()
-                slot = self.pending.pop(operation, None)
-                if slot is None:  # off the way to the targets
+                incoming = self.pending.pop(operation, None)
+                if incoming is None:  # off the way to the targets
                     continue
                 if operation.hooks is not None:
                     for index, hooks in operation.hooks.items():
-                        slot.call(index, hooks)
-                for index in self.wanted.get(operation, ()):
-                    grad = slot.grads[index]
-                    if grad is not None:
-                        self.met[operation, index] = np.array(grad)
-                if self.leading is None or operation in self.leading:
-                    operation.retains_graph = self.retain_graph
-                    self._step(operation, slot.grads)
-                    if not self.retain_graph:
-                        operation.release()
+                        incoming[index] = _called(hooks, incoming[index])
+                if self.leading is not None:
+                    self._meet(operation, incoming)
+                    if operation not in self.leading:
+                        continue
+                operation.retains_graph = self.retain_graph
+                self._step(operation, incoming)
+                if not self.retain_graph:
+                    operation.release()
+        finally:
+            silence.end(before)
+
+    def _meet(self, operation: Operation, incoming: list[Array | None]) -> None:
+        """Keep the gradients of targets among an operation's outputs."""
+        for index in self.wanted.get(operation, ()):
+            grad = incoming[index]
+            if grad is not None:
+                self.met[operation, index] = np.array(grad)
 
     def _step(self, operation: Operation, incoming: list[Array | None]) -> None:
         """One operation's backward, its gradients handed on to where its inputs came from."""
@@ -261,25 +242,28 @@ class _Walk:
         outs = None if operation.backward_into is None else self._owned_arrays(operation)
         outgoing = self._outgoing(operation, incoming, outs)
         for position, tensor in enumerate(operation.inputs):
-            given = outgoing[position]
-            if given is None or not operation.needs_grad[position]:
+            grad = outgoing[position]
+            if grad is None or not operation.needs_grad[position]:
                 if tensor._leaf_hooks is not None:
                     self._arrive(tensor, None, False)
                 continue
-            if outs is not None and given is outs[position]:
+            if outs is not None and grad is outs[position]:
                 continue
-            like, grad = tensor._array, given
-            if type(grad) is not np.ndarray or grad.dtype != like.dtype or grad.shape != like.shape:
+            like = tensor._array
+            if (
+                type(grad) is not np.ndarray
+                or grad.dtype is not like.dtype
+                or grad.shape != like.shape
+            ):
                 grad = _fit(operation, grad, like)
             if self.state.anomaly and np.isnan(grad).any():
                 raise FloatingPointError(
                     f"backward of {type(operation).__name__} made a NaN in the gradient of input "
                     f"{position}{operation.origin or ''}"
                 )
-            owned = (
-                owns_memory(grad)
-                and grad.flags.writeable
-                and (grad is not given or _is_fresh(given, operation, incoming, outgoing))
+            # Who owns it matters only to a leaf, and where gradients are summed.
+            owned = (tensor._creator is None or tensor._creator in self.owned) and _is_fresh(
+                grad, operation, incoming, outgoing
             )
             self._arrive(tensor, grad, owned)
 
@@ -290,42 +274,55 @@ class _Walk:
             if grad is not None and (
                 self.leading is None or creator in self.leading or creator in self.wanted
             ):
-                slot = self.pending.get(creator)
-                if slot is None:
-                    slot = self.pending[creator] = _Pending(creator.output_count)
-                slot.add(tensor._output_index, grad, owned)
-        elif tensor._leaf_hooks is None or id(tensor) not in self.leaves:  # hooked on the way
+                self._add(creator, creator.output_count, tensor._output_index, grad, owned)
+        elif tensor._leaf_hooks is None or id(tensor) not in self.uses:  # hooked on the way
             if grad is not None:
                 self.sink(tensor, grad, owned)
         else:
-            slot = self.leaves[id(tensor)]
+            leaf = id(tensor)
             if grad is not None:
-                slot.add(0, grad, owned)
-            slot.uses -= 1
-            if not slot.uses:
-                self._complete(tensor, slot)
+                self._add(leaf, 1, 0, grad, owned)
+            self.uses[leaf] -= 1
+            if not self.uses[leaf]:
+                self._complete(tensor, self.pending.pop(leaf, None))
 
-    def _complete(self, leaf: Variable, slot: _Pending) -> None:
+    def _add(self, source: Source, outputs: int, index: int, grad: Array, owned: bool) -> None:
+        """Add to what has arrived; an array is written to only if nobody else holds it."""
+        grads = self.pending.get(source)
+        if grads is None:
+            grads = self.pending[source] = [None] * outputs
+        before = grads[index]
+        if before is None:
+            grads[index] = grad
+            if owned:
+                self.owned[source][index] = True
+        elif self.owned[source][index]:
+            add_to(before, grad)
+        else:
+            grads[index] = parallel.ufunc(np.add, before, grad)
+            self.owned[source][index] = True
+
+    def _complete(self, leaf: Variable, grads: list[Array | None] | None) -> None:
         """All of a leaf's gradient is there: call its hooks, and hand it on."""
         assert leaf._leaf_hooks is not None
-        slot.call(0, leaf._leaf_hooks.arriving)
-        grad = slot.grads[0]
-        if grad is not None:
-            self.sink(leaf, grad, slot.owned[0])
-            if self.leading is None:
-                for hook in leaf._leaf_hooks.accumulated:
-                    hook()
+        if grads is None:
+            return
+        hooks = leaf._leaf_hooks.arriving
+        owned = self.owned[id(leaf)][0] and not hooks  # a hook may keep what it is given
+        self.sink(leaf, _called(hooks, grads[0]), owned)
+        if self.leading is None:
+            for hook in leaf._leaf_hooks.accumulated:
+                hook()
 
     def _owned_arrays(self, operation: Operation) -> list[Array | None] | None:
         """For each input, the array that its gradients are summed in, if there is one already."""
         found: list[Array | None] | None = None
         for position, tensor in enumerate(operation.inputs):
             creator = tensor._creator
-            if creator is None or not operation.needs_grad[position]:
+            if creator is None or creator not in self.owned or not operation.needs_grad[position]:
                 continue
-            slot = self.pending.get(creator)
-            if slot is not None and slot.owned[tensor._output_index]:
-                array = slot.grads[tensor._output_index]
+            if self.owned[creator][tensor._output_index]:
+                array = self.pending[creator][tensor._output_index]
                 if array is None or array.dtype in SMALL_FLOATS:
                     continue
                 if found is None:
@@ -358,6 +355,14 @@ class _Walk:
         return outgoing
 
 
+def _called(hooks: Hooks, grad: Array | None) -> Array | None:
+    """What hooks make of a gradient that is there."""
+    if grad is not None:
+        for hook in hooks:
+            grad = hook(grad)
+    return grad
+
+
 def _fit(operation: Operation, grad: Array, like: Array) -> Array:
     """The gradient in the shape and dtype of its input."""
     if not isinstance(grad, np.ndarray):
@@ -383,18 +388,13 @@ def _is_fresh(
     grad: Array, operation: Operation, incoming: Iterable[Any], outgoing: Iterable[Any]
 ) -> bool:
     """Whether nobody else holds this array: a leaf may then keep it without a copy."""
-    if not operation.is_ours:
+    if not (owns_memory(grad) and grad.flags.writeable):
         return False
-    for other in incoming:
-        if grad is other:
-            return False
-    for other in operation.saved:
-        if grad is other:
-            return False
-    times = 0
-    for other in outgoing:
-        times += grad is other
-    return times == 1
+    held = 0  # and stays 0 where _fit made it
+    for other in (*outgoing, *incoming, *operation.saved):
+        if other is grad:
+            held += 1
+    return held == 0 or (held == 1 and operation.is_ours)
 
 
 def sum_to_shape(grad: Array, shape: tuple[int, ...]) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import modes
+from . import modes, silence
 from .dtypes import FLOATS, SMALL_FLOATS, STORAGE_ONLY, Array, DType, bool_, float32, meet
 from .operation import Operation, Outputs
 
@@ -56,15 +56,15 @@ def widen(
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def rounded(array: Array, dtype: DType) -> Array:
-    """A result of what was widened, in the small float."""
+def rounded(results: Outputs, dtype: DType) -> Outputs:
+    """What was made of widened inputs, in the small float."""
+    if isinstance(results, tuple):
+        return tuple([_rounded(array, dtype) for array in results])
+    return _rounded(results, dtype)
+
+
+def _rounded(array: Array, dtype: DType) -> Array:
     return array.astype(dtype) if array.dtype == float32 else array
-
-
-@np.errstate(all="ignore")
-def forward(operation: Operation, arrays: Sequence[Array]) -> Outputs:
-    """Inf and NaN follow IEEE 754, without warnings."""
-    return operation.forward(*arrays)
 
 
 def observed_forward(operation: Operation, arrays: Sequence[Array]) -> Outputs:
@@ -73,7 +73,7 @@ def observed_forward(operation: Operation, arrays: Sequence[Array]) -> Outputs:
     if state.anomaly:
         operation.origin = _origin()
     begin = perf_counter()
-    result = forward(operation, arrays)
+    result = operation.forward(*arrays)
     seconds = perf_counter() - begin
     made: Sequence[Any] = result if isinstance(result, tuple) else (result,)
     if state.profile is not None:

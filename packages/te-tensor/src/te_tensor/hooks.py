@@ -25,6 +25,9 @@ class Hooks:
         self._functions[number] = function
         return HookHandle(self._functions, number)
 
+    def __bool__(self) -> bool:
+        return bool(self._functions) or self.last is not None
+
     def __iter__(self) -> Iterator[Callable[..., Any]]:
         yield from list(self._functions.values())  # a hook may remove itself
         if self.last is not None:

@@ -10,12 +10,14 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import Any, NamedTuple, Self, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class Modes(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Modes:
     """The modes of a context."""
 
     #: Whether operations on tensors that need gradients record their lineage.
@@ -54,7 +56,7 @@ class Setting:
         self._tokens: list[Token[Modes]] = []
 
     def __enter__(self) -> Self:
-        self._tokens.append(_modes.set(current()._replace(**self._values)))
+        self._tokens.append(_modes.set(replace(current(), **self._values)))
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -162,7 +162,7 @@ class Operation:
         """Keep what backward needs; keeps nothing when no input needs a gradient."""
         if True in self.needs_grad:
             self.saved = values
-            self._saved_at = storage.now()
+            self._saved_at = storage.clock
 
     def check_unchanged(self) -> None:
         """Raise if an array that was saved has been written to since.
@@ -170,7 +170,7 @@ class Operation:
         Raises:
             RuntimeError: it has.
         """
-        if self._saved_at == storage.now():
+        if self._saved_at == storage.clock:
             return
         for value in self.saved:
             if isinstance(value, np.ndarray) and storage.changed_since(value, self._saved_at):

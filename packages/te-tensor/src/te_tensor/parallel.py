@@ -441,16 +441,26 @@ def _once(function: Callable[..., None], *arrays: Array) -> None:
     parallel_for(run, len(parts))
 
 
-def ufunc(function: np.ufunc, *arrays: Array, dtype: DType | None = None) -> Array:
-    """A NumPy ufunc of arrays of one dtype, in the engine's threads where it is worth it."""
-    for array in arrays:
-        if array.size >= PARALLEL_CALL_FROM:
-            break
-    else:
-        return np.asarray(function(*arrays))
-    shape = broadcast_shape(*(a.shape for a in arrays))
-    out = memory.empty(shape, dtype or arrays[0].dtype)
-    _once(lambda o, *inputs: function(*inputs, out=o), out, *arrays)
+def ufunc(
+    function: np.ufunc, a: Array, b: Array | None = None, dtype: DType | None = None
+) -> Array:
+    """A NumPy ufunc of one or two arrays of a dtype, in the engine's threads where worth it.
+
+    Args:
+        function: the ufunc.
+        a: its first input.
+        b: its second, if it has two.
+        dtype: the result's, where it isn't that of the inputs.
+    """
+    if a.size < PARALLEL_CALL_FROM and (b is None or b.size < PARALLEL_CALL_FROM):
+        result = function(a) if b is None else function(a, b)
+        return result if type(result) is np.ndarray else np.asarray(result)  # a scalar for 0-d
+    return _ufunc_in_threads(function, [a] if b is None else [a, b], dtype or a.dtype)
+
+
+def _ufunc_in_threads(function: np.ufunc, arrays: list[Array], dtype: DType) -> Array:
+    out = memory.empty(broadcast_shape(*(array.shape for array in arrays)), dtype)
+    _once(lambda out, *inputs: function(*inputs, out=out), out, *arrays)
     return out
 
 

@@ -37,7 +37,8 @@ class Record:
 
 _records: dict[int, Record] = {}
 _guard = threading.Lock()
-_clock = 0
+#: The number of changes made so far, in the whole process.
+clock = 0
 
 
 def owner(array: Array) -> Array:
@@ -48,10 +49,10 @@ def owner(array: Array) -> Array:
 
 
 def _record(array: Array) -> Record:
-    array = owner(array)
-    key = id(array)
-    record = _records.get(key)
+    record = _records.get(id(array))  # by the owner's id, which no view has
     if record is None:
+        array = owner(array)
+        key = id(array)
         with _guard:
             record = _records.setdefault(key, Record(array, key))
     return record
@@ -62,22 +63,17 @@ def lock_of(array: Array) -> threading.RLock:
     return _record(array).lock
 
 
-def now() -> int:
-    """The number of changes made so far, in the whole process."""
-    return _clock
-
-
 def mark_changed(array: Array) -> None:
     """Note that the memory under `array` has been written to."""
     _mark([_record(array)])
 
 
 def _mark(records: Iterable[Record]) -> None:
-    global _clock
+    global clock
     with _guard:
-        _clock += 1
+        clock += 1
         for record in records:
-            record.changed_at = _clock
+            record.changed_at = clock
 
 
 def records_of(arrays: Iterable[Array]) -> list[Record]:
@@ -129,8 +125,8 @@ def _try_locks(records: Sequence[Record]) -> Record | None:
 
 
 def changed_since(array: Array, time: int) -> bool:
-    """Whether the memory under `array` was written to after `time`, as `now` gave it."""
-    if time == _clock:
+    """Whether the memory under `array` was written to after `time`, as `clock` told it."""
+    if time == clock:
         return False
     record = _records.get(id(owner(array)))
     return record is not None and record.changed_at > time

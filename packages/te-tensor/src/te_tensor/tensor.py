@@ -11,7 +11,7 @@ from typing import Any, Never, Self, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from . import autograd, execution, modes, parallel, storage
+from . import autograd, execution, modes, parallel, silence, storage
 from .checks import Axis, broadcast_shape, check_function, check_keepdims, normalize_axis
 from .conversion import as_array, described, index_of, lengths, part_lengths, scalar, to_array
 from .dtypes import (
@@ -149,7 +149,7 @@ class Tensor:
             for tensor in inputs:
                 array = tensor._array
                 arrays.append(array)
-                needs.append(tensor._requires_grad)
+                needs.append(tensor._requires_grad and state.grad)
                 if array.dtype is not float32:
                     usual = False
         except AttributeError:
@@ -162,8 +162,7 @@ class Tensor:
                 raise
             given = getattr(operation, "__name__", type(operation).__name__)
             raise TypeError(f"apply got {given}: expected an instance of an Operation") from None
-        records = state.grad and True in needs
-        operation.needs_grad = tuple(needs) if records else (False,) * len(needs)
+        operation.needs_grad = tuple(needs)
         rounding = None
         if not usual:
             if operation.one_dtype:
@@ -171,32 +170,25 @@ class Tensor:
             if operation.computes and any([array.dtype in UNUSUAL for array in arrays]):
                 weak = [isinstance(tensor, _Scalar) for tensor in inputs]
                 arrays, rounding = execution.widen(operation, arrays, weak)
-        observed = state.anomaly or state.profile is not None
-        forward = execution.observed_forward if observed else execution.forward
-        result = forward(operation, arrays)
-        several = type(result) is tuple
-        results: tuple[Any, ...] = result if several else (result,)  # type: ignore[assignment]
+        before = silence.begin()
+        try:
+            if state.anomaly or state.profile is not None:
+                result = execution.observed_forward(operation, arrays)
+            else:
+                result = operation.forward(*arrays)
+        finally:
+            silence.end(before)
         if rounding is not None:
-            results = tuple([execution.rounded(array, rounding) for array in results])
-        recorded = records or state.trace
-        if recorded:
+            result = execution.rounded(result, rounding)
+        records = True in needs
+        creator = operation if records or state.trace else None
+        if creator is not None:
             operation.inputs = inputs
-            operation.output_count = len(results)
             operation.part = state.part
-        outputs = []
-        for index, array in enumerate(results):
-            if type(array) is not np.ndarray:
-                array = np.asarray(array)
-            output = _new(Tensor)
-            output._array = array
-            output._grad = output._creator = output._leaf_hooks = None
-            output._output_index = index
-            output._requires_grad = False
-            if recorded:
-                output._creator = operation
-                output._requires_grad = records and array.dtype in FLOATS
-            outputs.append(output)
-        return tuple(outputs) if several else outputs[0]
+        if type(result) is not tuple:
+            return _output(result, creator, records)
+        operation.output_count = len(result)
+        return tuple([_output(a, creator, records, i) for i, a in enumerate(result)])
 
     def backward(
         self,
@@ -909,6 +901,19 @@ class Tensor:
             array[part] = elements
 
 
+def _output(array: Any, creator: Operation | None, records: bool, index: int = 0) -> Tensor:
+    """What an operation returned; without a creator where nothing is recorded."""
+    if type(array) is not np.ndarray:
+        array = np.asarray(array)
+    output = _new(Tensor)
+    output._array = array
+    output._creator = creator
+    output._output_index = index
+    output._requires_grad = records and (array.dtype is float32 or array.dtype in FLOATS)
+    output._grad = output._leaf_hooks = None
+    return output
+
+
 def _accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
     """Add to a leaf's gradient, which owns its memory."""
     with storage.lock_of(tensor._array):
@@ -962,13 +967,15 @@ def _operand(value: Any, like: Tensor) -> Tensor:
 
 
 def pair(first: Any, second: Any, floats: bool = False) -> tuple[Tensor, Tensor]:
-    """Both sides of an operator as tensors of one dtype."""
-    tensors = isinstance(first, Tensor) and isinstance(second, Tensor)
-    if tensors and first._array.dtype is float32 is second._array.dtype:  # the most usual
-        return first, second
-    tensor = first if isinstance(first, Tensor) else second
-    if not tensors:
-        first, second = _operand(first, tensor), _operand(second, tensor)
+    """Both sides of an operator, one of them a tensor, as tensors of one dtype."""
+    if not isinstance(first, Tensor):
+        first = _operand(first, second)
+    elif not isinstance(second, Tensor):
+        second = _operand(second, first)
+    return _in_one_dtype(first, second, floats)
+
+
+def _in_one_dtype(first: Tensor, second: Tensor, floats: bool) -> tuple[Tensor, Tensor]:
     a, b = first._array.dtype, second._array.dtype
     if isinstance(first, _Scalar) or isinstance(second, _Scalar):
         return first, second
@@ -1000,13 +1007,17 @@ def _broadcast_error(name: str, first: Tensor, second: Tensor, error: Exception)
 
 
 def _binary(kind: Callable[[], Operation], a: Any, b: Any, floats: bool = False) -> Tensor:
-    if not (isinstance(a, _OPERANDS) and isinstance(b, _OPERANDS)):
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if not a._array.dtype is float32 is b._array.dtype:
+            a, b = _in_one_dtype(a, b, floats)
+    elif isinstance(a, _OPERANDS) and isinstance(b, _OPERANDS):
+        a, b = pair(a, b, floats)
+    else:
         return _UNSUPPORTED
-    first, second = pair(a, b, floats)
     try:
-        result: Tensor = Tensor.apply(kind(), first, second)
+        result: Tensor = Tensor.apply(kind(), a, b)
     except ValueError as error:
-        _broadcast_error(type(kind()).__name__, first, second, error)
+        _broadcast_error(type(kind()).__name__, a, b, error)
     return result
 
 

@@ -79,7 +79,7 @@ class Bucket:
         else:
             part[...] = 0
         self._grads[index] = grad
-        self._put_at[index] = storage.now()
+        self._put_at[index] = storage.clock
         self.missing -= 1
 
     def close(self, weight: float) -> None:
