@@ -30,7 +30,7 @@ class Variable(Protocol):
     _leaf_hooks: LeafHooks | None
 
 
-#: Where a gradient goes: to the operation that made a tensor, or to a leaf with hooks, by its id.
+#: Where a gradient goes: to the operation that made a tensor, or to a leaf, by its id.
 Source: TypeAlias = Operation | int
 #: Receives a leaf, its gradient, and whether the array may be kept as the leaf's own.
 Sink = Callable[[Any, Array, bool], None]
@@ -65,7 +65,7 @@ def backward(
 
     Args:
         roots: tensors with the gradients to start from.
-        sink: is given each leaf's gradients, one by one; of a leaf with hooks, their sum.
+        sink: is given each leaf's gradient when all of it is there.
         retain_graph: keep what operations saved, for another walk.
 
     Raises:
@@ -134,13 +134,15 @@ class _Walk:
         self.sink = sink
         self.retain_graph = retain_graph
         self.state = modes.current()
-        #: What has arrived for each output of an operation, or for a leaf with hooks, by its id.
+        #: What has arrived at each source, by output; a leaf has one.
         self.pending: dict[Source, list[Array | None]] = {}
-        #: Of those to which several gradients may come: whether what has arrived is held by
-        #: nobody else, so that others can be added to it in place.
+        #: Of sources to which several gradients come: whether nobody else holds what has arrived,
+        #: so that others can be added to it in place.
         self.owned: dict[Source, list[bool]] = {}
-        #: Of leaves with hooks, by their ids: how many operations may still bring a gradient.
+        #: How many operations may still bring a gradient to a leaf.
         self.uses: dict[Source, int] = {}
+        #: The leaves that have hooks; those that get some on the way are left to the next walk.
+        self.hooked: set[Source] = set()
         #: The operations to go through, the newest last.
         self.operations = self._reachable(roots)
         #: Gradients of targets that are no leaves, by creator and index of the output.
@@ -162,12 +164,13 @@ class _Walk:
 
         def reach(tensor: Variable) -> None:
             creator = tensor._creator
+            if not tensor._requires_grad:
+                return
             if creator is None:
-                if tensor._leaf_hooks is not None:
-                    self._expect(id(tensor))
+                self._expect(tensor)
             elif creator in seen:
                 self.owned[creator] = [False] * creator.output_count
-            elif tensor._requires_grad:
+            else:
                 seen.add(creator)
                 found.append(creator)
 
@@ -185,10 +188,16 @@ class _Walk:
         found.sort(key=attrgetter("sequence"))
         return found
 
-    def _expect(self, leaf: int) -> None:
-        """Count an operation that may bring a gradient to a leaf with hooks."""
-        self.uses[leaf] = self.uses.get(leaf, 0) + 1
-        self.owned[leaf] = [False]
+    def _expect(self, tensor: Variable) -> None:
+        """Count an operation that may bring a gradient to a leaf."""
+        leaf = id(tensor)
+        if leaf in self.uses:
+            self.uses[leaf] += 1
+            self.owned[leaf] = [False]
+        else:
+            self.uses[leaf] = 1
+            if tensor._leaf_hooks is not None:
+                self.hooked.add(leaf)
 
     def _leading_to(self, targets: Sequence[Variable]) -> set[Operation]:
         """The operations whose backward brings something nearer to a target."""
@@ -209,7 +218,8 @@ class _Walk:
             while self.operations:
                 operation = self.operations.pop()
                 incoming = self.pending.pop(operation, None)
-                if incoming is None:  # off the way to the targets
+                if incoming is None:
+                    self._pass_by(operation)
                     continue
                 if operation.hooks is not None:
                     for index, hooks in operation.hooks.items():
@@ -219,11 +229,19 @@ class _Walk:
                     if operation not in self.leading:
                         continue
                 operation.retains_graph = self.retain_graph
-                self._step(operation, incoming)
+                outs = None if operation.backward_into is None else self._owned_arrays(operation)
+                outgoing = self._outgoing(operation, incoming, outs)
+                self._hand_on(operation, incoming, outgoing, outs)
                 if not self.retain_graph:
                     operation.release()
         finally:
             silence.end(before)
+
+    def _pass_by(self, operation: Operation) -> None:
+        """No gradient came to an operation: none comes from it."""
+        for tensor in operation.inputs:
+            if tensor._creator is None:
+                self._arrive(tensor, None, False)
 
     def _meet(self, operation: Operation, incoming: list[Array | None]) -> None:
         """Keep the gradients of targets among an operation's outputs."""
@@ -232,109 +250,15 @@ class _Walk:
             if grad is not None:
                 self.met[operation, index] = np.array(grad)
 
-    def _step(self, operation: Operation, incoming: list[Array | None]) -> None:
-        """One operation's backward, its gradients handed on to where its inputs came from."""
+    def _outgoing(
+        self, operation: Operation, incoming: list[Any], outs: list[Array | None] | None
+    ) -> Sequence[Array | None]:
+        """What the operation's backward returns."""
         # As in forward: small floats are computed with in float32, and rounded once in _fit.
         for index, grad in enumerate(incoming):
             if grad is not None and grad.dtype is not float32 and grad.dtype in SMALL_FLOATS:
                 incoming[index] = grad.astype(float32)
         operation.check_unchanged()
-        outs = None if operation.backward_into is None else self._owned_arrays(operation)
-        outgoing = self._outgoing(operation, incoming, outs)
-        for position, tensor in enumerate(operation.inputs):
-            grad = outgoing[position]
-            if grad is None or not operation.needs_grad[position]:
-                if tensor._leaf_hooks is not None:
-                    self._arrive(tensor, None, False)
-                continue
-            if outs is not None and grad is outs[position]:
-                continue
-            like = tensor._array
-            if (
-                type(grad) is not np.ndarray
-                or grad.dtype is not like.dtype
-                or grad.shape != like.shape
-            ):
-                grad = _fit(operation, grad, like)
-            if self.state.anomaly and np.isnan(grad).any():
-                raise FloatingPointError(
-                    f"backward of {type(operation).__name__} made a NaN in the gradient of input "
-                    f"{position}{operation.origin or ''}"
-                )
-            # Who owns it matters only to a leaf, and where gradients are summed.
-            owned = (tensor._creator is None or tensor._creator in self.owned) and _is_fresh(
-                grad, operation, incoming, outgoing
-            )
-            self._arrive(tensor, grad, owned)
-
-    def _arrive(self, tensor: Variable, grad: Array | None, owned: bool) -> None:
-        """Take a gradient to where a tensor came from; None counts as the use of a leaf."""
-        creator = tensor._creator
-        if creator is not None:
-            if grad is not None and (
-                self.leading is None or creator in self.leading or creator in self.wanted
-            ):
-                self._add(creator, creator.output_count, tensor._output_index, grad, owned)
-        elif tensor._leaf_hooks is None or id(tensor) not in self.uses:  # hooked on the way
-            if grad is not None:
-                self.sink(tensor, grad, owned)
-        else:
-            leaf = id(tensor)
-            if grad is not None:
-                self._add(leaf, 1, 0, grad, owned)
-            self.uses[leaf] -= 1
-            if not self.uses[leaf]:
-                self._complete(tensor, self.pending.pop(leaf, None))
-
-    def _add(self, source: Source, outputs: int, index: int, grad: Array, owned: bool) -> None:
-        """Add to what has arrived; an array is written to only if nobody else holds it."""
-        grads = self.pending.get(source)
-        if grads is None:
-            grads = self.pending[source] = [None] * outputs
-        before = grads[index]
-        if before is None:
-            grads[index] = grad
-            if owned:
-                self.owned[source][index] = True
-        elif self.owned[source][index]:
-            add_to(before, grad)
-        else:
-            grads[index] = parallel.ufunc(np.add, before, grad)
-            self.owned[source][index] = True
-
-    def _complete(self, leaf: Variable, grads: list[Array | None] | None) -> None:
-        """All of a leaf's gradient is there: call its hooks, and hand it on."""
-        assert leaf._leaf_hooks is not None
-        if grads is None:
-            return
-        hooks = leaf._leaf_hooks.arriving
-        owned = self.owned[id(leaf)][0] and not hooks  # a hook may keep what it is given
-        self.sink(leaf, _called(hooks, grads[0]), owned)
-        if self.leading is None:
-            for hook in leaf._leaf_hooks.accumulated:
-                hook()
-
-    def _owned_arrays(self, operation: Operation) -> list[Array | None] | None:
-        """For each input, the array that its gradients are summed in, if there is one already."""
-        found: list[Array | None] | None = None
-        for position, tensor in enumerate(operation.inputs):
-            creator = tensor._creator
-            if creator is None or creator not in self.owned or not operation.needs_grad[position]:
-                continue
-            if self.owned[creator][tensor._output_index]:
-                array = self.pending[creator][tensor._output_index]
-                if array is None or array.dtype in SMALL_FLOATS:
-                    continue
-                if found is None:
-                    found = [None] * len(operation.inputs)
-                if not any(array is other for other in found):  # a tensor that is given twice
-                    found[position] = array
-        return found
-
-    def _outgoing(
-        self, operation: Operation, incoming: list[Any], outs: list[Array | None] | None
-    ) -> Sequence[Array | None]:
-        """What the operation's backward returns."""
         profile = self.state.profile
         begin = 0.0 if profile is None else perf_counter()
         try:
@@ -354,9 +278,120 @@ class _Walk:
             )
         return outgoing
 
+    def _hand_on(
+        self,
+        operation: Operation,
+        incoming: Sequence[Array | None],
+        outgoing: Sequence[Array | None],
+        outs: Sequence[Array | None] | None,
+    ) -> None:
+        """Take an operation's gradients to where its inputs came from."""
+        needs_grad = operation.needs_grad
+        for position, tensor in enumerate(operation.inputs):
+            grad = outgoing[position]
+            if grad is None or not needs_grad[position]:
+                self._arrive(tensor, None, False)
+                continue
+            if outs is not None and grad is outs[position]:  # which has what arrived before, too
+                self._arrive(tensor, None, False)
+                continue
+            like = tensor._array
+            if not (
+                type(grad) is np.ndarray
+                and grad.dtype is like.dtype
+                and grad.shape == like.shape
+            ):
+                grad = _fit(operation, grad, like)
+            if self.state.anomaly and np.isnan(grad).any():
+                raise FloatingPointError(
+                    f"backward of {type(operation).__name__} made a NaN in the gradient of input "
+                    f"{position}{operation.origin or ''}"
+                )
+            fresh = self._asks(tensor) and _is_fresh(grad, operation, incoming, outgoing)
+            self._arrive(tensor, grad, fresh)
 
-def _called(hooks: Hooks, grad: Array | None) -> Array | None:
-    """What hooks make of a gradient that is there."""
+    def _asks(self, tensor: Variable) -> bool:
+        """Whether it matters who holds a gradient: to a leaf, and to what others are added to."""
+        creator = tensor._creator
+        if creator is None:
+            return id(tensor) not in self.pending
+        return creator in self.owned and creator not in self.pending
+
+    def _arrive(self, tensor: Variable, grad: Array | None, fresh: bool) -> None:
+        """Take a gradient to where a tensor came from; None counts as the use of a leaf."""
+        creator = tensor._creator
+        if creator is None:
+            self._arrive_at_leaf(tensor, grad, fresh)
+        elif grad is not None and (
+            self.leading is None or creator in self.leading or creator in self.wanted
+        ):
+            grads = self.pending.get(creator)
+            if grads is None:
+                grads = self.pending[creator] = [None] * creator.output_count
+            self._add(creator, grads, tensor._output_index, grad, fresh)
+
+    def _arrive_at_leaf(self, tensor: Variable, grad: Array | None, fresh: bool) -> None:
+        """Hand a leaf's gradient on when all of it is there."""
+        leaf = id(tensor)
+        uses = self.uses.get(leaf, 1) - 1  # 1 where it ceased to need a gradient after forward
+        if uses or leaf in self.pending:
+            self.uses[leaf] = uses
+            grads = self.pending.setdefault(leaf, [None])
+            if grad is not None:
+                self._add(leaf, grads, 0, grad, fresh)
+            if uses:
+                return
+            grad, fresh = self.pending.pop(leaf)[0], self.owned[leaf][0]
+        if grad is not None:
+            self._complete(tensor, grad, fresh)
+
+    def _add(
+        self, source: Source, grads: list[Array | None], index: int, grad: Array, fresh: bool
+    ) -> None:
+        """Add to what has arrived; an array is written to only if nobody else holds it."""
+        before = grads[index]
+        if before is None:
+            grads[index] = grad
+            if fresh:
+                self.owned[source][index] = True
+        elif self.owned[source][index]:
+            add_to(before, grad)
+        else:
+            grads[index] = parallel.ufunc(np.add, before, grad)
+            self.owned[source][index] = True
+
+    def _complete(self, leaf: Variable, grad: Array, fresh: bool) -> None:
+        """All of a leaf's gradient is there: call its hooks, and hand it on."""
+        hooks = leaf._leaf_hooks if id(leaf) in self.hooked else None
+        if hooks is None:
+            self.sink(leaf, grad, fresh)
+            return
+        fresh = fresh and not hooks.arriving  # a hook may keep what it is given
+        self.sink(leaf, _called(hooks.arriving, grad), fresh)
+        if self.leading is None:
+            for hook in hooks.accumulated:
+                hook()
+
+    def _owned_arrays(self, operation: Operation) -> list[Array | None] | None:
+        """For each input, the array that its gradients are summed in, if there is one already."""
+        found: list[Array | None] | None = None
+        for position, tensor in enumerate(operation.inputs):
+            source = id(tensor) if tensor._creator is None else tensor._creator
+            if source not in self.pending or not operation.needs_grad[position]:
+                continue
+            array = self.pending[source][tensor._output_index]
+            if source in self.owned and self.owned[source][tensor._output_index]:
+                if array is None or array.dtype in SMALL_FLOATS:
+                    continue
+                if found is None:
+                    found = [None] * len(operation.inputs)
+                if not any(array is other for other in found):  # a tensor that is given twice
+                    found[position] = array
+        return found
+
+
+def _called(hooks: Hooks, grad: Any) -> Any:
+    """What hooks make of a gradient, if it is there."""
     if grad is not None:
         for hook in hooks:
             grad = hook(grad)

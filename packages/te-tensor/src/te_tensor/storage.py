@@ -50,17 +50,18 @@ def owner(array: Array) -> Array:
 
 def _record(array: Array) -> Record:
     record = _records.get(id(array))  # by the owner's id, which no view has
-    if record is None:
-        array = owner(array)
-        key = id(array)
-        with _guard:
-            record = _records.setdefault(key, Record(array, key))
-    return record
+    return _made(owner(array)) if record is None else record
+
+
+def _made(array: Array) -> Record:
+    with _guard:
+        return _records.setdefault(id(array), Record(array, id(array)))
 
 
 def lock_of(array: Array) -> threading.RLock:
     """The re-entrant lock of the memory under `array`."""
-    return _record(array).lock
+    record = _records.get(id(array))
+    return _record(array).lock if record is None else record.lock
 
 
 def mark_changed(array: Array) -> None:

@@ -103,22 +103,20 @@ class Tensor:
         array = to_array(data, None if dtype is None else as_dtype(dtype))
         if shape is not None:
             array = Reshape(lengths((shape,))).forward(array)
-        self._fill(array)
-        self.requires_grad = requires_grad
-
-    def _fill(self, array: Array) -> None:
         self._array = array
-        self._grad = None
-        self._creator = None
-        self._leaf_hooks = None
+        self._grad = self._creator = self._leaf_hooks = None
         self._output_index = 0
         self._requires_grad = False
+        self.requires_grad = requires_grad
 
     @classmethod
     def _wrap(cls, array: Array) -> Self:
         """A tensor on this very array."""
-        tensor = cls.__new__(cls)
-        tensor._fill(array)
+        tensor: Self = _new(cls)
+        tensor._array = array
+        tensor._grad = tensor._creator = tensor._leaf_hooks = None
+        tensor._output_index = 0
+        tensor._requires_grad = False
         return tensor
 
     # -- the graph ------------------------------------------------------------------------
@@ -954,16 +952,13 @@ class _Scalar(Tensor):
 
 def _operand(value: Any, like: Tensor) -> Tensor:
     """The other side of an operator: scalars take the tensor's dtype where it can hold them."""
-    if isinstance(value, Tensor):
-        return value
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, (bool, int, float)):
-        dtype = like._array.dtype
-        if dtype is not float32 and dtype in SMALL_FLOATS:
-            return _Scalar._wrap(scalar(value, dtype))
-        return Tensor._wrap(scalar(value, dtype))
-    return as_tensor(value)
+    if not isinstance(value, (float, int)):
+        return as_tensor(value)
+    dtype = like._array.dtype
+    kind = _Scalar if dtype is not float32 and dtype in SMALL_FLOATS else Tensor
+    return kind._wrap(scalar(value, dtype))
 
 
 def pair(first: Any, second: Any, floats: bool = False) -> tuple[Tensor, Tensor]:
@@ -972,11 +967,9 @@ def pair(first: Any, second: Any, floats: bool = False) -> tuple[Tensor, Tensor]
         first = _operand(first, second)
     elif not isinstance(second, Tensor):
         second = _operand(second, first)
-    return _in_one_dtype(first, second, floats)
-
-
-def _in_one_dtype(first: Tensor, second: Tensor, floats: bool) -> tuple[Tensor, Tensor]:
     a, b = first._array.dtype, second._array.dtype
+    if a is float32 is b:  # the most usual
+        return first, second
     if isinstance(first, _Scalar) or isinstance(second, _Scalar):
         return first, second
     if a != b or (floats and a not in FLOATS):
@@ -991,7 +984,7 @@ def _in_one_dtype(first: Tensor, second: Tensor, floats: bool) -> tuple[Tensor, 
 
 
 #: What an operator takes; for anything else it lets Python ask the other side.
-_OPERANDS = (Tensor, np.ndarray, np.generic, bool, int, float)
+_OPERANDS = (Tensor, float, int, np.ndarray, np.generic)
 _UNSUPPORTED = cast(Tensor, NotImplemented)
 
 
@@ -1007,13 +1000,11 @@ def _broadcast_error(name: str, first: Tensor, second: Tensor, error: Exception)
 
 
 def _binary(kind: Callable[[], Operation], a: Any, b: Any, floats: bool = False) -> Tensor:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if not a._array.dtype is float32 is b._array.dtype:
-            a, b = _in_one_dtype(a, b, floats)
-    elif isinstance(a, _OPERANDS) and isinstance(b, _OPERANDS):
+    tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
+    if not (tensors and a._array.dtype is float32 is b._array.dtype):  # the most usual
+        if not (isinstance(a, _OPERANDS) and isinstance(b, _OPERANDS)):
+            return _UNSUPPORTED
         a, b = pair(a, b, floats)
-    else:
-        return _UNSUPPORTED
     try:
         result: Tensor = Tensor.apply(kind(), a, b)
     except ValueError as error:
@@ -1118,6 +1109,6 @@ def _matmul(a: Any, b: Any) -> Tensor:
     if not (isinstance(a, _OPERANDS) and isinstance(b, _OPERANDS)):
         return _UNSUPPORTED
     tensor: Any = a if isinstance(a, Tensor) else b
-    first, second = _operand(a, tensor), _operand(b, tensor)
+    first, second = (x if isinstance(x, Tensor) else _operand(x, tensor) for x in (a, b))
     result: Tensor = Tensor.apply(MatMul(), first, second)
     return result

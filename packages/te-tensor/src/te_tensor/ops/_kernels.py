@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import log, prod
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.lib import introspect
 from .. import memory, parallel
 from ..blas import gemm
 from ..checks import broadcast_shape
-from ..dtypes import WIDE_FLOATS, Array, float64
+from ..dtypes import WIDE_FLOATS, Array, DType, float64
 from ..machine import Column, Matrix, kernel, runs
 
 #: Elements below which NumPy's own sum over rows is quicker than a product.
@@ -37,6 +38,14 @@ def _quick_exponential() -> tuple[np.ufunc, float]:
 EXPONENTIAL, EXPONENT_OF_E = _quick_exponential()
 
 
+@cache
+def number(value: float, dtype: DType) -> Array:
+    """A number as an array without axes, not to be written to: ufuncs are slower with scalars."""
+    array = np.asarray(value, dtype)
+    array.flags.writeable = False
+    return array
+
+
 def bits_of(array: Array) -> Array:
     """The same memory as integers."""
     return array.view(_BITS[array.dtype.itemsize])
@@ -53,9 +62,9 @@ def select(mask: Array, a: Array, b: Array) -> Array:
         a: of any dtype.
         b: of the same dtype.
     """
-    shape = broadcast_shape(mask.shape, a.shape, b.shape)
-    if prod(shape) < _BITS_FROM:
+    if mask.size < _BITS_FROM and a.size < _BITS_FROM and b.size < _BITS_FROM:
         return np.where(mask, a, b)
+    shape = broadcast_shape(mask.shape, a.shape, b.shape)
 
     def block(out: Array, mask: Array, a: Array, b: Array) -> None:
         bits = bits_of(out)
@@ -72,9 +81,9 @@ def select(mask: Array, a: Array, b: Array) -> Array:
 
 def masked(mask: Array, values: Array) -> Array:
     """The values where the mask holds, 0 elsewhere, also in place of inf and NaN; broadcast."""
+    if mask.size < _BITS_FROM and values.size < _BITS_FROM:
+        return np.where(mask, values, number(0, values.dtype))
     shape = broadcast_shape(mask.shape, values.shape)
-    if prod(shape) < _BITS_FROM:
-        return np.where(mask, values, np.zeros((), values.dtype))
 
     def block(out: Array, mask: Array, values: Array) -> None:
         bits = bits_of(out)

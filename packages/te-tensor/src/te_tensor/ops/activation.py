@@ -8,20 +8,23 @@ from .. import memory, parallel
 from ..checks import check_number
 from ..dtypes import Array, bool_
 from ..operation import Gradients, Operation, Sample
-from ._kernels import limited, masked, select
-
-
-def _zero(x: Array) -> Array:
-    return np.zeros((), x.dtype)
+from ._kernels import limited, masked, number, select
 
 
 def _sigmoid(out: Array, x: Array) -> None:
     """The logistic function of one block."""
-    one = x.dtype.type(1)
+    one = number(1, x.dtype)
     np.negative(x, out=out)
     np.exp(out, out=out)
     np.add(out, one, out=out)
     np.divide(one, out, out=out)
+
+
+def _tanh_slope(out: Array, grad: Array, result: Array) -> None:
+    """g·(1 - tanh²x) of one block."""
+    np.multiply(result, result, out)
+    np.subtract(number(1, out.dtype), out, out)
+    np.multiply(out, grad, out)
 
 
 class ReLU(Operation):
@@ -38,7 +41,7 @@ class ReLU(Operation):
     def backward(self, grad: Array) -> Gradients:
         """The gradient where the result is positive."""
         (result,) = self.saved
-        return (masked(parallel.ufunc(np.greater, result, _zero(result), dtype=bool_), grad),)
+        return (masked(parallel.ufunc(np.greater, result, number(0, result.dtype), dtype=bool_), grad),)
 
 
 class LeakyReLU(Operation):
@@ -84,8 +87,8 @@ def _bent(x: Array, alpha: Array) -> Array:
 
 def _slopes(grad: Array, x: Array, alpha: Array) -> Array:
     """The gradient where x is positive, alpha times it elsewhere."""
-    positive = parallel.ufunc(np.greater, x, _zero(x), dtype=bool_)
-    return parallel.ufunc(np.multiply, grad, select(positive, np.ones((), x.dtype), alpha))
+    positive = parallel.ufunc(np.greater, x, number(0, x.dtype), dtype=bool_)
+    return parallel.ufunc(np.multiply, grad, select(positive, number(1, x.dtype), alpha))
 
 
 class PReLU(Operation):
@@ -211,13 +214,6 @@ class Tanh(Operation):
     def backward(self, grad: Array) -> Gradients:
         """g·(1 - tanh²x)."""
         (result,) = self.saved
-        one = result.dtype.type(1)
-
-        def block(out: Array, grad: Array, result: Array) -> None:
-            np.multiply(result, result, out=out)
-            np.subtract(one, out, out=out)
-            np.multiply(out, grad, out=out)
-
         out = memory.empty(result.shape, result.dtype)
-        parallel.elementwise(block, out, grad, result)
+        parallel.elementwise(_tanh_slope, out, grad, result)
         return (out,)

@@ -11,6 +11,7 @@ from .. import memory, parallel
 from ..dtypes import Array, float64
 from ..operation import Gradients, Operation, Sample
 from ..parallel import ufunc
+from ._kernels import number
 
 
 class _Unary(Operation, abstract=True):
@@ -97,7 +98,7 @@ class Log1p(_Unary):
 
     def slope(self, grad: Array, x: Array) -> Array:
         """g/(1+x)."""
-        return ufunc(np.divide, grad, ufunc(np.add, x, np.ones((), x.dtype)))
+        return ufunc(np.divide, grad, ufunc(np.add, x, number(1, x.dtype)))
 
 
 class Sqrt(_Unary):

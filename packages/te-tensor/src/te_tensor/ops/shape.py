@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 
 from ..checks import normalize_axis
@@ -28,12 +26,12 @@ class Reshape(Operation):
     def forward(self, x: Array) -> Array:
         """The reshaped array."""
         self.before = x.shape
-        known = prod(n for n in self.shape if n != -1)
-        unknown = self.shape.count(-1)
-        fits = known == x.size if not unknown else known > 0 and x.size % known == 0
-        if unknown > 1 or any(n < -1 for n in self.shape) or not fits:
-            raise ValueError(f"can't reshape {x.shape} ({x.size} elements) to {self.shape}")
-        return x.reshape(self.shape)
+        try:
+            if min(self.shape, default=0) >= -1:
+                return x.reshape(self.shape)
+        except ValueError:
+            pass
+        raise ValueError(f"can't reshape {x.shape} ({x.size} elements) to {self.shape}")
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient under the old shape."""
