@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from . import modes, parallel, silence
+from . import modes, parallel, silence, storage
 from .dtypes import SMALL_FLOATS, Array, float32
 from .hooks import Hooks
 from .memory import owns_memory
@@ -134,17 +134,17 @@ class _Walk:
         self.sink = sink
         self.retain_graph = retain_graph
         self.state = modes.current()
-        #: What has arrived at each source, by output; a leaf has one.
-        self.pending: dict[Source, list[Array | None]] = {}
-        #: Of sources to which several gradients come: whether nobody else holds what has arrived,
-        #: so that others can be added to it in place.
-        self.owned: dict[Source, list[bool]] = {}
-        #: How many operations may still bring a gradient to a leaf.
+        #: How many gradients may still come to a leaf.
         self.uses: dict[Source, int] = {}
+        #: What has come, by output; a leaf has one.
+        self.pending: dict[Source, list[Array | None]] = {}
+        #: Where several gradients come: whether nobody else holds what has come, by output, so
+        #: that others can be added to it in place.
+        self.owned: dict[Source, list[bool]] = {}
         #: The leaves that have hooks; those that get some on the way are left to the next walk.
         self.hooked: set[Source] = set()
         #: The operations to go through, the newest last.
-        self.operations = self._reachable(roots)
+        self.operations = self._reachable([tensor for tensor, _ in roots])
         #: Gradients of targets that are no leaves, by creator and index of the output.
         self.met: dict[tuple[Operation | None, int], Array] = {}
         self.wanted: dict[Operation, list[int]] = {}
@@ -155,36 +155,30 @@ class _Walk:
                     self.wanted.setdefault(target._creator, []).append(target._output_index)
             self.leading = self._leading_to(targets)
         for tensor, grad in roots:
-            self._arrive(tensor, grad, False)
+            if tensor._creator is None:
+                self._arrive_at_leaf(tensor, grad, False)
+            elif self._leads(tensor._creator):
+                self._add(tensor._creator, tensor._output_index, grad, False)
 
-    def _reachable(self, roots: list[tuple[Variable, Array]]) -> list[Operation]:
+    def _reachable(self, roots: Sequence[Variable]) -> list[Operation]:
         """All operations that the roots came from, each before all its users."""
         found: list[Operation] = []
         seen: set[Operation] = set()
-
-        def reach(tensor: Variable) -> None:
-            creator = tensor._creator
-            if not tensor._requires_grad:
-                return
-            if creator is None:
-                self._expect(tensor)
-            elif creator in seen:
-                self.owned[creator] = [False] * creator.output_count
-            else:
-                seen.add(creator)
-                found.append(creator)
-
-        for tensor, _ in roots:
-            reach(tensor)
-        for operation in found:  # grows as it is read
-            if operation.released:
-                raise RuntimeError(
-                    f"backward went through {type(operation).__name__} already, and what it had "
-                    "saved is freed: pass retain_graph=True to the first backward, or run forward "
-                    "again"
-                )
-            for tensor in operation.inputs:
-                reach(tensor)
+        edges = [roots]
+        for tensors in edges:  # grows as it is read
+            for tensor in tensors:
+                creator = tensor._creator
+                if not tensor._requires_grad:
+                    continue
+                if creator is None:
+                    self._expect(tensor)
+                elif creator in seen:
+                    self.owned[creator] = [False] * creator.output_count
+                else:
+                    _must_not_be_released(creator)
+                    seen.add(creator)
+                    found.append(creator)
+                    edges.append(creator.inputs)
         found.sort(key=attrgetter("sequence"))
         return found
 
@@ -198,6 +192,10 @@ class _Walk:
             self.uses[leaf] = 1
             if tensor._leaf_hooks is not None:
                 self.hooked.add(leaf)
+
+    def _leads(self, operation: Operation) -> bool:
+        """Whether a gradient is wanted there."""
+        return self.leading is None or operation in self.leading or operation in self.wanted
 
     def _leading_to(self, targets: Sequence[Variable]) -> set[Operation]:
         """The operations whose backward brings something nearer to a target."""
@@ -218,6 +216,7 @@ class _Walk:
             while self.operations:
                 operation = self.operations.pop()
                 incoming = self.pending.pop(operation, None)
+                self.owned.pop(operation, None)
                 if incoming is None:
                     self._pass_by(operation)
                     continue
@@ -229,9 +228,7 @@ class _Walk:
                     if operation not in self.leading:
                         continue
                 operation.retains_graph = self.retain_graph
-                outs = None if operation.backward_into is None else self._owned_arrays(operation)
-                outgoing = self._outgoing(operation, incoming, outs)
-                self._hand_on(operation, incoming, outgoing, outs)
+                self._step(operation, incoming)
                 if not self.retain_graph:
                     operation.release()
         finally:
@@ -241,7 +238,7 @@ class _Walk:
         """No gradient came to an operation: none comes from it."""
         for tensor in operation.inputs:
             if tensor._creator is None:
-                self._arrive(tensor, None, False)
+                self._arrive_at_leaf(tensor, None, False)
 
     def _meet(self, operation: Operation, incoming: list[Array | None]) -> None:
         """Keep the gradients of targets among an operation's outputs."""
@@ -249,6 +246,39 @@ class _Walk:
             grad = incoming[index]
             if grad is not None:
                 self.met[operation, index] = np.array(grad)
+
+    def _step(self, operation: Operation, incoming: list[Array | None]) -> None:
+        """One operation's backward, its gradients handed on to where its inputs came from."""
+        outs = None if operation.backward_into is None else self._owned_arrays(operation)
+        outgoing = self._outgoing(operation, incoming, outs)
+        for position, tensor in enumerate(operation.inputs):
+            creator, grad = tensor._creator, outgoing[position]
+            if (
+                grad is None
+                or not operation.needs_grad[position]
+                or (outs is not None and grad is outs[position])  # it was added to what had come
+            ):
+                if creator is None:
+                    self._arrive_at_leaf(tensor, None, False)
+                continue
+            like = tensor._array
+            usual = type(grad) is np.ndarray and grad.dtype is like.dtype
+            if not usual or grad.shape != like.shape:
+                grad = _fit(operation, grad, like)
+            if self.state.anomaly and np.isnan(grad).any():
+                raise FloatingPointError(
+                    f"backward of {type(operation).__name__} made a NaN in the gradient of input "
+                    f"{position}{operation.origin or ''}"
+                )
+            # Who else holds it matters to what comes first at a leaf, or where others are added.
+            if creator is None:
+                asks = id(tensor) not in self.pending
+                fresh = asks and _is_fresh(grad, operation, incoming, outgoing)
+                self._arrive_at_leaf(tensor, grad, fresh)
+            elif self.leading is None or self._leads(creator):
+                asks = creator in self.owned and creator not in self.pending
+                fresh = asks and _is_fresh(grad, operation, incoming, outgoing)
+                self._add(creator, tensor._output_index, grad, fresh)
 
     def _outgoing(
         self, operation: Operation, incoming: list[Any], outs: list[Array | None] | None
@@ -258,7 +288,8 @@ class _Walk:
         for index, grad in enumerate(incoming):
             if grad is not None and grad.dtype is not float32 and grad.dtype in SMALL_FLOATS:
                 incoming[index] = grad.astype(float32)
-        operation.check_unchanged()
+        if operation._saved_at != storage.clock:
+            operation.check_unchanged()
         profile = self.state.profile
         begin = 0.0 if profile is None else perf_counter()
         try:
@@ -278,77 +309,26 @@ class _Walk:
             )
         return outgoing
 
-    def _hand_on(
-        self,
-        operation: Operation,
-        incoming: Sequence[Array | None],
-        outgoing: Sequence[Array | None],
-        outs: Sequence[Array | None] | None,
-    ) -> None:
-        """Take an operation's gradients to where its inputs came from."""
-        needs_grad = operation.needs_grad
-        for position, tensor in enumerate(operation.inputs):
-            grad = outgoing[position]
-            if grad is None or not needs_grad[position]:
-                self._arrive(tensor, None, False)
-                continue
-            if outs is not None and grad is outs[position]:  # which has what arrived before, too
-                self._arrive(tensor, None, False)
-                continue
-            like = tensor._array
-            if not (
-                type(grad) is np.ndarray
-                and grad.dtype is like.dtype
-                and grad.shape == like.shape
-            ):
-                grad = _fit(operation, grad, like)
-            if self.state.anomaly and np.isnan(grad).any():
-                raise FloatingPointError(
-                    f"backward of {type(operation).__name__} made a NaN in the gradient of input "
-                    f"{position}{operation.origin or ''}"
-                )
-            fresh = self._asks(tensor) and _is_fresh(grad, operation, incoming, outgoing)
-            self._arrive(tensor, grad, fresh)
-
-    def _asks(self, tensor: Variable) -> bool:
-        """Whether it matters who holds a gradient: to a leaf, and to what others are added to."""
-        creator = tensor._creator
-        if creator is None:
-            return id(tensor) not in self.pending
-        return creator in self.owned and creator not in self.pending
-
-    def _arrive(self, tensor: Variable, grad: Array | None, fresh: bool) -> None:
-        """Take a gradient to where a tensor came from; None counts as the use of a leaf."""
-        creator = tensor._creator
-        if creator is None:
-            self._arrive_at_leaf(tensor, grad, fresh)
-        elif grad is not None and (
-            self.leading is None or creator in self.leading or creator in self.wanted
-        ):
-            grads = self.pending.get(creator)
-            if grads is None:
-                grads = self.pending[creator] = [None] * creator.output_count
-            self._add(creator, grads, tensor._output_index, grad, fresh)
-
     def _arrive_at_leaf(self, tensor: Variable, grad: Array | None, fresh: bool) -> None:
-        """Hand a leaf's gradient on when all of it is there."""
+        """Hand a leaf's gradient on when all of it is there; None counts as a use of the leaf."""
         leaf = id(tensor)
         uses = self.uses.get(leaf, 1) - 1  # 1 where it ceased to need a gradient after forward
         if uses or leaf in self.pending:
             self.uses[leaf] = uses
-            grads = self.pending.setdefault(leaf, [None])
             if grad is not None:
-                self._add(leaf, grads, 0, grad, fresh)
-            if uses:
+                self._add(leaf, 0, grad, fresh)
+            if uses or leaf not in self.pending:
                 return
             grad, fresh = self.pending.pop(leaf)[0], self.owned[leaf][0]
         if grad is not None:
             self._complete(tensor, grad, fresh)
 
-    def _add(
-        self, source: Source, grads: list[Array | None], index: int, grad: Array, fresh: bool
-    ) -> None:
-        """Add to what has arrived; an array is written to only if nobody else holds it."""
+    def _add(self, source: Source, index: int, grad: Array, fresh: bool) -> None:
+        """Add to what has come; an array is written to only if nobody else holds it."""
+        grads = self.pending.get(source)
+        if grads is None:
+            outputs = 1 if isinstance(source, int) else source.output_count
+            grads = self.pending[source] = [None] * outputs
         before = grads[index]
         if before is None:
             grads[index] = grad
@@ -377,10 +357,10 @@ class _Walk:
         found: list[Array | None] | None = None
         for position, tensor in enumerate(operation.inputs):
             source = id(tensor) if tensor._creator is None else tensor._creator
-            if source not in self.pending or not operation.needs_grad[position]:
-                continue
-            array = self.pending[source][tensor._output_index]
-            if source in self.owned and self.owned[source][tensor._output_index]:
+            index = tensor._output_index
+            owned = self.owned.get(source)
+            if owned is not None and owned[index] and operation.needs_grad[position]:
+                array = self.pending[source][index]
                 if array is None or array.dtype in SMALL_FLOATS:
                     continue
                 if found is None:
@@ -388,6 +368,14 @@ class _Walk:
                 if not any(array is other for other in found):  # a tensor that is given twice
                     found[position] = array
         return found
+
+
+def _must_not_be_released(operation: Operation) -> None:
+    if operation.released:
+        raise RuntimeError(
+            f"backward went through {type(operation).__name__} already, and what it had saved is "
+            "freed: pass retain_graph=True to the first backward, or run forward again"
+        )
 
 
 def _called(hooks: Hooks, grad: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import modes, silence
+from . import modes
 from .dtypes import FLOATS, SMALL_FLOATS, STORAGE_ONLY, Array, DType, bool_, float32, meet
 from .operation import Operation, Outputs
 

@@ -41,7 +41,9 @@ class ReLU(Operation):
     def backward(self, grad: Array) -> Gradients:
         """The gradient where the result is positive."""
         (result,) = self.saved
-        return (masked(parallel.ufunc(np.greater, result, number(0, result.dtype), dtype=bool_), grad),)
+        return (
+            masked(parallel.ufunc(np.greater, result, number(0, result.dtype), dtype=bool_), grad),
+        )
 
 
 class LeakyReLU(Operation):
