@@ -150,7 +150,7 @@ def layout_of(array: Array, make: Callable[[Array], Array]) -> Array | None:
     key = (memory.address(array), array.shape)
     known = record.layouts.get(key)
     if known is None or known[0] < record.changed_at:
-        record.layouts[key] = (_clock, None)
+        record.layouts[key] = (clock, None)
         return None
     time, copy = known
     if copy is None:
