@@ -37,7 +37,7 @@ FLOORS: dict[str, list[str]] = {
         "machine/__init__",
         "storage hooks",
         "blas",
-        "modes",
+        "modes silence",
         "operation",
         "autograd execution",
         "ops/_blocks ops/_gates ops/_kernels ops/_windows",

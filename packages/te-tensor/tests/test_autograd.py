@@ -764,3 +764,69 @@ def test_setting_a_gradient_copies_it():
         x.grad = np.ones(3)
     x.grad = None
     assert x.grad is None
+
+
+# -- leaves -------------------------------------------------------------------------------
+
+
+class Ignoring(te.Operation):
+    """The first input; brings no gradient to the second, though it needs one."""
+
+    def forward(self, a, b):
+        return a.copy()
+
+    def backward(self, grad):
+        return grad, None
+
+
+def test_a_leaf_of_an_operation_that_no_gradient_comes_to():
+    for hooked in (False, True):
+        x, y, seen = leaf(1.0), leaf(5.0), []
+        if hooked:
+            x.register_hook(lambda grad: seen.append(grad.tolist()))
+        aside = x * 3
+        (te.Tensor.apply(Ignoring(), y, aside) + x * 2).backward()
+        assert x.grad.tolist() == [2.0]
+        assert y.grad.tolist() == [1.0]
+        assert seen == [[2.0]] * hooked
+
+
+def test_a_leaf_that_ceased_to_need_a_gradient():
+    x, y = leaf(1.0), leaf(2.0)
+    z = x * y + x * x
+    x.requires_grad = False
+    z.backward()
+    assert y.grad.tolist() == [1.0]
+
+
+def test_a_leaf_that_came_to_need_a_gradient_after_forward():
+    x, y = te.Tensor([3.0]), leaf(2.0)
+    z = x * y
+    x.requires_grad = True
+    (z + x).backward()
+    assert (x.grad.tolist(), y.grad.tolist()) == ([1.0], [3.0])
+
+
+def test_a_leafs_gradients_are_summed_before_they_are_added():
+    x = leaf(0.0)
+    x.grad = [2.0**24]  # to which 1 alone adds nothing
+    (x * 1 + x * 1).backward()
+    assert x.grad.tolist() == [2.0**24 + 2]
+
+
+def test_an_operation_is_let_go_of_on_the_way():
+    alive = []
+
+    def backward(operation, grad):
+        alive.append([reference() is not None for reference in references])
+        return (grad,)
+
+    references, y = [], leaf(1.0)
+    for _ in range(3):
+        operation = Custom(backward)
+        references.append(weakref.ref(operation))
+        y = te.Tensor.apply(operation, y)
+        y = y + y
+    del operation
+    y.backward()
+    assert alive == [[True, True, True], [True, True, False], [True, False, False]]

@@ -213,7 +213,7 @@ class Module:
 
     def children(self) -> Iterator[Module]:
         """The modules that are attributes of this one."""
-        return (child for _, child in self.named_children())
+        return (value for value in vars(self).values() if isinstance(value, Module))
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module and all below it, each once, with their paths ("" for this one)."""

@@ -118,7 +118,8 @@ def lengths(given: Sequence[int | Sequence[int]]) -> tuple[int, ...]:
         TypeError: something else than whole numbers.
     """
     if len(given) == 1 and not isinstance(given[0], (int, str)):
-        given = given[0] if isinstance(given[0], Sequence) else given
+        # tuples and lists need no search
+        given = given[0] if isinstance(given[0], (tuple, list, Sequence)) else given
     if bool not in map(type, given):
         try:
             return tuple(map(operator.index, given))  # type: ignore[arg-type]

@@ -23,6 +23,13 @@ Gradients: TypeAlias = Sequence[Array | None]
 REGISTRY: dict[str, type[Operation]] = {}
 
 
+#: The attributes that an instance gets when it is applied, saves, and is walked through.
+_SET_ON_THE_WAY = (
+    *("sequence", "needs_grad", "saved", "_saved_at", "inputs", "part", "output_count"),
+    *("hooks", "origin", "retains_graph", "released"),
+)
+
+
 class Sample:
     """Inputs on which the gradient check runs an operation, clear of its kinks.
 
@@ -138,6 +145,7 @@ class Operation:
         """Register the engine's own operations; each must bring samples."""
         super().__init_subclass__(**kwargs)
         cls.is_ours = cls.__module__.startswith("te_tensor.")
+        cls._lay_out()
         if abstract or not cls.__module__.startswith("te_tensor.ops."):
             return
         if not cls.samples:
@@ -145,6 +153,17 @@ class Operation:
         if cls.__name__ in REGISTRY:
             raise TypeError(f"an operation named {cls.__name__} is registered already")
         REGISTRY[cls.__name__] = cls
+
+    @classmethod
+    def _lay_out(cls) -> None:
+        """Have an instance with all attributes that instances get on their way.
+
+        Python lays instances out alike, for quick access, by what the first thirty or so of a class
+        have. Those that backward sets come later than that.
+        """
+        first = object.__new__(cls)
+        for name in _SET_ON_THE_WAY:
+            object.__setattr__(first, name, getattr(cls, name))
 
     def forward(self, *arrays: Any, **unused: Any) -> Outputs:
         """Compute the result, or a tuple of results, from the inputs' arrays."""
