@@ -783,7 +783,7 @@ def test_a_leaf_of_an_operation_that_no_gradient_comes_to():
     for hooked in (False, True):
         x, y, seen = leaf(1.0), leaf(5.0), []
         if hooked:
-            x.register_hook(lambda grad: seen.append(grad.tolist()))
+            x.register_hook(lambda grad, seen=seen: seen.append(grad.tolist()))
         aside = x * 3
         (te.Tensor.apply(Ignoring(), y, aside) + x * 2).backward()
         assert x.grad.tolist() == [2.0]
