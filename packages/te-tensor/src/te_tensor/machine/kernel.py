@@ -11,7 +11,7 @@ import ctypes
 import os
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import executable, parallel
@@ -146,7 +146,8 @@ class Kernel:
         arrays = [kind for kind in kinds if kind is not Scalar]
         if arrays != kinds[: len(arrays)]:
             raise TypeError(f"kernel {function.__name__} has scalars before arrays")
-        self._count = len(arrays)
+        #: How many operands are arrays.
+        self.arrays = len(arrays)
         self._columns = [kind is Column for kind in arrays]
         self.scalars = len(kinds) - len(arrays)
         scalars = f"{self.scalars}f"
@@ -180,6 +181,19 @@ class Kernel:
         whole, rest = divmod(columns, LANES)
         return rows, whole * VECTOR, _MASKS[rest]
 
+    def record(
+        self, rows: int, columns: int, places: Sequence[int], scalars: Sequence[float] = ()
+    ) -> bytes:
+        """What the code gets, for matrices of this size.
+
+        Args:
+            rows: how many.
+            columns: how many.
+            places: for each array the address of its object, and the bytes from row to row.
+            scalars: the numbers.
+        """
+        return self._many_rows(*self.head(rows, columns), *places, *scalars)
+
     def flat(self, *given: Any) -> None:
         """Run over whole arrays of equally many elements, as one row; scalars come last.
 
@@ -189,7 +203,7 @@ class Kernel:
         size = given[0].size
         if not size:
             return
-        count = self._count
+        count = self.arrays
         if size >= parallel.PARALLEL_KERNEL_FROM and (parts := _parts(size)):
             arrays = [array.reshape(-1) for array in given[:count]]
 
@@ -213,7 +227,7 @@ class Kernel:
         rows, columns = given[0].shape
         if not rows:
             return
-        count = self._count
+        count = self.arrays
         if rows * columns >= parallel.PARALLEL_KERNEL_FROM and not self._adds:
             parts = _parts(rows)
             if parts:
@@ -229,7 +243,7 @@ class Kernel:
 
     def _rows_in_parts(self, parts: list[slice], given: tuple[Any, ...]) -> None:
         cut = [column or a.ndim == 2 for a, column in zip(given, self._columns, strict=False)]
-        scalars = given[self._count :]
+        scalars = given[self.arrays :]
 
         def run(index: int) -> None:
             arrays = zip(given, cut, strict=False)
