@@ -134,7 +134,8 @@ class Nest:
             add: add to what is there.
         """
         (rows, depth), columns = a.shape[-2:], out.shape[-1]
-        head = product.head(rows, depth, columns, a.strides[-1], b.strides[-2])
+        by_k, by_row = (a.strides[-1], b.strides[-2]) if depth > 1 else (4, 4 * columns)
+        head = product.head(rows, depth, columns, by_k, by_row)
         start = out if add else np.zeros((1, columns), out.dtype)
         self._work += rows * columns * (1 + depth // LANES)
 
