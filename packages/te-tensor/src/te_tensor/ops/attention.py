@@ -15,6 +15,7 @@ from ._at_once import AtOnce
 from ._blocks import Buffer
 from ._distance import DistanceBias, DistanceFunction, Prepared, distance_function
 from ._in_blocks import Grads, KeyGrads, Keys, Settings, Work, is_small
+from ._nested import Nested, nests
 
 #: A distance function, or its name.
 FunctionLike: TypeAlias = str | DistanceFunction
@@ -164,7 +165,8 @@ class Attention(Operation):
     ) -> Array:
         """A small problem as one block, whose weights backward finds."""
         causal_from = self.offset if self.causal else None
-        work = AtOnce(q, k, v, self._scale(q), mask, bias, causal_from)
+        kind = Nested if nests(q, k, v) else AtOnce
+        work = kind(q, k, v, self._scale(q), mask, bias, causal_from)
         if self.joined[0]:
             batch, heads, rows, _ = q.shape
             result = memory.empty((batch, rows, heads * v.shape[3]), q.dtype)
@@ -211,7 +213,7 @@ class Attention(Operation):
         """The same, those of q, k and v of a large problem added to what is given."""
         work, out, log_sums, q, k, v, *extra = self.saved
         needs = dict(zip(("q", "k", "v", *self.operands), self.needs_grad, strict=True))
-        if isinstance(work, AtOnce):
+        if isinstance(work, AtOnce | Nested):
             return self._backward_at_once(work, grad, out, needs, extra)
         given = dict(zip("qkv", outs, strict=False))
         split = dict(zip("qkv", (self.heads, self.kv_heads, self.kv_heads), strict=True))
@@ -241,7 +243,12 @@ class Attention(Operation):
         return [results.get(name) if needed else None for name, needed in needs.items()]
 
     def _backward_at_once(
-        self, work: AtOnce, grad: Array, out: Array, needs: dict[str, bool], extra: Sequence[Array]
+        self,
+        work: AtOnce | Nested,
+        grad: Array,
+        out: Array,
+        needs: dict[str, bool],
+        extra: Sequence[Array],
     ) -> Gradients:
         shapes = {name: array.shape for name, array in zip(self.operands, extra, strict=True)}
         results = work.backward(_heads_apart(grad, self.heads), out, needs, shapes)

@@ -1,0 +1,257 @@
+"""Attention of many small heads as a nest of machine code: each head stays in cache to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+import numpy as np
+
+from .. import memory
+from ..autograd import sum_to_shape
+from ..dtypes import Array, bool_, float32
+from ..machine import (
+    Column,
+    Matrix,
+    Nest,
+    Scalar,
+    Value,
+    exponential,
+    kernel,
+    kernel_info,
+    maximum,
+    times_plus,
+    where_greater,
+)
+from ._blocks import Block, grouped
+from ._distance import DistanceBias, DistanceGrads, Part
+
+#: Columns and features up to which a head's matrices stay in the first-level cache.
+_MOST_COLUMNS, _MOST_FEATURES = 256, 128
+_LARGEST = float(np.finfo(float32).max)
+_TINY = float(np.finfo(float32).tiny)
+
+
+def nests(q: Array, k: Array, v: Array) -> bool:
+    """Whether a small problem is made as a nest."""
+    return (
+        q.dtype is float32
+        and 0 < k.shape[2] <= _MOST_COLUMNS
+        and 0 < q.shape[3] <= _MOST_FEATURES
+        and 0 < v.shape[3] <= _MOST_FEATURES
+        and all(x.strides[-1] == x.itemsize and x.strides[-2] for x in (q, k, v))
+        and kernel_info()["kernels"] == "avx512"
+    )
+
+
+def _write_weights(weights: Matrix, scores: Value, penalty: Matrix) -> None:
+    """The softmax of a row; zeros where all of it is hidden."""
+    off = penalty.load()
+    seen = weights.keep(where_greater(off, _LARGEST, -inf, scores - off))
+    top = maximum(-_LARGEST, seen.max())
+    shares = weights.keep(exponential(seen - top))
+    weights.store(shares * (1.0 / maximum(_TINY, shares.sum())))
+
+
+@kernel
+def _weights(weights: Matrix, penalty: Matrix, scale: Scalar) -> None:
+    _write_weights(weights, weights.load() * scale.load(), penalty)
+
+
+@kernel
+def _biased_weights(
+    weights: Matrix, penalty: Matrix, phi: Matrix, bias: Column, scale: Scalar
+) -> None:
+    products = weights.load() * scale.load()
+    _write_weights(weights, times_plus(phi.load(), bias.load(), products), penalty)
+
+
+def _of_scores(of_scores: Matrix, weights: Matrix) -> Value:
+    upstream, shares = of_scores.load(), weights.load()
+    return shares * (upstream - (shares * upstream).sum())
+
+
+@kernel
+def _gradient(of_scores: Matrix, weights: Matrix, scale: Scalar) -> None:
+    of_scores.store(_of_scores(of_scores, weights) * scale.load())
+
+
+@kernel
+def _biased_gradient(
+    of_scores: Matrix, weights: Matrix, phi: Matrix, of_bias: Column, scale: Scalar
+) -> None:
+    """The same, with what the row adds to the gradient of its slope."""
+    found = _of_scores(of_scores, weights)
+    of_scores.store(found * scale.load())
+    of_bias.store((found * phi.load()).sum())
+
+
+class Nested:
+    """softmax(scale·q·kᵀ + mask - bias)·v, a head at a time.
+
+    Args:
+        q: shape (B, H, S, d).
+        k: shape (B, K, T, d).
+        v: shape (B, K, T, e).
+        scale: factor of the products.
+        mask: broadcasts to (B, H, S, T), boolean or additive.
+        bias: what goes by distances.
+        causal_from: the column that row 0 stands at, where rows see no column behind their own.
+    """
+
+    def __init__(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        scale: float,
+        mask: Array | None,
+        bias: DistanceBias | None,
+        causal_from: int | None,
+    ) -> None:
+        self.given = q, k, v
+        self.scale, self.bias = scale, bias
+        self.key_heads = k.shape[1]
+        self.q = self._group(q)
+        self.k, self.v = k[:, :, None], v[:, :, None]
+        self.size = (*self.q.shape[:4], k.shape[2])
+        self.parts = [] if bias is None else bias.parts(Block.of_all(self.size))
+        self.phi = _phi(self.parts, self.size)
+        penalty = self._penalty(mask, causal_from)
+        self.weights = memory.empty(self.size, q.dtype)
+        self.forward = nest = Nest(*self.size[:3])
+        nest.product(self.q, _turned(self.k), self.weights)
+        if self.phi is None:
+            nest.kernel(_weights, self.weights, penalty, scale)
+        else:
+            assert bias is not None
+            slopes = -bias.slopes[None]
+            nest.kernel(_biased_weights, self.weights, penalty, self.phi, slopes, scale)
+
+    def _group(self, x: Array) -> Array:
+        return grouped(x, self.key_heads)
+
+    def _penalty(self, mask: Array | None, causal_from: int | None) -> Array:
+        """What is subtracted from scores, on five axes of which the last one is whole."""
+        rows, columns = self.size[3:]
+        penalty = np.zeros((1, 1, 1, 1, columns), float32)
+        hidden = [_on_heads(part, part.hidden, self.size) for part in self.parts]
+        if mask is not None:
+            mask = self._group(mask[None, None] if mask.ndim == 2 else mask)
+            if mask.dtype == bool_:
+                hidden.append(~mask)
+            else:
+                penalty = penalty - mask
+        if causal_from is not None:
+            last = np.arange(causal_from, causal_from + rows)[:, None]
+            hidden.append((np.arange(columns) > last)[None, None, None])
+        for where in hidden:
+            if where is not None:
+                penalty = np.where(where, float32.type(inf), penalty)
+        return penalty
+
+    def mix(self, out: Array) -> None:
+        """Write the weighted means of v, shape (B, H, S, e)."""
+        self.forward.product(self.weights, self.v, self._group(out))
+        self.forward.run()
+        del self.forward
+
+    def backward(
+        self, grad: Array, out: Array, needs: dict[str, bool], shapes: dict[str, tuple[int, ...]]
+    ) -> dict[str, Array]:
+        """Gradients by the inputs' names.
+
+        Args:
+            grad: shape (B, H, S, e).
+            out: what `mix` wrote.
+            needs: whether an input needs one.
+            shapes: those of the mask and of what the bias is made of.
+        """
+        batch, _, _, rows, columns = self.size
+        grad = self._group(_rows_together(grad))
+        whole = any(map(needs.get, ("mask", "distance", "rates")))
+        of_scores = memory.empty(self.size if whole else (batch, 1, 1, rows, columns), float32)
+        factor = 1.0 if whole else self.scale
+        of_bias = np.empty((*self.size[:4], 1), float32)
+        nest = Nest(*self.size[:3])
+        nest.product(grad, _turned(self.v), of_scores)
+        if self.phi is None or not needs["slopes"]:
+            nest.kernel(_gradient, of_scores, self.weights, factor)
+        else:
+            nest.kernel(_biased_gradient, of_scores, self.weights, self.phi, of_bias, factor)
+        results = {}
+        if needs["q"]:
+            results["q"] = memory.empty_like(self.given[0])
+            nest.product(of_scores, self.k, self._group(results["q"]))
+        for name, given, a, b in (
+            ("k", self.given[1], of_scores, self.q),
+            ("v", self.given[2], self.weights, grad),
+        ):
+            if needs[name]:
+                results[name] = self._over_group(nest, given, a, b)
+        nest.run()
+        if whole:
+            for name in {"q", "k"} & results.keys():
+                results[name] *= float32.type(self.scale)
+            results |= self._of_scores(of_scores, needs, shapes)
+        elif needs.get("slopes"):
+            of_slopes = -of_bias.sum(axis=(0, 3, 4), dtype=np.float64)
+            results["slopes"] = of_slopes.astype(float32).reshape(shapes["slopes"])
+        return results
+
+    def _over_group(self, nest: Nest, like: Array, a: Array, b: Array) -> Array:
+        """aᵀ·b, summed over the query heads that share a key head."""
+        result = memory.empty_like(like)
+        shared = self.size[2] > 1
+        if shared:
+            result[...] = 0
+        nest.product(a.swapaxes(-1, -2), b, result[:, :, None], add=shared)
+        return result
+
+    def _of_scores(
+        self, of_scores: Array, needs: dict[str, bool], shapes: dict[str, tuple[int, ...]]
+    ) -> dict[str, Array]:
+        """What needs the gradient of all scores at once."""
+        results = {}
+        if needs.get("mask"):
+            batch, keys, group, rows, columns = self.size
+            shape = (1,) * (4 - len(shapes["mask"])) + shapes["mask"]
+            of_mask = sum_to_shape(of_scores.reshape(batch, keys * group, rows, columns), shape)
+            results["mask"] = of_mask.reshape(shapes["mask"])
+        if self.bias is not None and any(map(needs.get, ("distance", "slopes", "rates"))):
+            grads = DistanceGrads(self.bias, needs, self.size[:3], 1)
+            grads.add(Block.of_all(self.size), 0, self.parts, of_scores)
+            results |= grads.finish(shapes)
+        return results
+
+
+def _rows_together(x: Array) -> Array:
+    """An array whose rows are contiguous and a distance apart, itself where it is so."""
+    fits = x.strides[-1] == x.itemsize and 0 not in x.strides
+    return x if fits or not x.size else np.ascontiguousarray(x)
+
+
+def _turned(x: Array) -> Array:
+    return np.ascontiguousarray(x.swapaxes(-1, -2))
+
+
+def _on_heads(part: Part, of_part: Array | None, size: tuple[int, ...]) -> Array | None:
+    """What a part has for its heads, on all of them."""
+    if of_part is None or part.place == (slice(None),) * 3:
+        return of_part
+    whole = np.zeros(size, of_part.dtype)
+    whole[part.place] = of_part
+    return whole
+
+
+def _phi(parts: Sequence[Part], size: tuple[int, ...]) -> Array | None:
+    """Phi for all heads, its rows contiguous."""
+    if not parts:
+        return None
+    if len(parts) == 1:
+        phi = parts[0].phi
+        return phi if phi.strides[-1] == phi.itemsize else np.ascontiguousarray(phi)
+    whole = np.empty(size, parts[0].phi.dtype)
+    for part in parts:
+        whole[part.place] = part.phi
+    return whole
