@@ -30,7 +30,9 @@ def test_products_of_strided_matrices(lead, m, k, n, threads):
 
 
 @kernel
-def _shares(out: Matrix, x: Matrix, bias: Matrix, slope: Column, total: Column, unit: Scalar) -> None:
+def _shares(
+    out: Matrix, x: Matrix, bias: Matrix, slope: Column, total: Column, unit: Scalar
+) -> None:
     shares = out.keep(exponential((x.load() - slope.load() * bias.load()) * unit.load()))
     total.store(shares.sum())
 

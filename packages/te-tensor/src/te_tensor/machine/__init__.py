@@ -10,6 +10,9 @@ from .batch import (
 from .chain import (
     Chain as Chain,
 )
+from .compiler import (
+    LANES as LANES,
+)
 from .formula import (
     Column as Column,
 )

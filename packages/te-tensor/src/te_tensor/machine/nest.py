@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
 from typing import Any
 
@@ -120,7 +120,7 @@ class Nest:
                 part.moving(stack)
             record = kernel.record(rows, columns, places, scalars)
             part.call(kernel.address)
-            part.words += np.frombuffer(record + bytes(-len(record) % _WORD), np.int64).tolist()
+            part.words += _as_words(record)
 
         self._calls.append(place)
 
@@ -201,14 +201,21 @@ class _Part:
 
     def moving(self, stack: Array) -> None:
         """A word that says where the stack's matrix is."""
-        lead = stack.shape[:-2]
-        steps = [0 if n == 1 else s for n, s in zip(lead, stack.strides, strict=False)]
-        steps = [0] * (_AXES - len(steps)) + steps
-        # At the end of an axis, the address goes back to its beginning.
-        back = [0, *(n * s for n, s in zip(self._lead[:0:-1], steps[:0:-1], strict=True))]
-        moves = [s - b for s, b in zip(reversed(steps), back, strict=True)]
+        step, moves = _moves(stack.shape[:-2], stack.strides[:-2], self._lead)
         self._moves += (self.here(), *moves)
-        self.words.append(memory.address(stack) + self._first * steps[0])
+        self.words.append(memory.address(stack) + self._first * step)
+
+
+@lru_cache
+def _moves(
+    shape: tuple[int, ...], strides: tuple[int, ...], lead: tuple[int, ...]
+) -> tuple[int, tuple[int, ...]]:
+    """How far addresses are apart on the first axis; and how far they move, last axis first."""
+    steps = [0 if n == 1 else s for n, s in zip(shape, strides, strict=True)]
+    steps = [0] * (_AXES - len(steps)) + steps
+    # At the end of an axis, the address goes back to its beginning.
+    back = [0, *(n * s for n, s in zip(lead[:0:-1], steps[:0:-1], strict=True))]
+    return steps[0], tuple(s - b for s, b in zip(reversed(steps), back, strict=True))
 
 
 @cache
@@ -216,3 +223,8 @@ def _function(held: bool) -> Any:
     """The code, as a function that keeps the GIL or doesn't."""
     kind = ctypes.PYFUNCTYPE if held else ctypes.CFUNCTYPE
     return kind(None, ctypes.c_char_p)(_code().address)
+
+
+def _as_words(record: bytes) -> tuple[int, ...]:
+    words = -(-len(record) // _WORD)
+    return struct.unpack(f"={words}q", record.ljust(words * _WORD, b"\0"))

@@ -11,6 +11,7 @@ import numpy as np
 from .. import memory, parallel
 from ..autograd import sum_to_shape
 from ..dtypes import Array
+from ..machine import LANES
 from ._blocks import Block, cut, grouped
 
 
@@ -122,6 +123,7 @@ class Prepared:
         self.distance = distance
         self._guard = threading.Lock()
         self._held: dict[DistanceFunction, tuple[Array, Array | None]] = {}
+        self._whole: dict[DistanceFunction, Array] = {}
 
     @property
     def holds(self) -> bool:
@@ -140,6 +142,28 @@ class Prepared:
                 )
                 self._held[function] = _reachable(held, phi, function)
             return self._held[function]
+
+    def whole_vectors(self, function: DistanceFunction) -> Array:
+        """The same with `whole_vectors`, made once too."""
+        phi, _ = self.phi(function)
+        with self._guard:
+            if function not in self._whole:
+                self._whole[function] = whole_vectors(phi)
+            return self._whole[function]
+
+
+def whole_vectors(rows: Array, fill: float = 0.0) -> Array:
+    """Rows that end with a whole vector of a kernel, `fill` behind their own elements.
+
+    What a kernel writes in part of a vector, it has to wait for when it reads it soon after.
+    """
+    columns = rows.shape[-1]
+    if columns % LANES == 0 and rows.strides[-1] == rows.itemsize:
+        return rows
+    whole = memory.empty((*rows.shape[:-1], columns + -columns % LANES), rows.dtype)
+    whole[..., :columns] = rows
+    whole[..., columns:] = fill
+    return whole
 
 
 def _reachable(
@@ -199,6 +223,7 @@ class DistanceBias:
         functions: Sequence[DistanceFunction],
         key_heads: int,
     ) -> None:
+        self._prepared = prepared
         self.slopes = slopes.reshape(key_heads, -1, 1, 1)
         self.rates = None if rates is None else rates.reshape(key_heads, -1, 1, 1)
         self.functions = functions
@@ -215,6 +240,17 @@ class DistanceBias:
             self.distance = (
                 distance[None, None, None] if distance.ndim == 2 else distance[:, None, None]
             )
+
+    def whole_vectors(self, parts: Sequence[Part], size: tuple[int, ...]) -> Array:
+        """Phi for all heads of the whole problem, its rows whole vectors."""
+        if self.held and not self.per_head:
+            return self._prepared.whole_vectors(self.functions[0])
+        if len(parts) == 1:
+            return whole_vectors(parts[0].phi)
+        phi = np.empty(size, self.slopes.dtype)
+        for part in parts:
+            phi[part.place] = part.phi
+        return whole_vectors(phi)
 
     def parts(self, block: Block) -> list[Part]:
         """The block's heads, together where they share a function."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import inf
 
 import numpy as np
@@ -24,7 +23,7 @@ from ..machine import (
     where_greater,
 )
 from ._blocks import Block, grouped
-from ._distance import DistanceBias, DistanceGrads, Part
+from ._distance import DistanceBias, DistanceGrads, Part, whole_vectors
 
 #: Columns and features up to which a head's matrices stay in the first-level cache.
 _MOST_COLUMNS, _MOST_FEATURES = 256, 128
@@ -116,15 +115,16 @@ class Nested:
         self.k, self.v = k[:, :, None], v[:, :, None]
         self.size = (*self.q.shape[:4], k.shape[2])
         self.parts = [] if bias is None else bias.parts(Block.of_all(self.size))
-        self.phi = _phi(self.parts, self.size)
-        penalty = self._penalty(mask, causal_from)
-        self.weights = memory.empty(self.size, q.dtype)
+        self.phi = None if bias is None else bias.whole_vectors(self.parts, self.size)
+        penalty = whole_vectors(self._penalty(mask, causal_from), fill=inf)
+        keys = whole_vectors(self.k.swapaxes(-1, -2))
+        #: Shares that sum to 1 in a row, 0 behind the last column.
+        self.weights = memory.empty((*self.size[:4], keys.shape[-1]), q.dtype)
         self.forward = nest = Nest(*self.size[:3])
-        nest.product(self.q, _turned(self.k), self.weights)
-        if self.phi is None:
+        nest.product(self.q, keys, self.weights)
+        if bias is None:
             nest.kernel(_weights, self.weights, penalty, scale)
         else:
-            assert bias is not None
             slopes = -bias.slopes[None]
             nest.kernel(_biased_weights, self.weights, penalty, self.phi, slopes, scale)
 
@@ -132,7 +132,7 @@ class Nested:
         return grouped(x, self.key_heads)
 
     def _penalty(self, mask: Array | None, causal_from: int | None) -> Array:
-        """What is subtracted from scores, on five axes of which the last one is whole."""
+        """What is subtracted from scores, on five axes of which the last one is T long."""
         rows, columns = self.size[3:]
         penalty = np.zeros((1, 1, 1, 1, columns), float32)
         hidden = [_on_heads(part, part.hidden, self.size) for part in self.parts]
@@ -152,7 +152,7 @@ class Nested:
 
     def mix(self, out: Array) -> None:
         """Write the weighted means of v, shape (B, H, S, e)."""
-        self.forward.product(self.weights, self.v, self._group(out))
+        self.forward.product(self.weights[..., : self.size[4]], self.v, self._group(out))
         self.forward.run()
         del self.forward
 
@@ -168,24 +168,27 @@ class Nested:
             shapes: those of the mask and of what the bias is made of.
         """
         batch, _, _, rows, columns = self.size
+        values = whole_vectors(self.v.swapaxes(-1, -2))
         grad = self._group(_rows_together(grad))
         whole = any(map(needs.get, ("mask", "distance", "rates")))
-        of_scores = memory.empty(self.size if whole else (batch, 1, 1, rows, columns), float32)
+        lead = self.size[:3] if whole else (batch, 1, 1)
+        of_vectors = memory.empty((*lead, rows, values.shape[-1]), float32)
+        of_scores = of_vectors[..., :columns]
         factor = 1.0 if whole else self.scale
         of_bias = np.empty((*self.size[:4], 1), float32)
         nest = Nest(*self.size[:3])
-        nest.product(grad, _turned(self.v), of_scores)
+        nest.product(grad, values, of_vectors)
         if self.phi is None or not needs["slopes"]:
-            nest.kernel(_gradient, of_scores, self.weights, factor)
+            nest.kernel(_gradient, of_vectors, self.weights, factor)
         else:
-            nest.kernel(_biased_gradient, of_scores, self.weights, self.phi, of_bias, factor)
+            nest.kernel(_biased_gradient, of_vectors, self.weights, self.phi, of_bias, factor)
         results = {}
         if needs["q"]:
             results["q"] = memory.empty_like(self.given[0])
             nest.product(of_scores, self.k, self._group(results["q"]))
         for name, given, a, b in (
             ("k", self.given[1], of_scores, self.q),
-            ("v", self.given[2], self.weights, grad),
+            ("v", self.given[2], self.weights[..., :columns], grad),
         ):
             if needs[name]:
                 results[name] = self._over_group(nest, given, a, b)
@@ -231,27 +234,10 @@ def _rows_together(x: Array) -> Array:
     return x if fits or not x.size else np.ascontiguousarray(x)
 
 
-def _turned(x: Array) -> Array:
-    return np.ascontiguousarray(x.swapaxes(-1, -2))
-
-
 def _on_heads(part: Part, of_part: Array | None, size: tuple[int, ...]) -> Array | None:
     """What a part has for its heads, on all of them."""
     if of_part is None or part.place == (slice(None),) * 3:
         return of_part
     whole = np.zeros(size, of_part.dtype)
     whole[part.place] = of_part
-    return whole
-
-
-def _phi(parts: Sequence[Part], size: tuple[int, ...]) -> Array | None:
-    """Phi for all heads, its rows contiguous."""
-    if not parts:
-        return None
-    if len(parts) == 1:
-        phi = parts[0].phi
-        return phi if phi.strides[-1] == phi.itemsize else np.ascontiguousarray(phi)
-    whole = np.empty(size, parts[0].phi.dtype)
-    for part in parts:
-        whole[part.place] = part.phi
     return whole
