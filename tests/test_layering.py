@@ -32,7 +32,7 @@ FLOORS: dict[str, list[str]] = {
         "machine/compiler",
         "machine/kernel machine/passes",
         "machine/product",
-        "machine/chain",
+        "machine/chain machine/nest",
         "machine/batch",
         "machine/__init__",
         "storage hooks",

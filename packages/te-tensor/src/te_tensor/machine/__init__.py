@@ -79,6 +79,9 @@ from .kernel import (
 from .kernel import (
     set_kernels as set_kernels,
 )
+from .nest import (
+    Nest as Nest,
+)
 from .passes import (
     Passes as Passes,
 )
