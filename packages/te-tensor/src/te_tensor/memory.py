@@ -168,9 +168,14 @@ def empty_like(array: Array, shape: tuple[int, ...] | None = None) -> Array:
     shape = array.shape if shape is None else shape
     if array.flags.c_contiguous:
         return empty(shape, array.dtype)
-    order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    order = order_of(array)
     packed = empty(tuple(shape[axis] for axis in order), array.dtype)
     return packed.transpose([order.index(axis) for axis in range(array.ndim)])
+
+
+def order_of(array: Array) -> list[int]:
+    """Its axes in the order in which they lie in memory, the one with the longest steps first."""
+    return sorted(range(array.ndim), key=array.strides.__getitem__, reverse=True)
 
 
 _scratch = threading.local()

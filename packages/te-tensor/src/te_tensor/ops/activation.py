@@ -7,6 +7,7 @@ import numpy as np
 from .. import memory, parallel
 from ..checks import check_number
 from ..dtypes import Array, bool_
+from ..machine import Kernel, Matrix, Scalar, kernel, maximum, runs, where_greater
 from ..operation import Gradients, Operation, Sample
 from ._kernels import limited, masked, number, select
 
@@ -27,6 +28,47 @@ def _tanh_slope(out: Array, grad: Array, result: Array) -> None:
     np.multiply(out, grad, out)
 
 
+def _by_kernel(function: Kernel, like: Array, *inputs: Array | float) -> Array | None:
+    """What a kernel makes of arrays that lie alike in memory; None where it can't run.
+
+    Args:
+        function: the kernel; it writes to its first operand.
+        like: an input, and the example for the result.
+        inputs: the others, scalars last.
+    """
+    order = None if like.flags.c_contiguous else memory.order_of(like)
+    views = [like, *(a for a in inputs if isinstance(a, np.ndarray))]
+    if order:
+        views = [a.transpose(order) for a in views]
+    if not runs(*views):
+        return None
+    out = memory.empty(views[0].shape, like.dtype)
+    function.flat(out, *views, *inputs[len(views) - 1 :])
+    return out.transpose([order.index(axis) for axis in range(like.ndim)]) if order else out
+
+
+@kernel
+def _positive(out: Matrix, x: Matrix) -> None:
+    out.store(maximum(0.0, x.load()))
+
+
+@kernel
+def _where_positive(out: Matrix, x: Matrix, grad: Matrix) -> None:
+    out.store(where_greater(x.load(), 0.0, grad.load(), 0.0))
+
+
+@kernel
+def _bent_kernel(out: Matrix, x: Matrix, alpha: Scalar) -> None:
+    elements = x.load()
+    out.store(where_greater(elements, 0.0, elements, elements * alpha.load()))
+
+
+@kernel
+def _slopes_kernel(out: Matrix, x: Matrix, grad: Matrix, alpha: Scalar) -> None:
+    upstream = grad.load()
+    out.store(where_greater(x.load(), 0.0, upstream, upstream * alpha.load()))
+
+
 class ReLU(Operation):
     """max(x, 0), with gradient 0 at 0."""
 
@@ -34,13 +76,18 @@ class ReLU(Operation):
 
     def forward(self, x: Array) -> Array:
         """The positive part; NaN stays NaN."""
-        result = limited(x, low=0)
+        result = _by_kernel(_positive, x)
+        if result is None:
+            result = limited(x, low=0)
         self.save(result)
         return result
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient where the result is positive."""
         (result,) = self.saved
+        made = _by_kernel(_where_positive, result, grad)
+        if made is not None:
+            return (made,)
         return (
             masked(parallel.ufunc(np.greater, result, number(0, result.dtype), dtype=bool_), grad),
         )
@@ -61,12 +108,14 @@ class LeakyReLU(Operation):
     def forward(self, x: Array) -> Array:
         """The activation."""
         self.save(x)
-        return _bent(x, np.asarray(self.alpha, x.dtype))
+        result = _by_kernel(_bent_kernel, x, self.alpha)
+        return _bent(x, np.asarray(self.alpha, x.dtype)) if result is None else result
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient where x is positive, alpha times it elsewhere."""
         (x,) = self.saved
-        return (_slopes(grad, x, np.asarray(self.alpha, x.dtype)),)
+        made = _by_kernel(_slopes_kernel, x, grad, self.alpha)
+        return (_slopes(grad, x, np.asarray(self.alpha, x.dtype)) if made is None else made,)
 
 
 def _bent(x: Array, alpha: Array) -> Array:
