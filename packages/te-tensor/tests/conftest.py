@@ -20,7 +20,7 @@ CUT = {
     "blas._PARALLEL_FROM": 1 << 20,
     "blas._SHARED_FROM": 1 << 16,
     "blas._SHARED_VECTOR_FROM": 1 << 14,
-    "ops.convolution._PARALLEL_FROM": 1 << 18,
+    "ops._units._PARALLEL_FROM": 1 << 18,
     "ops._columns._BLOCK": 1 << 16,
     "ops._in_blocks._PARALLEL_FROM": 1 << 16,
     "ops._in_blocks._BLOCK": 1 << 17,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import te_tensor as te
-from te_tensor.ops import _columns, convolution
+from te_tensor.ops import _columns, _units, convolution
 
 torch.set_num_threads(1)
 
@@ -78,7 +78,7 @@ def test_convolution(drawn):
     ours, theirs = CONVOLUTIONS[axes]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolution, "_is_small", lambda *_: in_lanes)
-        patch.setattr(convolution, "_PARALLEL_FROM", 1)
+        patch.setattr(_units, "_PARALLEL_FROM", 1)
         patch.setattr(_columns, "_THIN", 1 << 30 if thin else 0)
         patch.setattr(_columns, "_BLOCK", block)
         patch.setattr(convolution, "_FEW_COLUMNS", 1 << 30 if thin else 0)

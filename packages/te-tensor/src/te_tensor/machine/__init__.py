@@ -1,7 +1,8 @@
 """Kernels: formulas that run as machine code, in one pass, where processor and system allow it.
 
 `assembler.py` knows instructions, `formula.py` arithmetic, `compiler.py` loops and registers, and
-`kernel.py` how code gets into memory and is called.
+`kernel.py` how code gets into memory and is called. `correlation.py` has the products of
+convolutions, which no formula says.
 """
 
 from .batch import (
@@ -12,6 +13,18 @@ from .chain import (
 )
 from .compiler import (
     LANES as LANES,
+)
+from .correlation import (
+    OUTPUTS as OUTPUTS,
+)
+from .correlation import (
+    correlate as correlate,
+)
+from .correlation import (
+    correlate_places as correlate_places,
+)
+from .correlation import (
+    runs_correlations as runs_correlations,
 )
 from .formula import (
     Column as Column,

@@ -68,7 +68,7 @@ _EFFECTS = {"store", "store_row", *_REDUCING}
 #: Bytes of instructions: a > b and neither NaN; to the nearest whole number, ties to even.
 _GREATER, _NEAREST = 0x1E, 0x08
 #: Exchanges of lanes, 8, 4, 2 and 1 apart.
-_TURNS = (("vshuff32x4", 0x4E), ("vshuff32x4", 0xB1), ("vpermilps", 0x4E), ("vpermilps", 0xB1))
+TURNS = (("vshuff32x4", 0x4E), ("vshuff32x4", 0xB1), ("vpermilps", 0x4E), ("vpermilps", 0xB1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +372,7 @@ class _Compiler:
     def _finish(self, value: Value) -> None:
         """The lanes' sum in all lanes: halves, quarters, pairs and neighbours."""
         total, turned = self.register[value], self._take()
-        for name, order in _TURNS:
+        for name, order in TURNS:
             sources = (total, total) if name == "vshuff32x4" else (total,)
             self.code.vector(name, turned, *sources, immediate=order)
             self.code.vector(_REDUCING[value.name], total, total, turned)

@@ -10,8 +10,8 @@ in the result: the innermost loops are long, and calls are few.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import ceil, prod
+from math import prod
+from typing import TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from ..blas import gemm, gemm_batch
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
 from ._columns import Block, Columns, columns_of
+from ._direct import DirectBlock, direct, straight_weights, turned_weights
+from ._units import run_all, run_and_keep, tasks_of, threads_for
 from ._windows import Window, as_images, check_images, new_images, to_lanes
 
 #: An image is small, and the batch goes into lanes, up to so many multiply-adds and elements:
@@ -27,8 +29,10 @@ from ._windows import Window, as_images, check_images, new_images, to_lanes
 _SMALL_WORK, _SMALL_IMAGE = 1 << 21, 1 << 15
 #: Elements under all places of the kernel up to which one product is quicker than a few.
 _FEW_COLUMNS = 1 << 18
-#: Multiply-adds from which the work is spread over threads.
-_PARALLEL_FROM = 1 << 22
+
+
+#: What forward made of the images, for backward: columns, or what is read directly.
+_Made: TypeAlias = tuple[Block | DirectBlock, Array]
 
 
 class Convolution(Operation):
@@ -167,36 +171,32 @@ def _correlate(
     windows: tuple[Window, Window],
     groups: int,
     bias: Array | None = None,
-) -> Array | None:
+) -> _Made | None:
     """Fill out (U, O, H', W', L) with the correlation of units (U, C, H, W, L).
 
     Returns:
-        The columns that were made of the units, if they are a single block.
+        What was made of the units, if they are a single block.
     """
+    plan = direct(units, len(kernels), windows, groups)
+    if plan:
+        return plan.correlate(units, straight_weights(kernels, groups), bias, out)
+    work = out.size * kernels[0].size
     layout = _layout(units, windows, groups)
     weights = layout.weights(kernels)
-    work = out.size * kernels[0].size
-    tasks = _tasks(layout, len(units), work)
+    tasks = tasks_of(layout, len(units), work)
     # Filled with zeros too: adding to what is in cache is quicker than writing what isn't.
     start: Array | float = 0.0 if bias is None else bias.reshape(groups, -1, 1)
 
-    def compute(index: int) -> Array:
+    def compute(index: int) -> _Made:
         unit, block = tasks[index]
         target = block.of_output(out[unit])
         columns = block.gather(units[unit])
         target[...] = start
         for weight, matrix in zip(weights, block.matrices(columns), strict=True):
             _add_product(weight, matrix, target)
-        return columns
+        return block, columns
 
-    if len(tasks) == 1:
-        return compute(0)
-
-    def run(index: int) -> None:
-        compute(index)
-
-    _run(run, len(tasks), work)
-    return None
+    return run_and_keep(compute, len(tasks), work)
 
 
 def _of_input(
@@ -204,9 +204,14 @@ def _of_input(
 ) -> None:
     """Fill out (U, C, H, W, L) with the gradient of the input."""
     if all(window.stride == 1 for window in windows):
+        back = windows[0].back, windows[1].back
+        plan = direct(grads, out.shape[1], back, groups)
+        if plan:
+            plan.correlate(grads, turned_weights(kernels, groups), None, out)
+            return
         turned = kernels.reshape(groups, -1, *kernels.shape[1:])[..., ::-1, ::-1]
         turned = turned.swapaxes(1, 2).reshape(out.shape[1], -1, *kernels.shape[2:])
-        _correlate(grads, turned, out, (windows[0].back, windows[1].back), groups)
+        _correlate(grads, turned, out, back, groups)
         return
     layout = _layout(out, windows, groups)
     weights = [weight.swapaxes(1, 2) for weight in layout.weights(kernels)]
@@ -223,7 +228,7 @@ def _of_input(
                 _add_product(weight, places, matrix)
             block.scatter(columns, out[unit])
 
-    _run(run, len(out), grads.size * kernels[0].size)
+    run_all(run, len(out), grads.size * kernels[0].size)
 
 
 def _of_weight(
@@ -232,16 +237,22 @@ def _of_weight(
     out: Array,
     windows: tuple[Window, Window],
     groups: int,
-    made: Array | None,
+    made: _Made | None,
 ) -> None:
     """Fill out (O, C/groups, kh, kw) with the gradient of the weight, summed in a fixed order.
 
     `made` is what `_correlate` returned for these units.
     """
-    layout = _layout(units, windows, groups)
+    plan = direct(units, len(out), windows, groups)
+    if plan and plan.suits_places:
+        ready = made[1] if made and isinstance(made[0], DirectBlock) else None
+        plan.correlate_places(units, grads, out, ready)
+        return
+    ready = made[1] if made and isinstance(made[0], Block) else None
     work = grads.size * out[0].size
-    tasks = _tasks(layout, len(units), work)
-    shares = parallel.split(len(tasks), parallel.get_num_threads() if work >= _PARALLEL_FROM else 1)
+    layout = _layout(units, windows, groups)
+    tasks = tasks_of(layout, len(units), work)
+    shares = parallel.split(len(tasks), threads_for(work))
     # As (inner, O/groups): OpenBLAS is quicker when the longer axis comes first.
     shape = (groups, out[0, :, : layout.copies].size, len(out) // groups)
     sums = [[np.zeros(shape, grads.dtype) for _ in layout.products] for _ in shares]
@@ -249,11 +260,11 @@ def _of_weight(
     def run(index: int) -> None:
         for unit, block in tasks[shares[index]]:
             grad = block.of_output(np.ascontiguousarray(grads[unit])).swapaxes(1, 2)
-            columns = block.gather(units[unit]) if made is None else made
+            columns = block.gather(units[unit]) if ready is None else ready
             for total, matrix in zip(sums[index], block.matrices(columns), strict=True):
                 _add_product(matrix, grad, total)
 
-    _run(run, len(shares), work)
+    run_all(run, len(shares), work)
     for share in sums[1:]:
         for total, part in zip(sums[0], share, strict=True):
             total += part
@@ -271,15 +282,8 @@ def _of_bias(grads: Array) -> Array:
     def run(unit: int) -> None:
         gemm(grads[unit].reshape(outputs, -1), ones, sums[unit])
 
-    _run(run, units, grads.size)
+    run_all(run, units, grads.size)
     return np.asarray(sums.sum(axis=(0, 2)))
-
-
-def _tasks(layout: Columns, units: int, work: int) -> list[tuple[int, Block]]:
-    """Units and blocks of them that can be done side by side."""
-    threads = parallel.get_num_threads() if work >= _PARALLEL_FROM else 1
-    blocks = layout.blocks(ceil(threads / max(units, 1)))
-    return [(unit, block) for unit in range(units) for block in blocks]
 
 
 def _add_product(a: Array, b: Array, out: Array) -> None:
@@ -288,12 +292,3 @@ def _add_product(a: Array, b: Array, out: Array) -> None:
         gemm(a[0], b[0], out[0], beta=1.0)
     else:
         gemm_batch(a, b, out, beta=1.0)
-
-
-def _run(function: Callable[[int], None], count: int, work: int) -> None:
-    """function(0) … function(count-1), in the engine's threads where the work is worth it."""
-    if work >= _PARALLEL_FROM:
-        parallel.parallel_for(function, count)
-    else:
-        for index in range(count):
-            function(index)

@@ -1,0 +1,359 @@
+"""Products with what a convolution's kernel sees, read where it lies: no columns are copied.
+
+The images of a batch lie innermost, so that the places of a row of the output are contiguous
+elements of a row of the images, for each element of the kernel at an offset of its own. Both
+products keep 24 sums in registers, as matrix products do, and take vectors from the images at an
+address and these offsets. They are AVX-512 code, written for no formula.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, lru_cache
+from itertools import product
+from math import ceil
+
+from .. import memory
+from ..dtypes import Array
+from ..executable import Code
+from .assembler import (
+    CALLEE_SAVED,
+    R8,
+    R9,
+    R10,
+    R11,
+    R12,
+    R13,
+    R14,
+    R15,
+    RAX,
+    RBP,
+    RBX,
+    RCX,
+    RDI,
+    RDX,
+    RSI,
+    RSP,
+    Assembler,
+    Memory,
+)
+from .compiler import LANES, TURNS, VECTOR
+from .kernel import kernel_info, runs
+
+#: Sums of `correlate`: outputs, and vectors of places. Of `correlate_places`: outputs, and
+#: elements of the kernel.
+OUTPUTS, _VECTORS = 6, 4
+_GRADS, _ELEMENTS = 4, 6
+_MASK = 1
+_ITEM, _OFFSET = 4, 8
+
+
+class _Record:
+    """Numbers that code reads by name, 8 bytes each, and variables below the stack pointer.
+
+    A function that calls no other may use 128 bytes there (System V ABI).
+    """
+
+    def __init__(self, *names: str, variables: tuple[str, ...] = ()) -> None:
+        self._places = {name: Memory(RDI, offset=8 * i) for i, name in enumerate(names)}
+        self._places |= {name: Memory(RSP, offset=-8 * i - 8) for i, name in enumerate(variables)}
+        self.pack: Callable[..., bytes] = struct.Struct(f"={len(names)}q").pack
+
+    def __getitem__(self, name: str) -> Memory:
+        return self._places[name]
+
+
+class _Writer(Assembler):
+    """Code with loops."""
+
+    @contextmanager
+    def times(self, counter: int, count: Memory) -> Iterator[None]:
+        """What is written inside runs so many times, perhaps not at all."""
+        self.load(counter, count)
+        self.add_number(counter, 0)
+        none = self.jump("zero")
+        loop = self.here()
+        yield
+        self.add_number(counter, -1)
+        self.jump("not zero", loop)
+        self.land(none)
+
+
+def _function(write: Callable[[_Writer], None]) -> Code:
+    """Machine code as a function of a record."""
+    code = _Writer()
+    for register in CALLEE_SAVED:
+        code.push(register)
+    write(code)
+    for register in reversed(CALLEE_SAVED):
+        code.pop(register)
+    code.leave_vectors()
+    code.give_back()
+    return Code(code.finish())
+
+
+#: Calls `function(record)` without the GIL.
+_call = cache(ctypes.CFUNCTYPE(None, ctypes.c_char_p))
+
+
+def runs_correlations(*arrays: Array) -> bool:
+    """Whether the products can be called with these arrays, on this machine."""
+    return runs(*arrays) and kernel_info()["kernels"] == "avx512"
+
+
+# -- the correlation -------------------------------------------------------------------------
+
+_FORWARD = _Record(
+    *(
+        "image",
+        "image_row",
+        "offsets",
+        "offsets_end",
+        "weights",
+        "weights_block",
+        "weight_step",
+        "bias",
+    ),
+    *("out", "out_step", "out_row", "out_block", "rows", "blocks", "whole", "mask", "advance"),
+)
+
+
+@lru_cache(OUTPUTS * _VECTORS)
+def _correlation(outputs: int, vectors: int) -> Code:
+    """Code for so many outputs beyond whole blocks, and vectors in a row's last block.
+
+    For each row, each block of its vectors, each block of outputs: sums over the kernel's elements.
+    """
+    image, out, offset = RAX, RDX, RSI
+    weights, target, bias, weight, distance = R8, R9, R10, R11, RCX
+    end, block, blocks, row = R12, R13, R14, R15
+    record = _FORWARD
+
+    def sums(code: _Writer, outputs: int, vectors: int, mask: int) -> None:
+        held, of_image = [range(i, 24, OUTPUTS) for i in range(outputs)], range(24, 28)
+        for i, j in product(range(outputs), range(vectors)):
+            code.vector("vbroadcastss", held[i][j], Memory(bias, offset=_ITEM * i))
+        code.load(offset, record["offsets"])
+        code.move(weight, weights)
+        loop = code.here()
+        code.load(distance, Memory(offset))
+        for j in range(vectors):
+            last = mask if j == vectors - 1 else 0
+            place = Memory(image, distance, VECTOR * j)
+            code.vector("vmovups", of_image[j], place, mask=last, zero=bool(last))
+        for i in range(outputs):
+            factor = 28 + i % 4
+            code.vector("vbroadcastss", factor, Memory(weight, offset=_ITEM * i))
+            for j in range(vectors):
+                code.vector("vfmadd231ps", held[i][j], factor, of_image[j])
+        code.add(weight, record["weight_step"])
+        code.add_number(offset, _OFFSET)
+        code.compare(offset, end)
+        code.jump("below", loop)
+        code.move(distance, target)
+        for i in range(outputs):
+            for j in range(vectors):
+                last = mask if j == vectors - 1 else 0
+                code.store(Memory(distance, offset=VECTOR * j), held[i][j], last)
+            code.add(distance, record["out_step"])
+
+    def all_outputs(code: _Writer, vectors: int, mask: int) -> None:
+        code.load(weights, record["weights"])
+        code.load(bias, record["bias"])
+        code.move(target, out)
+        with code.times(block, record["whole"]):
+            sums(code, OUTPUTS, vectors, mask)
+            code.add(weights, record["weights_block"])
+            code.add_number(bias, _ITEM * OUTPUTS)
+            code.add(target, record["out_block"])
+        if outputs:
+            sums(code, outputs, vectors, mask)
+
+    def write(code: _Writer) -> None:
+        code.load_mask(_MASK, record["mask"])
+        code.load(image, record["image"])
+        code.load(out, record["out"])
+        code.load(end, record["offsets_end"])
+        with code.times(row, record["rows"]):
+            with code.times(blocks, record["blocks"]):
+                all_outputs(code, _VECTORS, 0)
+                code.add(image, record["advance"])
+                code.add(out, record["advance"])
+            all_outputs(code, vectors, _MASK)
+            code.add(image, record["image_row"])
+            code.add(out, record["out_row"])
+
+    return _function(write)
+
+
+def correlate(image: Array, offsets: Array, weights: Array, bias: Array, out: Array) -> None:
+    """out[o, y, x] = bias[o] + Σ weights[o // 6, k, o % 6] · image[0, y, x + offsets[k]].
+
+    Args:
+        image: shape (C, H, …), rows of which each is contiguous.
+        offsets: of the K elements of the kernel, in bytes, int64.
+        weights: shape (⌈O / 6⌉, K, 6), of which each six are contiguous: `OUTPUTS` is 6.
+        bias: shape (O,), contiguous.
+        out: shape (O, rows, elements), contiguous rows.
+    """
+    outputs, rows, columns = out.shape
+    vectors = ceil(columns / LANES)
+    blocks, last = divmod(vectors - 1, _VECTORS)
+    whole, rest = divmod(outputs, OUTPUTS)
+    done = blocks * _VECTORS * VECTOR
+    table = memory.address(offsets)
+    record = _FORWARD.pack(
+        *(memory.address(image), image.strides[1] - done, table, table + offsets.nbytes),
+        *(memory.address(weights), *weights.strides[:2], memory.address(bias)),
+        *(memory.address(out), out.strides[0], out.strides[1] - done),
+        *(out.strides[0] * OUTPUTS, rows, blocks, whole),
+        *(_mask(columns), _VECTORS * VECTOR),
+    )
+    _call(_correlation(rest, last + 1).address)(record)
+
+
+# -- sums over places ------------------------------------------------------------------------
+
+_BACKWARD = _Record(
+    *("image", "image_row", "offsets", "grad", "grad_step", "grad_row", "grad_block"),
+    *("out", "out_step", "out_block", "rows", "vectors", "mask", "outputs", "elements"),
+    variables=("output", "element", "grads", "target", "line"),
+)
+
+
+@lru_cache(_GRADS * _ELEMENTS)
+def _places(outputs: int, elements: int) -> Code:
+    """Code for so many outputs, and so many elements of the kernel, beyond whole blocks.
+
+    For each block of outputs, each block of elements: sums over all places.
+    """
+    images, grads = (RAX, RSI, RDX, R8, R9, R10), (R11, R12, R13, R14)
+    offset, row, column, number = R15, RBX, RCX, RBP
+    record = _BACKWARD
+
+    def step(code: _Writer, outputs: int, elements: int, mask: int) -> None:
+        for i in range(outputs):
+            place = Memory(grads[i], column)
+            code.vector("vmovups", 24 + i, place, mask=mask, zero=bool(mask))
+        for j in range(elements):
+            place, factor = Memory(images[j], column), 28 + j % 4
+            code.vector("vmovups", factor, place, mask=mask, zero=bool(mask))
+            for i in range(outputs):
+                code.vector("vfmadd231ps", _GRADS * j + i, factor, 24 + i)
+
+    def sums(code: _Writer, outputs: int, elements: int) -> None:
+        for j in range(elements):
+            code.load(images[j], Memory(offset, offset=_OFFSET * j))
+            code.add(images[j], record["image"])
+        code.load(grads[0], record["grads"])
+        for i in range(1, outputs):
+            code.move(grads[i], grads[i - 1])
+            code.add(grads[i], record["grad_step"])
+        for i, j in product(range(outputs), range(elements)):
+            held = _GRADS * j + i
+            code.vector("vxorps", held, held, held)
+        with code.times(row, record["rows"]):
+            code.load(column, record["vectors"])  # counted up to 0 from below
+            code.add_number(column, 0)
+            none = code.jump("zero")
+            loop = code.here()
+            step(code, outputs, elements, 0)
+            code.add_number(column, VECTOR)
+            code.jump("not zero", loop)
+            code.land(none)
+            step(code, outputs, elements, _MASK)
+            for j in range(elements):
+                code.add(images[j], record["image_row"])
+            for i in range(outputs):
+                code.add(grads[i], record["grad_row"])
+        code.load(number, record["target"])
+        for i in range(outputs):
+            for j in range(elements):
+                held, turned = _GRADS * j + i, 24 + j % 4
+                for name, order in TURNS:
+                    sources = (held, held) if name == "vshuff32x4" else (held,)
+                    code.vector(name, turned, *sources, immediate=order)
+                    code.vector("vaddps", held, held, turned)
+                code.store_lowest(Memory(number, offset=_ITEM * j), held)
+            code.add(number, record["out_step"])
+
+    def advance(code: _Writer, variable: str, distance: Memory) -> None:
+        code.load(number, record[variable])
+        code.add(number, distance)
+        code.keep(record[variable], number)
+
+    def repeat(code: _Writer, variable: str, count: str, write: Callable[[], None]) -> None:
+        """As `times`, the counter in memory."""
+        code.load(number, record[count])
+        code.add_number(number, 0)
+        none = code.jump("zero")
+        loop = code.here()
+        code.keep(record[variable], number)
+        write()
+        code.load(number, record[variable])
+        code.add_number(number, -1)
+        code.jump("not zero", loop)
+        code.land(none)
+
+    def all_elements(code: _Writer, outputs: int) -> None:
+        code.load(offset, record["offsets"])
+        code.load(number, record["line"])
+        code.keep(record["target"], number)
+
+        def block() -> None:
+            sums(code, outputs, _ELEMENTS)
+            code.add_number(offset, _OFFSET * _ELEMENTS)
+            code.load(number, record["target"])
+            code.add_number(number, _ITEM * _ELEMENTS)
+            code.keep(record["target"], number)
+
+        repeat(code, "element", "elements", block)
+        if elements:
+            sums(code, outputs, elements)
+
+    def write(code: _Writer) -> None:
+        code.load_mask(_MASK, record["mask"])
+        for variable, start in (("grads", "grad"), ("line", "out")):
+            code.load(number, record[start])
+            code.keep(record[variable], number)
+
+        def block() -> None:
+            all_elements(code, _GRADS)
+            advance(code, "grads", record["grad_block"])
+            advance(code, "line", record["out_block"])
+
+        repeat(code, "output", "outputs", block)
+        if outputs:
+            all_elements(code, outputs)
+
+    return _function(write)
+
+
+def correlate_places(image: Array, offsets: Array, grad: Array, out: Array) -> None:
+    """out[o, k] = Σ grad[o, y, x] · image[0, y, x + offsets[k]], over all places y, x.
+
+    Args:
+        image: shape (C, H, …), rows of which each is contiguous.
+        offsets: of the K elements of the kernel, in bytes, int64.
+        grad: shape (O, rows, elements), contiguous rows.
+        out: shape (O, K), contiguous rows.
+    """
+    outputs, rows, columns = grad.shape
+    ahead = (ceil(columns / LANES) - 1) * VECTOR
+    whole, rest = divmod(outputs, _GRADS)
+    blocks, further = divmod(len(offsets), _ELEMENTS)
+    record = _BACKWARD.pack(
+        *(memory.address(image) + ahead, image.strides[1], memory.address(offsets)),
+        *(memory.address(grad) + ahead, *grad.strides[:2], grad.strides[0] * _GRADS),
+        *(memory.address(out), out.strides[0], out.strides[0] * _GRADS),
+        *(rows, -ahead, _mask(columns), whole, blocks),
+    )
+    _call(_places(rest, further).address)(record)
+
+
+def _mask(columns: int) -> int:
+    """The lanes of a row's last vector, which has one at least."""
+    return (1 << ((columns - 1) % LANES + 1)) - 1

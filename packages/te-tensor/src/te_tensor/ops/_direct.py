@@ -1,0 +1,297 @@
+"""Convolution by products that read images where they lie (see `machine.correlation`).
+
+What columns would hold many times, a copy with zeros around the images holds once; without
+padding there is no copy. The rows of an image lie one behind the other, so that all places of a
+block can be one long row for the products, with some between the rows that aren't wanted: narrow
+images leave vectors less empty that way.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import ceil, prod
+
+import numpy as np
+
+from .. import memory, parallel
+from ..dtypes import Array, int64
+from ..machine import OUTPUTS, correlate, correlate_places, runs_correlations
+from ._units import run_all, run_and_keep, tasks_of, threads_for
+from ._windows import Window
+
+#: Elements of a block's images with zeros around them, or of its output.
+_BLOCK = 1 << 18
+#: Outputs of a group from which products keep the processor busy.
+_OUTPUTS = 2
+#: Elements of a vector.
+_LANES = 16
+#: Elements that shouldn't lie between a channel and the next: with multiples of it, what belongs
+#: to different channels contends for the same places of the cache.
+_UNLUCKY = 128
+#: Weights up to which the order of their rows doesn't matter.
+_FEW_WEIGHTS = 1 << 14
+#: What a row's last vectors cost, in vectors of a whole block: fewer sums wait for each other.
+_LAST = (0.0, 2.0, 2.5, 3.2, 4.0)
+#: How quick products over one long row are, with what isn't wanted left out by a copy.
+_COPIED = 0.95
+#: What the end of a row costs sums over places, in vectors, and how much of them is to be of use.
+_END, _USE = 0.7, 0.7
+
+
+class Direct:
+    """How images (C, H, W, L) are read, with a stride of 1. It is the same for images alike.
+
+    Args:
+        rows: the window along the rows.
+        columns: the window along the columns.
+        channels: of the images.
+        lanes: of the images.
+        groups: of the channels.
+        outputs: of the kernels.
+    """
+
+    def __init__(
+        self,
+        rows: Window,
+        columns: Window,
+        channels: int,
+        lanes: int,
+        groups: int,
+        outputs: int,
+    ) -> None:
+        self.rows, self.columns = rows, columns
+        self.channels, self.lanes, self.groups = channels, lanes, groups
+        #: Elements of a row of the output.
+        self.width = columns.count * lanes
+        self.reach = _reach(columns)
+        longest = max(channels * self.reach, outputs * columns.count) * lanes
+        self._fitting = max(1, _BLOCK // longest)
+        self._blocks: dict[int, list[DirectBlock]] = {}
+        vectors = ceil(self.width / _LANES)
+        blocks, last = divmod(vectors - 1, len(_LAST) - 1)
+        #: How much of the work on rows, one by one, is of use.
+        self.use = self.width / _LANES / (blocks * _LAST[-1] + _LAST[last + 1])
+        # For a kernel of one element a product with the images themselves is quicker.
+        larger = rows.kernel * columns.kernel > 1
+        self.suits_places = larger and self.width / _LANES / (vectors + _END) >= _USE
+
+    def blocks(self, pieces: int) -> list[DirectBlock]:
+        """At least so many blocks of output rows, where there are as many rows."""
+        found = self._blocks.get(pieces)
+        if found is None:
+            count = self.rows.count
+            parts = parallel.split(count, max(pieces, ceil(count / self._fitting)))
+            found = [DirectBlock(self, part) for part in parts]
+            self._blocks[pieces] = found
+        return found
+
+    def correlate(
+        self, units: Array, weights: Array, bias: Array | None, out: Array
+    ) -> tuple[DirectBlock, Array] | None:
+        """Fill out (U, O, H', W', L) with the correlation of units (U, C, H, W, L).
+
+        Args:
+            units: the images.
+            weights: as `straight_weights` makes them.
+            bias: shape (O,).
+            out: the output.
+
+        Returns:
+            What was made of the units, if they are a single block.
+        """
+        work = out.size * weights.shape[2]
+        tasks = tasks_of(self, len(units), work)
+        start = np.zeros(out.shape[1], out.dtype) if bias is None else np.ascontiguousarray(bias)
+
+        def compute(index: int) -> tuple[DirectBlock, Array]:
+            unit, block = tasks[index]
+            made = block.surround(units[unit])
+            block.correlate(made, weights, start, out[unit])
+            return block, made
+
+        return run_and_keep(compute, len(tasks), work)
+
+    def correlate_places(self, units: Array, grads: Array, out: Array, ready: Array | None) -> None:
+        """Fill out (O, C/groups, kh, kw) with the gradient of the kernels, in a fixed order.
+
+        Args:
+            units: the images.
+            grads: the gradient of the output, (U, O, H', W', L).
+            out: the gradient of the kernels, contiguous.
+            ready: what `surround` made of the units, if they are a single block.
+        """
+        work = grads.size * out[0].size
+        tasks = tasks_of(self, len(units), work)
+        shares = parallel.split(len(tasks), threads_for(work))
+        sums = out.reshape(1, len(out), -1)
+        if len(shares) > 1:
+            sums = np.empty((len(shares), *sums.shape[1:]), out.dtype)
+
+        def run(index: int) -> None:
+            target = total = sums[index]
+            for unit, block in tasks[shares[index]]:
+                made = block.surround(units[unit]) if ready is None else ready
+                block.correlate_places(made, np.ascontiguousarray(grads[unit]), target)
+                if target is total:
+                    target = np.empty_like(total)
+                else:
+                    total += target
+
+        if not tasks:
+            sums.fill(0)
+        run_all(run, len(shares), work)
+        if len(shares) > 1:
+            np.add.reduce(sums, axis=0, out=out.reshape(sums.shape[1:]))
+
+
+class DirectBlock:
+    """Some rows of the output.
+
+    Args:
+        layout: of the images.
+        part: the rows.
+    """
+
+    def __init__(self, layout: Direct, part: slice) -> None:
+        self.layout, self.part = layout, part
+        rows, columns, lanes = layout.rows.part(part.start, part.stop), layout.columns, layout.lanes
+        lengths = _reach(rows), layout.reach
+        pairs = [_overlap(w, n) for w, n in zip((rows, columns), lengths, strict=True)]
+        (to_rows, of_rows), (to_columns, of_columns) = pairs
+        every = slice(None)
+        self.to, self.of = (every, to_rows, to_columns), (every, of_rows, of_columns)
+        #: Whether neither zeros are needed nor another distance between channels.
+        plane = rows.length * columns.length * lanes
+        whole = to_rows == slice(0, lengths[0]) and to_columns == slice(0, lengths[1])
+        self.as_they_are = whole and plane % _UNLUCKY != 0
+        self.shape = (layout.channels, *lengths, lanes)
+        #: Elements from one row to the next.
+        self.line = (columns.length if self.as_they_are else lengths[1]) * lanes
+        if not self.as_they_are:
+            plane = lengths[0] * self.line
+            plane += _LANES if plane % _UNLUCKY == 0 else 0
+        self.plane = plane
+        starts = [
+            np.arange(layout.channels // layout.groups)[:, None, None] * plane,
+            np.arange(rows.kernel)[:, None] * (rows.dilation * self.line),
+            np.arange(columns.kernel) * (columns.dilation * lanes),
+        ]
+        #: How far each element of the kernel looks ahead, in bytes of float32.
+        self.offsets = (4 * (starts[0] + starts[1] + starts[2])).astype(int64).reshape(-1)
+        copied = 1.0 if self.line == layout.width else _COPIED
+        self.in_one_row = rows.count == 1 or layout.width / self.line * copied > layout.use
+
+    def surround(self, image: Array) -> Array:
+        """What products read: shape (C, H', W', L)."""
+        if self.as_they_are:
+            return image[self.of]
+        channels, *inner = self.shape
+        planes = memory.empty((channels, self.plane), image.dtype)
+        planes.fill(0)
+        made = planes[:, : prod(inner)].reshape(self.shape)
+        made[self.to] = image[self.of]
+        return made
+
+    def correlate(self, made: Array, weights: Array, bias: Array, out: Array) -> None:
+        """Fill these rows of out (O, H, W, L).
+
+        Args:
+            made: what `surround` made.
+            weights: as `straight_weights` makes them.
+            bias: shape (O,).
+            out: the whole output.
+        """
+        width, line, count = self.layout.width, self.line, self.part.stop - self.part.start
+        target = out.reshape(len(out), -1, width)[:, self.part]
+        if not self.in_one_row:
+            self._by_groups(made, weights, bias, target)
+        elif line == width:
+            self._by_groups(made, weights, bias, target.reshape(len(out), 1, -1))
+        else:
+            (long,) = memory.scratch(1, (len(out), count, line), out.dtype)
+            wanted = (count - 1) * line + width
+            self._by_groups(made, weights, bias, long.reshape(len(out), 1, -1)[:, :, :wanted])
+            target[...] = long[:, :, :width]
+
+    def _by_groups(self, made: Array, weights: Array, bias: Array, target: Array) -> None:
+        groups = self.layout.groups
+        channels, outputs = len(made) // groups, len(target) // groups
+        for group in range(groups):
+            own = slice(group * outputs, (group + 1) * outputs)
+            image = made[group * channels :]
+            correlate(image, self.offsets, weights[group], bias[own], target[own])
+
+    def correlate_places(self, made: Array, grad: Array, out: Array) -> None:
+        """Fill out (O, elements of a kernel) with the gradient of the kernels by these rows.
+
+        Args:
+            made: what `surround` made.
+            grad: the gradient of the whole output, (O, H, W, L), contiguous.
+            out: the sums over the places of these rows.
+        """
+        places = grad.reshape(len(grad), -1, self.layout.width)[:, self.part]
+        groups = self.layout.groups
+        channels, outputs = len(made) // groups, len(grad) // groups
+        for group in range(groups):
+            own = slice(group * outputs, (group + 1) * outputs)
+            correlate_places(made[group * channels :], self.offsets, places[own], out[own])
+
+
+def _reach(window: Window) -> int:
+    """Elements from the first to the last that it looks at."""
+    return window.count + (window.kernel - 1) * window.dilation
+
+
+def _overlap(window: Window, length: int) -> tuple[slice, slice]:
+    """Where elements lie in an axis of this length that begins as the window does; and which."""
+    begin, first = max(0, window.before), max(0, -window.before)
+    count = max(0, min(length - begin, window.length - first))
+    return slice(begin, begin + count), slice(first, first + count)
+
+
+def straight_weights(kernels: Array, groups: int) -> Array:
+    """Kernels (O, C/groups, kh, kw) as `correlate` reads them, for each group."""
+    grouped = kernels.reshape(groups, len(kernels) // groups, -1)
+    return _in_blocks(grouped)
+
+
+def turned_weights(kernels: Array, groups: int) -> Array:
+    """Those of the way back, turned."""
+    grouped = kernels.reshape(groups, -1, *kernels.shape[1:])[..., ::-1, ::-1].swapaxes(1, 2)
+    return _in_blocks(grouped.reshape(groups, kernels.shape[1], -1))
+
+
+def _in_blocks(weights: Array) -> Array:
+    """Weights (groups, O, K) as (groups, blocks, K, OUTPUTS); beyond O anything may stand.
+
+    Of large ones each block lies together; making that takes longer.
+    """
+    groups, outputs, elements = weights.shape
+    blocks = ceil(outputs / OUTPUTS)
+    if outputs * elements <= _FEW_WEIGHTS:
+        rows = np.empty((groups, elements, blocks * OUTPUTS), weights.dtype)
+        rows[:, :, :outputs] = weights.swapaxes(1, 2)
+        return rows.reshape(groups, elements, blocks, OUTPUTS).swapaxes(1, 2)
+    made = np.empty((groups, blocks, elements, OUTPUTS), weights.dtype)
+    for block in range(blocks):
+        part = weights[:, block * OUTPUTS : (block + 1) * OUTPUTS]
+        made[:, block, :, : part.shape[1]] = part.swapaxes(1, 2)
+    return made
+
+
+_layout_of = lru_cache(256)(Direct)
+
+
+def direct(
+    units: Array, outputs: int, windows: tuple[Window, Window], groups: int
+) -> Direct | None:
+    """How to read images (U, C, H, W, L); None where columns are the better way."""
+    rows, columns = windows
+    if (
+        rows.stride * columns.stride > 1
+        or outputs < _OUTPUTS * groups
+        or columns.count * rows.count * units.shape[-1] < 2 * _LANES
+        or not runs_correlations(units)
+    ):
+        return None
+    return _layout_of(rows, columns, units.shape[1], units.shape[-1], groups, outputs)
