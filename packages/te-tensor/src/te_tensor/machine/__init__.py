@@ -23,9 +23,6 @@ from .correlation import (
 from .correlation import (
     correlate_places as correlate_places,
 )
-from .correlation import (
-    runs_correlations as runs_correlations,
-)
 from .formula import (
     Column as Column,
 )
@@ -103,4 +100,7 @@ from .product import (
 )
 from .product import (
     packed as packed,
+)
+from .program import (
+    runs_programs as runs_programs,
 )

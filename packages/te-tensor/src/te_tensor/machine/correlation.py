@@ -3,16 +3,13 @@
 The images of a batch lie innermost, so that the places of a row of the output are contiguous
 elements of a row of the images, for each element of the kernel at an offset of its own. Both
 products keep 24 sums in registers, as matrix products do, and take vectors from the images at an
-address and these offsets. They are AVX-512 code, written for no formula.
+address and these offsets.
 """
 
 from __future__ import annotations
 
-import ctypes
-import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache, lru_cache
+from collections.abc import Callable
+from functools import lru_cache
 from itertools import product
 from math import ceil
 
@@ -20,7 +17,6 @@ from .. import memory
 from ..dtypes import Array
 from ..executable import Code
 from .assembler import (
-    CALLEE_SAVED,
     R8,
     R9,
     R10,
@@ -33,15 +29,12 @@ from .assembler import (
     RBP,
     RBX,
     RCX,
-    RDI,
     RDX,
     RSI,
-    RSP,
-    Assembler,
     Memory,
 )
 from .compiler import LANES, TURNS, VECTOR
-from .kernel import kernel_info, runs
+from .program import Record, Writer, call, last_mask, program
 
 #: Sums of `correlate`: outputs, and vectors of places. Of `correlate_places`: outputs, and
 #: elements of the kernel.
@@ -51,62 +44,9 @@ _MASK = 1
 _ITEM, _OFFSET = 4, 8
 
 
-class _Record:
-    """Numbers that code reads by name, 8 bytes each, and variables below the stack pointer.
-
-    A function that calls no other may use 128 bytes there (System V ABI).
-    """
-
-    def __init__(self, *names: str, variables: tuple[str, ...] = ()) -> None:
-        self._places = {name: Memory(RDI, offset=8 * i) for i, name in enumerate(names)}
-        self._places |= {name: Memory(RSP, offset=-8 * i - 8) for i, name in enumerate(variables)}
-        self.pack: Callable[..., bytes] = struct.Struct(f"={len(names)}q").pack
-
-    def __getitem__(self, name: str) -> Memory:
-        return self._places[name]
-
-
-class _Writer(Assembler):
-    """Code with loops."""
-
-    @contextmanager
-    def times(self, counter: int, count: Memory) -> Iterator[None]:
-        """What is written inside runs so many times, perhaps not at all."""
-        self.load(counter, count)
-        self.add_number(counter, 0)
-        none = self.jump("zero")
-        loop = self.here()
-        yield
-        self.add_number(counter, -1)
-        self.jump("not zero", loop)
-        self.land(none)
-
-
-def _function(write: Callable[[_Writer], None]) -> Code:
-    """Machine code as a function of a record."""
-    code = _Writer()
-    for register in CALLEE_SAVED:
-        code.push(register)
-    write(code)
-    for register in reversed(CALLEE_SAVED):
-        code.pop(register)
-    code.leave_vectors()
-    code.give_back()
-    return Code(code.finish())
-
-
-#: Calls `function(record)` without the GIL.
-_call = cache(ctypes.CFUNCTYPE(None, ctypes.c_char_p))
-
-
-def runs_correlations(*arrays: Array) -> bool:
-    """Whether the products can be called with these arrays, on this machine."""
-    return runs(*arrays) and kernel_info()["kernels"] == "avx512"
-
-
 # -- the correlation -------------------------------------------------------------------------
 
-_FORWARD = _Record(
+_FORWARD = Record(
     *(
         "image",
         "image_row",
@@ -132,7 +72,7 @@ def _correlation(outputs: int, vectors: int) -> Code:
     end, block, blocks, row = R12, R13, R14, R15
     record = _FORWARD
 
-    def sums(code: _Writer, outputs: int, vectors: int, mask: int) -> None:
+    def sums(code: Writer, outputs: int, vectors: int, mask: int) -> None:
         held, of_image = [range(i, 24, OUTPUTS) for i in range(outputs)], range(24, 28)
         for i, j in product(range(outputs), range(vectors)):
             code.vector("vbroadcastss", held[i][j], Memory(bias, offset=_ITEM * i))
@@ -160,7 +100,7 @@ def _correlation(outputs: int, vectors: int) -> Code:
                 code.store(Memory(distance, offset=VECTOR * j), held[i][j], last)
             code.add(distance, record["out_step"])
 
-    def all_outputs(code: _Writer, vectors: int, mask: int) -> None:
+    def all_outputs(code: Writer, vectors: int, mask: int) -> None:
         code.load(weights, record["weights"])
         code.load(bias, record["bias"])
         code.move(target, out)
@@ -172,7 +112,7 @@ def _correlation(outputs: int, vectors: int) -> Code:
         if outputs:
             sums(code, outputs, vectors, mask)
 
-    def write(code: _Writer) -> None:
+    def write(code: Writer) -> None:
         code.load_mask(_MASK, record["mask"])
         code.load(image, record["image"])
         code.load(out, record["out"])
@@ -186,7 +126,7 @@ def _correlation(outputs: int, vectors: int) -> Code:
             code.add(image, record["image_row"])
             code.add(out, record["out_row"])
 
-    return _function(write)
+    return program(write)
 
 
 def correlate(image: Array, offsets: Array, weights: Array, bias: Array, out: Array) -> None:
@@ -210,14 +150,14 @@ def correlate(image: Array, offsets: Array, weights: Array, bias: Array, out: Ar
         *(memory.address(weights), *weights.strides[:2], memory.address(bias)),
         *(memory.address(out), out.strides[0], out.strides[1] - done),
         *(out.strides[0] * OUTPUTS, rows, blocks, whole),
-        *(_mask(columns), _VECTORS * VECTOR),
+        *(last_mask(columns), _VECTORS * VECTOR),
     )
-    _call(_correlation(rest, last + 1).address)(record)
+    call(_correlation(rest, last + 1), record)
 
 
 # -- sums over places ------------------------------------------------------------------------
 
-_BACKWARD = _Record(
+_BACKWARD = Record(
     *("image", "image_row", "offsets", "grad", "grad_step", "grad_row", "grad_block"),
     *("out", "out_step", "out_block", "rows", "vectors", "mask", "outputs", "elements"),
     variables=("output", "element", "grads", "target", "line"),
@@ -234,7 +174,7 @@ def _places(outputs: int, elements: int) -> Code:
     offset, row, column, number = R15, RBX, RCX, RBP
     record = _BACKWARD
 
-    def step(code: _Writer, outputs: int, elements: int, mask: int) -> None:
+    def step(code: Writer, outputs: int, elements: int, mask: int) -> None:
         for i in range(outputs):
             place = Memory(grads[i], column)
             code.vector("vmovups", 24 + i, place, mask=mask, zero=bool(mask))
@@ -244,7 +184,7 @@ def _places(outputs: int, elements: int) -> Code:
             for i in range(outputs):
                 code.vector("vfmadd231ps", _GRADS * j + i, factor, 24 + i)
 
-    def sums(code: _Writer, outputs: int, elements: int) -> None:
+    def sums(code: Writer, outputs: int, elements: int) -> None:
         for j in range(elements):
             code.load(images[j], Memory(offset, offset=_OFFSET * j))
             code.add(images[j], record["image"])
@@ -280,12 +220,12 @@ def _places(outputs: int, elements: int) -> Code:
                 code.store_lowest(Memory(number, offset=_ITEM * j), held)
             code.add(number, record["out_step"])
 
-    def advance(code: _Writer, variable: str, distance: Memory) -> None:
+    def advance(code: Writer, variable: str, distance: Memory) -> None:
         code.load(number, record[variable])
         code.add(number, distance)
         code.keep(record[variable], number)
 
-    def repeat(code: _Writer, variable: str, count: str, write: Callable[[], None]) -> None:
+    def repeat(code: Writer, variable: str, count: str, write: Callable[[], None]) -> None:
         """As `times`, the counter in memory."""
         code.load(number, record[count])
         code.add_number(number, 0)
@@ -298,7 +238,7 @@ def _places(outputs: int, elements: int) -> Code:
         code.jump("not zero", loop)
         code.land(none)
 
-    def all_elements(code: _Writer, outputs: int) -> None:
+    def all_elements(code: Writer, outputs: int) -> None:
         code.load(offset, record["offsets"])
         code.load(number, record["line"])
         code.keep(record["target"], number)
@@ -314,7 +254,7 @@ def _places(outputs: int, elements: int) -> Code:
         if elements:
             sums(code, outputs, elements)
 
-    def write(code: _Writer) -> None:
+    def write(code: Writer) -> None:
         code.load_mask(_MASK, record["mask"])
         for variable, start in (("grads", "grad"), ("line", "out")):
             code.load(number, record[start])
@@ -329,7 +269,7 @@ def _places(outputs: int, elements: int) -> Code:
         if outputs:
             all_elements(code, outputs)
 
-    return _function(write)
+    return program(write)
 
 
 def correlate_places(image: Array, offsets: Array, grad: Array, out: Array) -> None:
@@ -349,11 +289,6 @@ def correlate_places(image: Array, offsets: Array, grad: Array, out: Array) -> N
         *(memory.address(image) + ahead, image.strides[1], memory.address(offsets)),
         *(memory.address(grad) + ahead, *grad.strides[:2], grad.strides[0] * _GRADS),
         *(memory.address(out), out.strides[0], out.strides[0] * _GRADS),
-        *(rows, -ahead, _mask(columns), whole, blocks),
+        *(rows, -ahead, last_mask(columns), whole, blocks),
     )
-    _call(_places(rest, further).address)(record)
-
-
-def _mask(columns: int) -> int:
-    """The lanes of a row's last vector, which has one at least."""
-    return (1 << ((columns - 1) % LANES + 1)) - 1
+    call(_places(rest, further), record)

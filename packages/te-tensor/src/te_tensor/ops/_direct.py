@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import memory, parallel
 from ..dtypes import Array, int64
-from ..machine import OUTPUTS, correlate, correlate_places, runs_correlations
+from ..machine import OUTPUTS, correlate, correlate_places, runs_programs
 from ._units import run_all, run_and_keep, tasks_of, threads_for
 from ._windows import Window
 
@@ -291,7 +291,7 @@ def direct(
         rows.stride * columns.stride > 1
         or outputs < _OUTPUTS * groups
         or columns.count * rows.count * units.shape[-1] < 2 * _LANES
-        or not runs_correlations(units)
+        or not runs_programs(units)
     ):
         return None
     return _layout_of(rows, columns, units.shape[1], units.shape[-1], groups, outputs)
