@@ -1,8 +1,8 @@
 """Kernels: formulas that run as machine code, in one pass, where processor and system allow it.
 
 `assembler.py` knows instructions, `formula.py` arithmetic, `compiler.py` loops and registers, and
-`kernel.py` how code gets into memory and is called. `correlation.py` has the products of
-convolutions, which no formula says.
+`kernel.py` how code gets into memory and is called. `correlation.py` and
+`pooling.py` have what no formula says.
 """
 
 from .batch import (
@@ -94,6 +94,12 @@ from .nest import (
 )
 from .passes import (
     Passes as Passes,
+)
+from .pooling import (
+    pool_maximum as pool_maximum,
+)
+from .pooling import (
+    unpool_maximum as unpool_maximum,
 )
 from .product import (
     multiply as multiply,

@@ -76,11 +76,16 @@ _FORMS: Final = {
     "vrndscaleps": _Form(_66, _0F3A, 0x08, unary=True),
     "vpermilps": _Form(_66, _0F3A, 0x04, unary=True),
     "vshuff32x4": _Form(_66, _0F3A, 0x23),
+    "vpermt2ps": _Form(_66, _0F38, 0x7F),
+    "vcvtps2dq": _Form(_66, _0F, 0x5B, unary=True),
+    "vcvtdq2ps": _Form(_NONE, _0F, 0x5B, unary=True),
+    "vpmovzxbd": _Form(_66, _0F38, 0x31, unary=True),
     "vgetexpps": _Form(_66, _0F38, 0x42, unary=True),
     "vgetmantps": _Form(_66, _0F3A, 0x26, unary=True),
 }
 _STORE: Final = _Form(_NONE, _0F, 0x11, unary=True)
 _STORE_LOWEST: Final = _Form(_F3, _0F, 0x11, unary=True)
+_STORE_BYTES: Final = _Form(_F3, _0F38, 0x31, unary=True)
 
 
 class Assembler:
@@ -123,6 +128,10 @@ class Assembler:
     def store_lowest(self, target: Memory, source: int) -> None:
         """Vmovss [target], source: the first lane."""
         self._evex(_STORE_LOWEST, source, 0, target, 0, False, None)
+
+    def store_bytes(self, target: Memory, source: int, mask: int = 0) -> None:
+        """Vpmovdb [target], source: the lowest byte of each chosen lane."""
+        self._evex(_STORE_BYTES, source, 0, target, mask, False, None)
 
     def _evex(
         self,

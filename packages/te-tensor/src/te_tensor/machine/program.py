@@ -22,12 +22,21 @@ class Record:
     """Numbers that code reads by name, 8 bytes each, and variables below the stack pointer.
 
     A function that calls no other may use 128 bytes there (System V ABI).
+
+    Args:
+        names: of the numbers.
+        variables: names of the variables.
+        behind: the record, without variables, that stands before this one.
     """
 
-    def __init__(self, *names: str, variables: tuple[str, ...] = ()) -> None:
-        self._places = {name: Memory(RDI, offset=8 * i) for i, name in enumerate(names)}
-        self._places |= {name: Memory(RSP, offset=-8 * i - 8) for i, name in enumerate(variables)}
+    def __init__(
+        self, *names: str, variables: tuple[str, ...] = (), behind: Record | None = None
+    ) -> None:
         self.pack: Callable[..., bytes] = struct.Struct(f"={len(names)}q").pack
+        self._places: dict[str, Memory] = dict(behind._places) if behind else {}
+        at = 8 * len(self._places)
+        self._places |= {name: Memory(RDI, offset=at + 8 * i) for i, name in enumerate(names)}
+        self._places |= {name: Memory(RSP, offset=-8 * i - 8) for i, name in enumerate(variables)}
 
     def __getitem__(self, name: str) -> Memory:
         return self._places[name]

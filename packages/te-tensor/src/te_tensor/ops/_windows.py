@@ -113,6 +113,12 @@ class Window:
         return self.stride < (self.kernel - 1) * self.dilation + 1
 
     @property
+    def halves(self) -> bool:
+        """Whether it looks at one pair of neighbours after the other, but for a last element."""
+        pairs = self.kernel == self.stride == 2 and self.dilation == 1 and self.before == 0
+        return pairs and self.count == self.length // 2
+
+    @property
     def tiles(self) -> bool:
         """Whether each element is seen from exactly one place."""
         dense = self.dilation == 1 and self.stride == self.kernel and self.before == 0

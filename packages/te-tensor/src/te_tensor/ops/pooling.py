@@ -7,7 +7,7 @@ memory as convolutions of small images leave it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import ceil
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import memory, parallel
 from ..dtypes import Array
+from ..machine import pool_maximum, runs_programs, unpool_maximum
 from ..operation import Gradients, Operation, Sample
 from ._windows import Window, as_images, check_images, new_images, to_lanes
 
@@ -107,6 +108,15 @@ class _Pool(Operation, abstract=True):
         _fold(function, start, narrow, self.columns, 2, out)
 
 
+def _in_parts(function: Callable[..., None], *arrays: Array) -> None:
+    """Call a function on matching parts of arrays' first axes, one for each thread."""
+    if arrays[0].size < parallel.PARALLEL_KERNEL_FROM:
+        function(*arrays)
+        return
+    parts = parallel.split(len(arrays[0]), parallel.get_num_threads())
+    parallel.parallel_for(lambda index: function(*(a[parts[index]] for a in arrays)), len(parts))
+
+
 class MaxPool(_Pool):
     """The maximum of each window; NaN where it sees one. The first maximum gets the gradient.
 
@@ -149,12 +159,19 @@ class MaxPool(_Pool):
         planes = self.begin_with(x)
         out = self.planes.new(x, self.rows.count, self.columns.count)
         filled = self.planes.of(out)
+        quick = runs_programs(planes) and self.rows.halves and self.columns.halves
         if not self.needs_grad[0]:
-            parallel.rowwise(self._maxima, planes, filled)
+            if quick:
+                _in_parts(pool_maximum, planes, filled)
+            else:
+                parallel.rowwise(self._maxima, planes, filled)
             return out
         number = np.min_scalar_type(self.rows.kernel * self.columns.kernel)
         winners = np.empty(filled.shape, number)
-        parallel.rowwise(self._maxima_and_winners, planes, filled, winners)
+        if quick:
+            _in_parts(pool_maximum, planes, filled, winners)
+        else:
+            parallel.rowwise(self._maxima_and_winners, planes, filled, winners)
         self.save(winners)
         return out
 
@@ -162,7 +179,13 @@ class MaxPool(_Pool):
         """Each window's gradient where its maximum was."""
         (winners,) = self.saved
         out = new_images(self.planes.shape, grad.dtype, self.planes.in_lanes)
-        parallel.rowwise(self._give, self.planes.of(out), self.planes.of(grad), winners)
+        target, given = self.planes.of(out), self.planes.of(grad)
+        if runs_programs(given) and self.rows.halves and self.columns.halves:
+            target[:, 2 * self.rows.count :] = 0
+            target[:, :, 2 * self.columns.count :] = 0
+            _in_parts(unpool_maximum, given, winners, target)
+        else:
+            parallel.rowwise(self._give, target, given, winners)
         return (out,)
 
     def _maxima(self, planes: Array, out: Array) -> None:
