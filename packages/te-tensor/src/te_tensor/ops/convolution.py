@@ -18,6 +18,7 @@ import numpy as np
 from .. import parallel
 from ..blas import gemm, gemm_batch
 from ..dtypes import Array
+from ..machine import Column, Matrix, kernel, runs
 from ..operation import Gradients, Operation, Sample
 from ._columns import Block, Columns, columns_of
 from ._direct import DirectBlock, direct, straight_weights, turned_weights
@@ -273,13 +274,21 @@ def _of_weight(
         part[...] = total.swapaxes(1, 2).reshape(part.shape)
 
 
-def _of_bias(grads: Array) -> Array:
-    """The gradient of the bias, shape (O,): sums of units, as products with ones."""
-    units, outputs = grads.shape[:2]
-    ones = np.ones((prod(grads.shape[2:]), 1), grads.dtype)
-    sums = np.empty((units, outputs, 1), grads.dtype)
+@kernel
+def _row_sum(rows: Matrix, sums: Column) -> None:
+    sums.store(rows.load().sum())
 
-    def run(unit: int) -> None:
+
+def _of_bias(grads: Array) -> Array:
+    """The gradient of the bias, shape (O,): sums of units."""
+    units, outputs = grads.shape[:2]
+    sums = np.empty((units, outputs, 1), grads.dtype)
+    if runs(grads):
+        _row_sum.rows(grads.reshape(units * outputs, -1), sums.reshape(-1, 1))
+        return sums.reshape(outputs) if units == 1 else np.asarray(sums.sum(axis=(0, 2)))
+    ones = np.ones((prod(grads.shape[2:]), 1), grads.dtype)
+
+    def run(unit: int) -> None:  # products with ones, which read memory at its own speed
         gemm(grads[unit].reshape(outputs, -1), ones, sums[unit])
 
     run_all(run, units, grads.size)
