@@ -42,7 +42,7 @@ FLOORS: dict[str, list[str]] = {
         "autograd execution",
         "ops/_blocks ops/_gates ops/_kernels ops/_windows ops/_units",
         "ops/_columns ops/_direct ops/_distance ops/_chained",
-        "ops/_at_once ops/_sequence",
+        "ops/_at_once ops/_nested ops/_sequence",
         "ops/_in_blocks",
         "ops/*",
         "ops/__init__",
