@@ -284,7 +284,7 @@ def _of_bias(grads: Array) -> Array:
     units, outputs = grads.shape[:2]
     sums = np.empty((units, outputs, 1), grads.dtype)
     if runs(grads):
-        _row_sum.rows(grads.reshape(units * outputs, -1), sums.reshape(-1, 1))
+        _row_sum.rows(as_rows(grads, grads.ndim - 2), sums.reshape(-1, 1))
         return sums.reshape(outputs) if units == 1 else np.asarray(sums.sum(axis=(0, 2)))
     ones = np.ones((prod(grads.shape[2:]), 1), grads.dtype)
 
