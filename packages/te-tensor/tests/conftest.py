@@ -24,6 +24,7 @@ CUT = {
     "ops._columns._BLOCK": 1 << 16,
     "ops._in_blocks._PARALLEL_FROM": 1 << 16,
     "ops._in_blocks._BLOCK": 1 << 17,
+    "ops._nested._LEAST_SCORES": 20,
     "machine.product._SHARED_FROM": 1 << 10,
     "machine.product._BLOCK": 1 << 12,
     "machine.product._PARALLEL_FROM": 1 << 10,

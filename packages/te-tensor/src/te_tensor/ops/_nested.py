@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, prod
 
 import numpy as np
 
@@ -29,12 +29,15 @@ from ._distance import DistanceBias, DistanceGrads, Part, whole_vectors
 _MOST_COLUMNS, _MOST_FEATURES = 256, 128
 _LARGEST = float(np.finfo(float32).max)
 _TINY = float(np.finfo(float32).tiny)
+#: Scores below which a nest takes longer to set up than NumPy's calls take.
+_LEAST_SCORES = 1 << 13
 
 
 def nests(q: Array, k: Array, v: Array) -> bool:
     """Whether a small problem is made as a nest."""
     return (
         q.dtype is float32
+        and prod(q.shape[:3]) * k.shape[2] >= _LEAST_SCORES
         and 0 < k.shape[2] <= _MOST_COLUMNS
         and 0 < q.shape[3] <= _MOST_FEATURES
         and 0 < v.shape[3] <= _MOST_FEATURES
