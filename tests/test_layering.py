@@ -29,6 +29,7 @@ FLOORS: dict[str, list[str]] = {
         "crew",
         "parallel",
         "machine/assembler machine/formula",
+        "machine/target",
         "machine/compiler",
         "machine/kernel machine/passes",
         "machine/product",

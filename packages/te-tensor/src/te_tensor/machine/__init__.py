@@ -1,8 +1,8 @@
 """Kernels: formulas that run as machine code, in one pass, where processor and system allow it.
 
-`assembler.py` knows instructions, `formula.py` arithmetic, `compiler.py` loops and registers, and
-`kernel.py` how code gets into memory and is called. `correlation.py` and
-`pooling.py` have what no formula says.
+`assembler.py` knows instructions, `formula.py` arithmetic, `target.py` what processors do
+differently, `compiler.py` loops and registers, and `kernel.py` how code gets into memory and is
+called. `correlation.py` and `pooling.py` have what no formula says.
 """
 
 from .batch import (
@@ -46,6 +46,9 @@ from .formula import (
 )
 from .formula import (
     hyperbolic_tangent as hyperbolic_tangent,
+)
+from .formula import (
+    logarithm as logarithm,
 )
 from .formula import (
     logistic as logistic,

@@ -44,12 +44,23 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """How an instruction is encoded: prefix, map and opcode; one source less if `unary`."""
+    """How an instruction is encoded.
+
+    Args:
+        prefix: by number.
+        map: by number.
+        opcode: the byte.
+        unary: there is one source.
+        extension: three bits of the opcode that stand in place of a register, or -1.
+        size: bytes in memory, where it isn't a vector.
+    """
 
     prefix: int
     map: int
     opcode: int
     unary: bool = False
+    extension: int = -1
+    size: int = 0
 
 
 _FORMS: Final = {
@@ -65,33 +76,48 @@ _FORMS: Final = {
     "vorps": _Form(_NONE, _0F, 0x56),
     "vxorps": _Form(_NONE, _0F, 0x57),
     "vmovups": _Form(_NONE, _0F, 0x10, unary=True),
-    "vbroadcastss": _Form(_66, _0F38, 0x18, unary=True),
+    "vbroadcastss": _Form(_66, _0F38, 0x18, unary=True, size=4),
     "vfmadd213ps": _Form(_66, _0F38, 0xA8),
     "vfmadd231ps": _Form(_66, _0F38, 0xB8),
     "vfnmadd213ps": _Form(_66, _0F38, 0xAC),
     "vfnmadd231ps": _Form(_66, _0F38, 0xBC),
-    "vscalefps": _Form(_66, _0F38, 0x2C),
-    "vblendmps": _Form(_66, _0F38, 0x65),
     "vcmpps": _Form(_NONE, _0F, 0xC2),
-    "vrndscaleps": _Form(_66, _0F3A, 0x08, unary=True),
     "vpermilps": _Form(_66, _0F3A, 0x04, unary=True),
-    "vshuff32x4": _Form(_66, _0F3A, 0x23),
-    "vpermt2ps": _Form(_66, _0F38, 0x7F),
     "vcvtps2dq": _Form(_66, _0F, 0x5B, unary=True),
     "vcvtdq2ps": _Form(_NONE, _0F, 0x5B, unary=True),
-    "vpmovzxbd": _Form(_66, _0F38, 0x31, unary=True),
+    "vpslld": _Form(_66, _0F, 0x72, unary=True, extension=6),
+    "vpsrld": _Form(_66, _0F, 0x72, unary=True, extension=2),
+    # of AVX-512 alone
+    "vscalefps": _Form(_66, _0F38, 0x2C),
     "vgetexpps": _Form(_66, _0F38, 0x42, unary=True),
     "vgetmantps": _Form(_66, _0F3A, 0x26, unary=True),
+    "vblendmps": _Form(_66, _0F38, 0x65),
+    "vrndscaleps": _Form(_66, _0F3A, 0x08, unary=True),
+    "vshuff32x4": _Form(_66, _0F3A, 0x23),
+    "vpermt2ps": _Form(_66, _0F38, 0x7F),
+    "vpmovzxbd": _Form(_66, _0F38, 0x31, unary=True, size=16),
+    # of AVX2 alone; the immediate of vblendvps is the number of its third source, times 16
+    "vblendvps": _Form(_66, _0F3A, 0x4A),
+    "vroundps": _Form(_66, _0F3A, 0x08, unary=True),
+    "vmaskmovps": _Form(_66, _0F38, 0x2C),
+    "vperm2f128": _Form(_66, _0F3A, 0x06),
 }
 _STORE: Final = _Form(_NONE, _0F, 0x11, unary=True)
-_STORE_LOWEST: Final = _Form(_F3, _0F, 0x11, unary=True)
-_STORE_BYTES: Final = _Form(_F3, _0F38, 0x31, unary=True)
+_STORE_LOWEST: Final = _Form(_F3, _0F, 0x11, unary=True, size=4)
+_STORE_BYTES: Final = _Form(_F3, _0F38, 0x31, unary=True, size=16)
+_STORE_CHOSEN: Final = _Form(_66, _0F38, 0x2E)
 
 
 class Assembler:
-    """Code as it grows; `finish` puts the pool of constants behind it."""
+    """Code as it grows; `finish` puts the pool of constants behind it.
 
-    def __init__(self) -> None:
+    Args:
+        vector: bytes of a vector: 64 for EVEX, or 32 for VEX, which knows no masks and reads whole
+            vectors of constants.
+    """
+
+    def __init__(self, vector: int = 64) -> None:
+        self._vector = vector
         self._code = bytearray()
         self._uses: list[tuple[int, int, float]] = []
 
@@ -110,7 +136,7 @@ class Assembler:
 
         Args:
             name: the instruction.
-            target: register that is written; a mask register, of a comparison.
+            target: register that is written; a mask register, of a comparison in EVEX.
             sources: those of the manual, in its order.
             mask: the mask register that chooses lanes; 0 chooses all.
             zero: lanes that aren't chosen become 0, instead of staying.
@@ -119,56 +145,62 @@ class Assembler:
         form = _FORMS[name]
         first = 0 if form.unary else sources[0]
         assert isinstance(first, int) and len(sources) == (1 if form.unary else 2), name
-        self._evex(form, target, first, sources[-1], mask, zero, immediate)
+        if form.extension >= 0:
+            target, first = form.extension, target
+        self._instruction(form, target, first, sources[-1], mask, zero, immediate)
 
     def store(self, target: Memory, source: int, mask: int = 0) -> None:
         """Write the chosen lanes of a register to memory."""
-        self._evex(_STORE, source, 0, target, mask, False, None)
+        self._instruction(_STORE, source, 0, target, mask)
 
     def store_lowest(self, target: Memory, source: int) -> None:
         """Vmovss [target], source: the first lane."""
-        self._evex(_STORE_LOWEST, source, 0, target, 0, False, None)
+        self._instruction(_STORE_LOWEST, source, 0, target)
 
     def store_bytes(self, target: Memory, source: int, mask: int = 0) -> None:
         """Vpmovdb [target], source: the lowest byte of each chosen lane."""
-        self._evex(_STORE_BYTES, source, 0, target, mask, False, None)
+        self._instruction(_STORE_BYTES, source, 0, target, mask)
 
-    def _evex(
+    def store_chosen(self, target: Memory, source: int, choice: int) -> None:
+        """Vmaskmovps [target], choice, source: lanes where the vector `choice` is negative."""
+        self._instruction(_STORE_CHOSEN, source, choice, target)
+
+    def _instruction(
         self,
         form: _Form,
         register: int,
         first: int,
         last: int | Memory | Constant,
-        mask: int,
-        zero: bool,
-        immediate: int | None,
+        mask: int = 0,
+        zero: bool = False,
+        immediate: int | None = None,
     ) -> None:
-        high_x, high_b, broadcast = 0, 0, isinstance(last, Constant)
-        if isinstance(last, int):
-            high_x, high_b = last >> 4, last >> 3
-        elif isinstance(last, Memory):
-            high_x, high_b, broadcast = last.index >> 3, last.base >> 3, last.broadcast
-        if broadcast and form.opcode == _FORMS["vbroadcastss"].opcode and form.map == _0F38:
-            broadcast = False  # the instruction itself says so
-        self._code += bytes(
-            (
-                0x62,
-                _inverted(register >> 3, 7)
-                | _inverted(high_x, 6)
-                | _inverted(high_b, 5)
-                | _inverted(register >> 4, 4)
-                | form.map,
-                (~first & 15) << 3 | 1 << 2 | form.prefix,
-                zero << 7 | 0b10 << 5 | broadcast << 4 | _inverted(first >> 4, 3) | mask,
-                form.opcode,
+        broadcast = False
+        if self._vector == 64:
+            broadcast = not form.size and (
+                isinstance(last, Constant) or (isinstance(last, Memory) and last.broadcast)
             )
-        )
-        self._operand(register, last, 0 if immediate is None else 1)
+            self._code += _evex(form, register, first, last, mask, zero, broadcast)
+        else:
+            assert not mask and not zero and not (isinstance(last, Memory) and last.broadcast)
+            self._code += _vex(form, register, first, last)
+        self._code.append(form.opcode)
+        unit = 1 if self._vector != 64 else 4 if broadcast else form.size or 64
+        self._operand(register, last, 0 if immediate is None else 1, unit)
         if immediate is not None:
             self._code.append(immediate)
 
-    def _operand(self, register: int, last: int | Memory | Constant, behind: int) -> None:
-        """The ModRM byte and what belongs to it; `behind` bytes of the instruction follow."""
+    def _operand(
+        self, register: int, last: int | Memory | Constant, behind: int = 0, unit: int = 1
+    ) -> None:
+        """The ModRM byte and what belongs to it.
+
+        Args:
+            register: what the byte's middle names.
+            last: what the rest of it names.
+            behind: bytes of the instruction that follow.
+            unit: what an offset of one byte counts.
+        """
         low = (register & 7) << 3
         if isinstance(last, int):
             self._code.append(0b11 << 6 | low | last & 7)
@@ -177,14 +209,19 @@ class Assembler:
             self._uses.append((len(self._code), behind, last.value))
             self._code += bytes(4)
         else:
-            self._code += bytes((0b10 << 6 | low | 0b100, (last.index & 7) << 3 | last.base & 7))
-            self._code += struct.pack("<i", last.offset)
+            mode, offset = _offset(last, unit)
+            if last.index == RSP and last.base & 7 != RSP:
+                self._code.append(mode << 6 | low | last.base & 7)
+            else:
+                self._code.append(mode << 6 | low | 0b100)
+                self._code.append((last.index & 7) << 3 | last.base & 7)
+            self._code += offset
 
     def load_mask(self, mask: int, source: Memory) -> None:
         """kmovw mask, [source]: 16 lanes from 16 bits."""
         assert source.base < 8 and source.index == RSP
         self._code += b"\xc5\xf8\x90"
-        self._operand(mask, source, 0)
+        self._operand(mask, source)
 
     def leave_vectors(self) -> None:
         """vzeroupper: older code that follows isn't slowed down."""
@@ -217,7 +254,7 @@ class Assembler:
     def _general(self, opcode: int, register: int, memory: Memory) -> None:
         rex = 0x48 | register >> 3 << 2 | memory.index >> 3 << 1 | memory.base >> 3
         self._code += bytes((rex, opcode))
-        self._operand(register, memory, 0)
+        self._operand(register, memory)
 
     def clear(self, target: int) -> None:
         """xor target, target."""
@@ -273,9 +310,70 @@ class Assembler:
             constant = struct.pack("<f", value)
             if constant not in places:
                 places[constant] = len(self._code)
-                self._code += constant
+                # an EVEX instruction repeats the number itself
+                self._code += constant if self._vector == 64 else constant * (self._vector // 4)
             struct.pack_into("<i", self._code, place, places[constant] - place - 4 - behind)
         return bytes(self._code)
+
+
+def _evex(
+    form: _Form,
+    register: int,
+    first: int,
+    last: int | Memory | Constant,
+    mask: int,
+    zero: bool,
+    broadcast: bool,
+) -> bytes:
+    """The prefix of four bytes, for vectors of 64."""
+    high_x, high_b = _high_bits(last)
+    if isinstance(last, int):
+        high_x = last >> 4
+    return bytes(
+        (
+            0x62,
+            _inverted(register >> 3, 7)
+            | _inverted(high_x, 6)
+            | _inverted(high_b, 5)
+            | _inverted(register >> 4, 4)
+            | form.map,
+            (~first & 15) << 3 | 1 << 2 | form.prefix,
+            zero << 7
+            | 0b10 << 5
+            | broadcast << 4
+            | _inverted(first >> 4, 3)
+            | mask,
+        )
+    )
+
+
+def _vex(form: _Form, register: int, first: int, last: int | Memory | Constant) -> bytes:
+    """The prefix of three bytes, for vectors of 32."""
+    high_x, high_b = _high_bits(last)
+    return bytes(
+        (
+            0xC4,
+            _inverted(register >> 3, 7) | _inverted(high_x, 6) | _inverted(high_b, 5) | form.map,
+            (~first & 15) << 3 | 1 << 2 | form.prefix,
+        )
+    )
+
+
+def _high_bits(last: int | Memory | Constant) -> tuple[int, int]:
+    """The fourth bits of index and base, or of a register."""
+    if isinstance(last, Memory):
+        return last.index >> 3, last.base >> 3
+    return 0, last >> 3 if isinstance(last, int) else 0
+
+
+def _offset(memory: Memory, unit: int) -> tuple[int, bytes]:
+    """The mode, and the offset in none, one or four bytes."""
+    if not memory.offset and memory.base & 7 != RBP:
+        return 0b00, b""
+    short, rest = divmod(memory.offset, unit)
+    if not rest and -128 <= short <= 127:
+        return 0b01, struct.pack("<b", short)
+    return 0b10, struct.pack("<i", memory.offset)
 
 
 def _inverted(bit: int, place: int) -> int:

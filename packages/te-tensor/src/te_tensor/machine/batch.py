@@ -18,7 +18,7 @@ import numpy as np
 from ..dtypes import Array, float32
 from ..memory import address
 from .chain import _WORD, _go_through
-from .compiler import OPERAND_SIZE, OPERANDS
+from .compiler import OPERAND_SIZE
 from .kernel import _KEEP_GIL, Kernel
 
 #: How many calls, and where the first is.
@@ -50,11 +50,13 @@ class Batch:
         self._edges = list(accumulate(self.sizes, initial=0))
         self._kept = operands  # the records know their addresses
         self._open = operands.index(None)
+        program = kernel.program()
+        heads = [program.head(1, size) for size in self.sizes]
         record = np.dtype(
             [
                 ("code", np.int64),
                 ("length", np.int64),
-                ("head", np.int64, OPERANDS // _WORD),
+                ("head", np.int64, len(heads[0])),
                 ("arrays", np.int64, (len(operands), OPERAND_SIZE // _WORD)),
                 ("scalars", float32, kernel.scalars),
             ],
@@ -62,8 +64,8 @@ class Batch:
         )
         self._length = record.itemsize
         self._records = np.zeros(len(self.sizes), record)
-        self._records["code"], self._records["length"] = kernel.address, self._length
-        self._records["head"] = [kernel.head(1, size) for size in self.sizes]
+        self._records["code"], self._records["length"] = program.address, self._length
+        self._records["head"] = heads
         for number, arrays in enumerate(operands):
             if arrays is not None:
                 self._records["arrays"][:, number, 0] = [id(array) for array in arrays]

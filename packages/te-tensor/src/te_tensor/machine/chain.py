@@ -69,8 +69,9 @@ class Chain:
     def kernel(self, kernel: Kernel, *operands: Array) -> None:
         """Have each step call a kernel over rows; the first operand says how many there are."""
         count = len(operands)
-        head = kernel.head(*operands[0].shape[-2:])
-        self._call(kernel.address, len(head) + 3 * count)
+        program = kernel.program()
+        head = program.head(*operands[0].shape[-2:])
+        self._call(program.address, len(head) + 3 * count)
         self._add(*head)
         # A kernel looks for addresses in array objects, behind their heads; here they are behind
         # the record.

@@ -34,41 +34,23 @@ from .assembler import (
     Memory,
 )
 from .formula import ELEMENT, FIXED, ROW, Formula, Scalar, Value
+from .target import Target
 
-#: Where a record's parts begin.
-ROWS, WIDTH, TAIL, OPERANDS = 0, 8, 16, 24
+#: Where a record's parts begin; behind the mask, which is as long as the target has it, come
+#: operands and scalars.
+ROWS, WIDTH, TAIL = 0, 8, 16
 #: Bytes of a record for each array operand, and for each scalar.
 OPERAND_SIZE, SCALAR_SIZE = 16, 4
-#: Bytes of a vector, and elements.
-VECTOR, LANES = 64, 16
 
 _RECORD, _WIDTH, _COLUMN, _ROW = RDI, RCX, RDX, R13
 #: Registers for the addresses of operands.
 _ADDRESSES = (RAX, RSI, R8, R9, R10, R11, R12, R14, R15, RBX, RBP)
-#: The mask of the last vector of a row, and the one for comparisons.
-_TAIL_MASK, _CHOICE = 1, 2
-_REGISTERS = 32
+_TAIL = Memory(_RECORD, offset=TAIL)
 
-_BINARY = {
-    "add": "vaddps",
-    "subtract": "vsubps",
-    "multiply": "vmulps",
-    "divide": "vdivps",
-    "maximum": "vmaxps",
-    "minimum": "vminps",
-    "and": "vandps",
-    "and_not": "vandnps",
-    "or": "vorps",
-    "xor": "vxorps",
-    "scale": "vscalefps",
-}
 _COMMUTING = {"add", "multiply", "and", "or", "xor"}
 _REDUCING = {"sum": "vaddps", "max": "vmaxps"}
-_EFFECTS = {"store", "store_row", *_REDUCING}
-#: Bytes of instructions: a > b and neither NaN; to the nearest whole number, ties to even.
-_GREATER, _NEAREST = 0x1E, 0x08
-#: Exchanges of lanes, 8, 4, 2 and 1 apart.
-TURNS = (("vshuff32x4", 0x4E), ("vshuff32x4", 0xB1), ("vpermilps", 0x4E), ("vpermilps", 0xB1))
+_STORES = {"store", "store_row"}
+_LOADS = {"load", "load_row", "keep"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,53 +68,63 @@ class _Stage:
     row: list[_Step] = field(default_factory=list)
     elements: list[_Step] = field(default_factory=list)
 
+    def reductions(self) -> list[Value]:
+        """Sums and maxima that the sweep makes."""
+        return [step.value for step in self.elements if step.value.name in _REDUCING]
+
+    def of_rows(self) -> list[Value]:
+        """Numbers of the row that the sweep uses."""
+        used = (a for step in self.elements for a in step.arguments if a.level == ROW)
+        return list(dict.fromkeys(used))
+
 
 class TooManyRegisters(Exception):
     """A formula has more operands, or values alive at once, than there are registers."""
 
 
-def compile_formula(formula: Formula) -> bytes:
+def compile_formula(formula: Formula, target: Target) -> bytes:
     """The machine code of a formula.
 
     Raises:
         TooManyRegisters: it has too many operands, or values alive at once.
+        ValueError: it reads an operand again in a sweep after one that wrote it.
     """
-    return _Compiler(formula).compile()
+    return _Compiler(formula, target).compile()
+
+
+# -- what is made when --------------------------------------------------------------------
 
 
 def _stages(formula: Formula) -> list[_Stage]:
-    """What each sweep makes: all that something written or summed in it depends on."""
-    count = 1 + max(step.stage for step in formula.steps)
-    stages = [_Stage() for _ in range(count)]
+    """What each sweep makes: all that something written in it, or after it, depends on."""
+    count = 1 + max((step.stage for step in formula.steps), default=0)
+    needed: list[set[Value]] = [set() for _ in range(count)]
     of_rows: set[Value] = set()
-    effects = [step for step in formula.steps if step.name in _EFFECTS]
-    for number, stage in enumerate(stages):
-        needed: set[Value] = set()
-        for effect in effects:
-            if effect.arguments[0].stage == number:
-                _gather(effect, number, needed, of_rows)
-        stage.elements = [_step(v, number) for v in sorted(needed, key=lambda v: v.place)]
+    for step in formula.steps:
+        if step.name in _STORES:
+            _gather(step, step.stage, needed, of_rows)
+    stages = [
+        _Stage(elements=[_step(v, number) for v in sorted(values, key=lambda v: v.place)])
+        for number, values in enumerate(needed)
+    ]
     for value in sorted(of_rows, key=lambda v: v.place):
         stages[value.stage].row.append(_step(value, value.stage))
+    for number, values in enumerate(needed):
+        _check_reads(formula, number, values)
     return stages
 
 
-def _gather(value: Value, stage: int, needed: set[Value], of_rows: set[Value]) -> None:
+def _gather(value: Value, stage: int, needed: list[set[Value]], of_rows: set[Value]) -> None:
     """What a value of a stage depends on: elements made in this stage, and numbers of rows."""
-    in_sweep = value.level == ELEMENT or (
-        value.name in _REDUCING and value.arguments[0].stage == stage
-    )
-    if value.level == FIXED or value in needed or value in of_rows:
+    if value.name in _REDUCING:
+        stage = value.stage - 1  # the sweep before makes it
+    elif value.level == ROW:
+        stage = value.stage
+    found = of_rows if value.level == ROW and value.name not in _REDUCING else needed[stage]
+    if value.level == FIXED or value in found:
         return
-    if in_sweep:
-        needed.add(value)
-        arguments = _step(value, stage).arguments
-    elif value.name in _REDUCING:
-        return  # its own sweep makes it
-    else:
-        of_rows.add(value)
-        arguments = value.arguments
-    for argument in arguments:
+    found.add(value)
+    for argument in _step(value, stage).arguments:
         _gather(argument, stage, needed, of_rows)
 
 
@@ -140,38 +132,60 @@ def _step(value: Value, stage: int) -> _Step:
     """A step as a stage makes it: what an earlier one kept is read again."""
     if value.name == "keep" and value.stage < stage:
         return _Step(value, ())
-    return _Step(
-        value,
-        tuple(
-            a.arguments[0] if a.name == "keep" and a.stage == stage else a for a in value.arguments
-        ),
-    )
+    return _Step(value, tuple(_before_keep(a, stage) for a in value.arguments))
+
+
+def _before_keep(value: Value, stage: int) -> Value:
+    """What is kept, as long as it is in a register."""
+    while value.name == "keep" and value.stage == stage:
+        (value,) = value.arguments
+    return value
+
+
+def _check_reads(formula: Formula, stage: int, needed: set[Value]) -> None:
+    """That no earlier sweep has overwritten what this one reads."""
+    for value in needed & {step for step in formula.steps if step.name in _LOADS}:
+        for later in formula.steps[value.place :]:
+            if later.name in _STORES and later.operand == value.operand and later.stage < stage:
+                raise ValueError(
+                    f"{formula.name} reads operand {value.operand} in sweep {stage}, which sweep "
+                    f"{later.stage} has written: read it after that, or keep what is needed"
+                )
+
+
+# -- instructions -------------------------------------------------------------------------
 
 
 class _Compiler:
     """The code of one formula, and what its registers hold."""
 
-    def __init__(self, formula: Formula) -> None:
-        self.formula = formula
-        self.code = Assembler()
+    def __init__(self, formula: Formula, target: Target) -> None:
+        self.formula, self.target = formula, target
+        self.code = Assembler(target.vector)
         self.stages = _stages(formula)
         arrays = [n for n, kind in enumerate(formula.kinds) if kind is not Scalar]
         scalars = [n for n, kind in enumerate(formula.kinds) if kind is Scalar]
         if len(arrays) > len(_ADDRESSES):
-            raise TooManyRegisters(f"{formula.name} has {len(arrays)} arrays")
+            raise TooManyRegisters(
+                f"{formula.name} has {len(arrays)} arrays: at most {len(_ADDRESSES)}"
+            )
         self.address = dict(zip(arrays, _ADDRESSES, strict=False))
-        self.part = {n: OPERANDS + OPERAND_SIZE * i for i, n in enumerate(arrays)}
-        behind = OPERANDS + OPERAND_SIZE * len(arrays)
+        operands = TAIL + len(target.masks[0])
+        self.part = {n: operands + OPERAND_SIZE * i for i, n in enumerate(arrays)}
+        behind = operands + OPERAND_SIZE * len(arrays)
         self.scalar = {n: behind + SCALAR_SIZE * i for i, n in enumerate(scalars)}
-        self.free = list(range(_REGISTERS))[::-1]
+        self.free = list(range(target.registers))[::-1]
         self.register: dict[Value, int] = {}
-        #: How many uses of a value are still to come: steps for rows, and sweeps.
+        #: Registers that the step at hand took for itself, and values that it uses last.
+        self.spare: list[int] = []
+        self.last: list[Value] = []
+        #: How many uses of a row's number are still to come: steps for rows, and sweeps.
         self.uses = Counter(
             value
             for stage in self.stages
             for value in [
                 *(a for step in stage.row for a in step.arguments if a.level == ROW),
-                *{a for step in stage.elements for a in step.arguments if a.level == ROW},
+                *stage.of_rows(),
             ]
         )
 
@@ -187,7 +201,7 @@ class _Compiler:
             code.load(register, Memory(register, offset=object.__basicsize__))
         code.load(_ROW, Memory(_RECORD, offset=ROWS))
         code.load(_WIDTH, Memory(_RECORD, offset=WIDTH))
-        code.load_mask(_TAIL_MASK, Memory(_RECORD, offset=TAIL))
+        self.target.begin(code, _TAIL)
         loop = code.here()
         for stage in self.stages:
             self._stage(stage)
@@ -206,14 +220,15 @@ class _Compiler:
             self._make(step, self.uses, ROW)
         if not stage.elements:
             return
-        reductions = [step.value for step in stage.elements if step.value.name in _REDUCING]
-        for value in reductions:
+        for value in stage.reductions():
             self._begin(value)
         self._sweep(stage)
-        for value in reductions:
+        for value in stage.reductions():
             self._finish(value)
-        for value in {a for step in stage.elements for a in step.arguments if a.level == ROW}:
-            self._used(value, 1, self.uses)
+        for value in stage.of_rows():
+            self.uses[value] -= 1
+            if not self.uses[value]:
+                self.free.append(self.register.pop(value))
 
     def _sweep(self, stage: _Stage) -> None:
         """The whole vectors of a row in a loop, then the rest."""
@@ -222,144 +237,163 @@ class _Compiler:
         code.compare(_COLUMN, _WIDTH)
         none = code.jump("not below")
         loop = code.here()
-        self._elements(stage, 0)
-        code.add_number(_COLUMN, VECTOR)
+        self._elements(stage)
+        code.add_number(_COLUMN, self.target.vector)
         code.compare(_COLUMN, _WIDTH)
         code.jump("below", loop)
         code.land(none)
-        code.load(_COLUMN, Memory(_RECORD, offset=TAIL))
+        # the lowest lane is chosen by any mask but that of no elements
+        code.load(_COLUMN, _TAIL)
         code.add_number(_COLUMN, 0)
         whole = code.jump("zero")
         code.load(_COLUMN, Memory(_RECORD, offset=WIDTH))
-        self._elements(stage, _TAIL_MASK)
+        self._elements(stage, tail=True)
         code.land(whole)
 
-    def _elements(self, stage: _Stage, mask: int) -> None:
+    def _elements(self, stage: _Stage, tail: bool = False) -> None:
         uses = Counter(a for step in stage.elements for a in step.arguments if a.level == ELEMENT)
         for step in stage.elements:
-            self._make(step, uses, ELEMENT, mask)
+            self._make(step, uses, ELEMENT, tail)
 
     # -- registers ------------------------------------------------------------------------
 
     def _take(self) -> int:
         if not self.free:
-            raise TooManyRegisters(f"{self.formula.name} has too many values at once")
+            raise TooManyRegisters(
+                f"{self.formula.name} has more values at once than {self.target.name} registers"
+            )
         return self.free.pop()
 
-    def _used(self, value: Value, count: int, uses: Counter[Value]) -> None:
-        """Count uses; after the last one the register is free."""
-        uses[value] -= count
-        if not uses[value]:
-            self.free.append(self.register.pop(value))
+    def _take_spare(self) -> int:
+        self.spare.append(self._take())
+        return self.spare[-1]
+
+    def _release(self) -> None:
+        """Free what the step took for itself, and what it uses last."""
+        self.free += self.spare
+        self.free += [self.register.pop(value) for value in self.last]
+        self.spare, self.last = [], []
+
+    def _result(self, value: Value) -> int:
+        """A register for the value of an instruction that reads its sources before it writes."""
+        self._release()
+        self.register[value] = self._take()
+        return self.register[value]
 
     def _fixed(self, value: Value) -> Memory | Constant:
         if value.name == "constant":
             return Constant(value.number)
-        return Memory(_RECORD, offset=self.scalar[value.operand], broadcast=True)
+        return Memory(_RECORD, offset=self.scalar[value.operand])
 
     def _source(self, value: Value) -> int | Memory | Constant:
         """A value as the last source of an instruction."""
-        return self._fixed(value) if value.level == FIXED else self.register[value]
-
-    def _in_register(self, value: Value, spare: list[int]) -> int:
-        """A value in a register; one that is taken for it is noted."""
         if value.level != FIXED:
             return self.register[value]
-        spare.append(self._take())
-        self.code.vector("vbroadcastss", spare[-1], self._fixed(value))
-        return spare[-1]
+        fixed = self._fixed(value)
+        if isinstance(fixed, Constant):
+            return fixed
+        if self.target.repeats:
+            return Memory(fixed.base, offset=fixed.offset, broadcast=True)
+        return self._in_register(value)
+
+    def _in_register(self, value: Value) -> int:
+        """A value in a register."""
+        if value.level != FIXED:
+            return self.register[value]
+        register = self._take_spare()
+        self.code.vector("vbroadcastss", register, self._fixed(value))
+        return register
 
     # -- steps ----------------------------------------------------------------------------
 
-    def _make(self, step: _Step, uses: Counter[Value], level: int, mask: int = 0) -> None:
+    def _make(self, step: _Step, uses: Counter[Value], level: int, tail: bool = False) -> None:
         """The instructions of a step; what it used for the last time leaves its register."""
         value, arguments = step.value, step.arguments
-        last = {a for a in arguments if a.level == level and uses[a] == arguments.count(a)}
-        spare: list[int] = []
-        if value.name in _EFFECTS:
-            self._effect(value, arguments[0], spare, mask)
-        elif value.name in ("load", "load_row", "keep"):
-            if uses[value]:
-                self._load(value, mask)
+        uses.subtract(a for a in arguments if a.level == level)
+        counted = dict.fromkeys(a for a in arguments if a.level == level)
+        self.last = [a for a in counted if not uses[a]]
+        if value.name in _STORES or value.name in _REDUCING:
+            self._effect(value, arguments[0], tail)
+        elif value.name in _LOADS:
+            self._load(value, tail)
         elif value.name in ("times_plus", "minus_times"):
-            self._fused(value, arguments, last, spare)
+            self._fused(value, *arguments)
+        elif value.name == "where_greater":
+            self._choice(value, *arguments)
         else:
-            self._arithmetic(value, arguments, spare)
-        for argument in set(arguments):
-            if argument.level == level and argument in self.register:
-                self._used(argument, arguments.count(argument), uses)
-        self.free += spare
+            self._arithmetic(value, arguments)
+        self._release()
 
     def _place(self, operand: int, level: int) -> Memory:
         base = self.address[operand]
         return Memory(base, _COLUMN) if level == ELEMENT else Memory(base)
 
-    def _load(self, value: Value, mask: int) -> None:
-        self.register[value] = register = self._take()
-        if value.name == "load_row":
-            self.code.vector("vbroadcastss", register, self._place(value.operand, ROW))
+    def _load(self, value: Value, tail: bool) -> None:
+        place = self._place(value.operand, value.level)
+        register = self._result(value)
+        if value.level == ROW:
+            self.code.vector("vbroadcastss", register, place)
+        elif tail:
+            self.target.load_tail(self.code, register, place, _TAIL)
         else:
-            place = self._place(value.operand, ELEMENT)
-            self.code.vector("vmovups", register, place, mask=mask, zero=bool(mask))
+            self.code.vector("vmovups", register, place)
 
-    def _effect(self, value: Value, given: Value, spare: list[int], mask: int) -> None:
-        if value.name == "store":
-            place = self._place(value.operand, ELEMENT)
-            self.code.store(place, self._in_register(given, spare), mask)
-        elif value.name == "store_row":
-            place = self._place(value.operand, ROW)
-            self.code.store_lowest(place, self._in_register(given, spare))
+    def _effect(self, value: Value, given: Value, tail: bool) -> None:
+        code, target = self.code, self.target
+        if value.name in _REDUCING:
+            name, total, source = _REDUCING[value.name], self.register[value], self._source(given)
+            if tail:
+                target.reduce_tail(code, name, total, source, _TAIL, self._take_spare())
+            else:
+                code.vector(name, total, total, source)
+            return
+        place, register = self._place(value.operand, value.level), self._in_register(given)
+        if value.level == ROW:
+            code.store_lowest(place, register)
+        elif tail:
+            target.store_tail(code, place, register, _TAIL, self._take_spare())
         else:
-            total = self.register[value]
-            self.code.vector(_REDUCING[value.name], total, total, self._source(given), mask=mask)
+            code.store(place, register)
 
-    def _arithmetic(self, value: Value, arguments: tuple[Value, ...], spare: list[int]) -> None:
-        code = self.code
+    def _arithmetic(self, value: Value, arguments: tuple[Value, ...]) -> None:
+        """A step that is one instruction."""
         if value.name in _COMMUTING and arguments[0].level == FIXED:
             arguments = arguments[::-1]
-        if value.name in ("round", "square_root"):
-            source = self._in_register(arguments[0], spare)
-            self.register[value] = target = self._take()
-            if value.name == "round":
-                code.vector("vrndscaleps", target, source, immediate=_NEAREST)
-            else:
-                code.vector("vsqrtps", target, source)
-            return
-        first = self._in_register(arguments[0], spare)
-        if value.name == "where_greater":
-            code.vector("vcmpps", _CHOICE, first, self._source(arguments[1]), immediate=_GREATER)
-            other = self._in_register(arguments[3], spare)
-            self.register[value] = target = self._take()
-            code.vector("vblendmps", target, other, self._source(arguments[2]), mask=_CHOICE)
-            return
-        self.register[value] = target = self._take()
-        code.vector(_BINARY[value.name], target, first, self._source(arguments[1]))
+        name, immediate = self.target.steps[value.name]
+        sources: list[int | Memory | Constant] = [self._in_register(arguments[0])]
+        sources += map(self._source, arguments[1:])
+        self.code.vector(name, self._result(value), *sources, immediate=immediate)
 
-    def _fused(
-        self, value: Value, arguments: tuple[Value, ...], last: set[Value], spare: list[int]
-    ) -> None:
+    def _choice(self, value: Value, a: Value, b: Value, this: Value, other: Value) -> None:
+        compared = self._in_register(a), self._source(b)
+        chosen = self._source(this), self._in_register(other)
+        self.register[value] = register = self._take()
+        self.target.choose(self.code, register, compared, *chosen)
+
+    def _fused(self, value: Value, a: Value, b: Value, c: Value) -> None:
         """a·b + c or c - a·b: the target of the instruction is one of its sources."""
-        a, b, c = arguments
-        if a.level == FIXED:
+        name = "vfmadd" if value.name == "times_plus" else "vfnmadd"
+        if a.level == FIXED or (a not in self.last and b in self.last):
             a, b = b, a
-        sign = "" if value.name == "times_plus" else "n"
-        if c.level == FIXED:
-            factor = self._in_register(b, spare)
-            target = self._into(value, a, last)
-            self.code.vector(f"vf{sign}madd213ps", target, factor, self._source(c))
+        last: int | Memory | Constant
+        if c.level == FIXED or (a in self.last and c not in self.last and b.level != FIXED):
+            factor, last = self._in_register(b), self._source(c)
+            self.code.vector(f"{name}213ps", self._into(value, a), factor, last)
         else:
-            factor = self._in_register(a, spare)
-            target = self._into(value, c, last - {a, b})
-            self.code.vector(f"vf{sign}madd231ps", target, factor, self._source(b))
+            factor, last = self._in_register(a), self._source(b)
+            self.code.vector(f"{name}231ps", self._into(value, c), factor, last)
 
-    def _into(self, value: Value, start: Value, last: set[Value]) -> int:
+    def _into(self, value: Value, start: Value) -> int:
         """A register for a value, which holds another one's number to begin with."""
-        if start in last:
+        if start in self.last:
+            self.last.remove(start)
             self.register[value] = self.register.pop(start)
         else:
-            self.register[value] = self._take()
-            name = "vbroadcastss" if start.level == FIXED else "vmovups"
-            self.code.vector(name, self.register[value], self._source(start))
+            self.register[value] = register = self._take()
+            if start.level == FIXED:
+                self.code.vector("vbroadcastss", register, self._fixed(start))
+            else:
+                self.code.vector("vmovups", register, self.register[start])
         return self.register[value]
 
     # -- sums over a row ------------------------------------------------------------------
@@ -372,8 +406,8 @@ class _Compiler:
     def _finish(self, value: Value) -> None:
         """The lanes' sum in all lanes: halves, quarters, pairs and neighbours."""
         total, turned = self.register[value], self._take()
-        for name, order in TURNS:
-            sources = (total, total) if name == "vshuff32x4" else (total,)
+        for name, order in self.target.turns:
+            sources = [total] if name == "vpermilps" else [total, total]
             self.code.vector(name, turned, *sources, immediate=order)
             self.code.vector(_REDUCING[value.name], total, total, turned)
         self.free.append(turned)

@@ -11,19 +11,18 @@ import ctypes
 import os
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from .. import executable, parallel
 from ..dtypes import Array, float32
 from ..executable import Code
-from .compiler import LANES, OPERAND_SIZE, VECTOR, compile_formula
-from .formula import Column, Formula, Scalar
+from .compiler import OPERAND_SIZE, compile_formula
+from .formula import Column, Formula, Matrix, Scalar
+from .target import TARGETS, Target
 
 #: Elements up to which the GIL is kept: the call takes less time than giving it away.
 _KEEP_GIL = 1 << 14
-#: Masks of the last vector of a row, by how many elements it has.
-_MASKS = [(1 << count) - 1 for count in range(LANES)]
 
 # A function of a leaf (edi), a subleaf (esi) and a place (rdx): cpuid's eax, ebx and ecx go there;
 # for the leaf -1 xgetbv's eax does, which tells the registers that the system saves.
@@ -34,13 +33,12 @@ _CPUID = bytes.fromhex(
     "5b c3"  # pop rbx; ret
     "31c9 0f01d0 418900 5b c3"  # xor ecx, ecx; xgetbv; mov [r8], eax; pop rbx; ret
 )
-#: Bits of cpuid: the system uses xgetbv (leaf 1, ecx); AVX-512 F, DQ, BW and VL (leaf 7, ebx).
-_OSXSAVE, _AVX512 = 1 << 27, 1 << 16 | 1 << 17 | 1 << 30 | 1 << 31
-#: Bits of xgetbv: the registers of SSE, AVX and AVX-512 are saved.
-_SAVED = 0b11100110
+#: The bit of cpuid's leaf 1, ecx, that says that there is xgetbv.
+_XGETBV = 1 << 27
 
 
-def _processor_fits() -> bool:
+def _features() -> tuple[int, int, int]:
+    """What processor and system can do, in bits: leaf 1 of cpuid, ecx; leaf 7, ebx; xgetbv."""
     code = Code(_CPUID)
     function = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)(code.address)
     found = (ctypes.c_uint32 * 3)()
@@ -49,30 +47,46 @@ def _processor_fits() -> bool:
         function(leaf, 0, ctypes.addressof(found))
         return found[0], found[1], found[2]
 
-    if ask(0)[0] < 7 or not ask(1)[2] & _OSXSAVE:
-        return False
-    return ask(-1)[0] & _SAVED == _SAVED and ask(7)[1] & _AVX512 == _AVX512
+    leaves, more = ask(0)[0], ask(1)[2]
+    if leaves < 7 or not more & _XGETBV:
+        return 0, 0, 0
+    return more, ask(7)[1], ask(-1)[0]
 
 
-def _machine() -> str:
-    """What kernels run as here: "avx512" or "numpy"."""
+def _fitting() -> list[str]:
+    """The targets that run here, the best one first."""
     if not executable.possible():
-        return "numpy"
+        return []
     try:
-        return "avx512" if _processor_fits() else "numpy"
+        found = _features()
     except OSError:  # such as a system that lets no memory be both written and run
-        return "numpy"
+        return []
+    return [
+        target.name
+        for target in TARGETS.values()
+        if all(has & need == need for has, need in zip(found, target.needs, strict=True))
+    ]
 
 
-_CHOICES = ("auto", "avx512", "numpy")
+_CHOICES = ("auto", *TARGETS, "numpy")
 
 
 class _State:
-    """What runs, from the first question on; and a lock for compiling."""
+    """What runs, from the first question on; and a lock for compiling.
+
+    `target` stays when NumPy is chosen: a call may be on its way.
+    """
 
     def __init__(self) -> None:
         self.current: str | None = None
+        self.target: str | None = None
         self.guard = threading.Lock()
+
+    def choose(self, name: str) -> str:
+        if name != "numpy":
+            self.target = name
+        self.current = name
+        return name
 
 
 _state = _State()
@@ -81,10 +95,17 @@ _state = _State()
 def _chosen(choice: str) -> str:
     if choice not in _CHOICES:
         raise ValueError(f"kernels are {choice!r}: expected one of {', '.join(_CHOICES)}")
-    found = "numpy" if choice == "numpy" else _machine()
-    if choice == "avx512" and found != choice:
-        raise OSError("can't run kernels of AVX-512 on this processor and system")
-    return found
+    if choice == "numpy":
+        return choice
+    fitting = _fitting()
+    if choice == "auto":
+        return fitting[0] if fitting else "numpy"
+    if choice not in fitting:
+        raise OSError(
+            f"kernels of {choice} don't run on this processor and system: "
+            f"{' and '.join([*fitting, 'numpy'])} would"
+        )
+    return choice
 
 
 def set_kernels(choice: str) -> None:
@@ -93,21 +114,21 @@ def set_kernels(choice: str) -> None:
     The environment variable TE_KERNELS makes the same choice from the start.
 
     Args:
-        choice: "auto", "avx512" (machine code, made at run time, one pass over the elements), or
-            "numpy" (NumPy's loops, one after the other).
+        choice: "avx512" or "avx2" (machine code, made at run time, one pass over the elements),
+            "numpy" (NumPy's loops, one after the other), or "auto", the first of them that runs.
 
     Raises:
         ValueError: choice is none of these.
         OSError: the processor or the system can't run it; the earlier choice stays.
     """
-    _state.current = _chosen(choice)
+    _state.choose(_chosen(choice))
 
 
 def kernel_info() -> dict[str, str]:
     """How chains of elementwise steps run.
 
     Returns:
-        `kernels`: "avx512" or "numpy".
+        `kernels`: "avx512", "avx2" or "numpy".
 
     Example:
         >>> sorted(kernel_info())
@@ -118,7 +139,7 @@ def kernel_info() -> dict[str, str]:
 
 def _current() -> str:
     if _state.current is None:
-        _state.current = _chosen(os.environ.get("TE_KERNELS", "auto"))
+        return _state.choose(_chosen(os.environ.get("TE_KERNELS", "auto")))
     return _state.current
 
 
@@ -129,6 +150,36 @@ def runs(*arrays: Array) -> bool:
     )
 
 
+class Program:
+    """A kernel's machine code for one target, and how records for it are packed.
+
+    Attributes:
+        address: where the code begins.
+        held: the function of a record, called with the GIL.
+        released: the same one, called without it.
+        one_row: packs a record for a single row.
+        many_rows: packs one with the bytes from row to row.
+    """
+
+    def __init__(self, formula: Formula, target: Target) -> None:
+        self._lanes, self._vector = target.lanes, target.vector
+        words = struct.Struct(f"={len(target.masks[0]) // 8}q")
+        self._masks = [words.unpack(mask) for mask in target.masks]
+        arrays = sum(kind is not Scalar for kind in formula.kinds)
+        head, scalars = f"={2 + len(self._masks[0])}q", f"{len(formula.kinds) - arrays}f"
+        address = f"q{OPERAND_SIZE - 8}x"
+        self.one_row = struct.Struct(f"{head}{address * arrays}{scalars}").pack
+        self.many_rows = struct.Struct(f"{head}{2 * arrays}q{scalars}").pack
+        self.address = Code(compile_formula(formula, target)).address
+        self.held: Any = ctypes.PYFUNCTYPE(None, ctypes.c_char_p)(self.address)
+        self.released: Any = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(self.address)
+
+    def head(self, rows: int, columns: int) -> tuple[int, ...]:
+        """The first words of a record, for matrices of this size."""
+        whole, rest = divmod(columns, self._lanes)
+        return rows, whole * self._vector, *self._masks[rest]
+
+
 class Kernel:
     """A formula as a function of arrays; made with the decorator `kernel`.
 
@@ -137,62 +188,35 @@ class Kernel:
 
     def __init__(self, function: Callable[..., None]) -> None:
         self.function = function
-        self._held: Any = self._compile_and_run
-        self._released: Any = self._compile_and_run
-        self._code: Code | None = None
+        self._programs: dict[str | None, Program] = {}
         formula = Formula(function)
         kinds = formula.kinds
         self._adds = formula.adds
         arrays = [kind for kind in kinds if kind is not Scalar]
         if arrays != kinds[: len(arrays)]:
             raise TypeError(f"kernel {function.__name__} has scalars before arrays")
-        #: How many operands are arrays.
-        self.arrays = len(arrays)
+        #: How many operands are arrays, and how many scalars.
+        self.arrays, self.scalars = len(arrays), len(kinds) - len(arrays)
         self._columns = [kind is Column for kind in arrays]
-        self.scalars = len(kinds) - len(arrays)
-        scalars = f"{self.scalars}f"
-        self._one_row = struct.Struct(f"=3q{f'q{OPERAND_SIZE - 8}x' * len(arrays)}{scalars}").pack
-        self._many_rows = struct.Struct(f"=3q{2 * len(arrays)}q{scalars}").pack
+        self._elementwise = all(kind is Matrix for kind in arrays) and not formula.reduces
 
-    def _compile_and_run(self, record: bytes) -> None:
-        """The first call; later ones go to the code."""
-        self._compile()
-        self._released(record)
+    def formula(self, target: Target) -> Formula:
+        """The formula, in steps that the target has."""
+        return Formula(self.function, target.steps)
 
-    def _compile(self) -> None:
+    def program(self) -> Program:
+        """The code for what runs now; the first call makes it."""
+        return self._programs.get(_state.target) or self._compile()
+
+    def _compile(self) -> Program:
+        name = _state.target
+        if name is None:
+            raise RuntimeError(f"kernel {self.function.__name__}: `runs` has to be asked first")
         with _state.guard:
-            if self._code is None:
-                code = Code(compile_formula(Formula(self.function)))
-                self._released = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(code.address)
-                self._held = ctypes.PYFUNCTYPE(None, ctypes.c_char_p)(code.address)
-                self._code = code
-
-    @property
-    def address(self) -> int:
-        """Where the code begins."""
-        if self._code is None:
-            self._compile()
-        assert self._code is not None
-        return self._code.address
-
-    @staticmethod
-    def head(rows: int, columns: int) -> tuple[int, int, int]:
-        """The first words of a record, for matrices of this size."""
-        whole, rest = divmod(columns, LANES)
-        return rows, whole * VECTOR, _MASKS[rest]
-
-    def record(
-        self, rows: int, columns: int, places: Sequence[int], scalars: Sequence[float] = ()
-    ) -> bytes:
-        """What the code gets, for matrices of this size.
-
-        Args:
-            rows: how many.
-            columns: how many.
-            places: for each array the address of its object, and the bytes from row to row.
-            scalars: the numbers.
-        """
-        return self._many_rows(*self.head(rows, columns), *places, *scalars)
+            if name not in self._programs:
+                target = TARGETS[name]
+                self._programs[name] = Program(self.formula(target), target)
+        return self._programs[name]
 
     def flat(self, *given: Any) -> None:
         """Run over whole arrays of equally many elements, as one row; scalars come last.
@@ -204,7 +228,7 @@ class Kernel:
         if not size:
             return
         count = self.arrays
-        if size >= parallel.PARALLEL_KERNEL_FROM and (parts := _parts(size)):
+        if size >= parallel.PARALLEL_KERNEL_FROM and self._elementwise and (parts := _parts(size)):
             arrays = [array.reshape(-1) for array in given[:count]]
 
             def run(index: int) -> None:
@@ -212,10 +236,9 @@ class Kernel:
 
             parallel.parallel_for(run, len(parts))
             return
-        whole, rest = divmod(size, LANES)
-        call = self._held if size <= _KEEP_GIL else self._released
-        addresses = map(id, given[:count])
-        call(self._one_row(1, whole * VECTOR, _MASKS[rest], *addresses, *given[count:]))
+        program = self._programs.get(_state.target) or self._compile()
+        call = program.held if size <= _KEEP_GIL else program.released
+        call(program.one_row(*program.head(1, size), *map(id, given[:count]), *given[count:]))
 
     def rows(self, *given: Any) -> None:
         """Run over the rows of matrices.
@@ -233,13 +256,13 @@ class Kernel:
             if parts:
                 self._rows_in_parts(parts, given)
                 return
-        whole, rest = divmod(columns, LANES)
+        program = self._programs.get(_state.target) or self._compile()
         places: list[int] = []
         for array, column in zip(given, self._columns, strict=False):
             places.append(id(array))
             places.append(array.strides[0] if column or array.ndim == 2 else 0)
-        call = self._held if rows * columns <= _KEEP_GIL else self._released
-        call(self._many_rows(rows, whole * VECTOR, _MASKS[rest], *places, *given[count:]))
+        call = program.held if rows * columns <= _KEEP_GIL else program.released
+        call(program.many_rows(*program.head(rows, columns), *places, *given[count:]))
 
     def _rows_in_parts(self, parts: list[slice], given: tuple[Any, ...]) -> None:
         cut = [column or a.ndim == 2 for a, column in zip(given, self._columns, strict=False)]

@@ -37,8 +37,9 @@ from .assembler import (
     Assembler,
     Memory,
 )
-from .compiler import LANES, VECTOR
+from .target import AVX512
 
+VECTOR, LANES = AVX512.vector, AVX512.lanes
 #: Vectors of a panel's row, and its columns.
 _VECTORS = 2
 PANEL = _VECTORS * LANES
