@@ -20,20 +20,19 @@ pytestmark = pytest.mark.skipif(
     reason="needs the GNU assembler for x86-64",
 )
 
-NAMES = "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15".split()
+NAMES = ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16))]
 #: No instruction is longer, so each has a slot of its own.
 SLOT = 16
 #: Where the pool of constants begins behind a single instruction.
 POOL = 64
 
 Case = tuple[str, bytes]
-Write = Callable[[Assembler], object]
 
 
-def alone(vector: int, write: Write) -> bytes:
+def alone(vector: int, write: Callable[..., object], *given: object, **more: object) -> bytes:
     """The bytes of one instruction."""
     code = Assembler(vector)
-    write(code)
+    write(code, *given, **more)
     length = code.here()
     assert length <= SLOT
     return code.finish()[:length]
@@ -143,7 +142,7 @@ def case(
         [register(vector, target) + chosen, *(register(vector, r) for r in first), text]
     )
     byte = "" if immediate is None else f", {immediate}"
-    ours = alone(vector, lambda code: code.vector(name, target, *first, source, **more))
+    ours = alone(vector, Assembler.vector, name, target, *first, source, **more)
     prefix = "{vex3}" if vector == 32 else ""
     # the next instruction is where an offset from here begins
     return f"{prefix} {name} {listed}{byte}".replace("POOL", f"{POOL - len(ours)}"), ours
@@ -231,18 +230,15 @@ def test_masks(tmp_path: Path) -> None:
                         first = [11] * (name != "vmovups")
                         yield case(64, name, target, first, last, mask=mask, zero=zero)
             place = Memory(12, 2, 128)
-            ours = alone(64, lambda code, t=target, m=mask: code.store(place, t, m))
+            ours = alone(64, Assembler.store, place, target, mask)
             yield f"vmovups {shown(place, 'zmmword')}{{k{mask}}}, zmm{target}", ours
         for mask, first, last in itertools.product(range(1, 8), REGISTERS[64], REGISTERS[64]):
-            ours = alone(
-                64,
-                lambda code, m=mask, a=first, b=last: code.vector("vcmpps", m, a, b, immediate=30),
-            )
+            ours = alone(64, Assembler.vector, "vcmpps", mask, first, last, immediate=30)
             yield f"vcmpps k{mask}, zmm{first}, zmm{last}, 30", ours
         for mask, base in itertools.product(range(1, 8), range(8)):
             for offset in (0, 16, 200):
                 place = Memory(base, offset=offset)
-                ours = alone(64, lambda code, m=mask, p=place: code.load_mask(m, p))
+                ours = alone(64, Assembler.load_mask, mask, place)
                 yield f"kmovw k{mask}, {shown(place, 'word')}", ours
 
     check(list(cases()), tmp_path)
@@ -258,7 +254,7 @@ def test_lanes_chosen_by_vectors(tmp_path: Path) -> None:
                 yield text.replace(f", {immediate}", f", ymm{choice}"), ours
             place = Memory(target, 2, 8)
             yield case(32, "vmaskmovps", first, [choice], (shown(place, "ymmword"), place))
-            ours = alone(32, lambda code, p=place, s=first, c=choice: code.store_chosen(p, s, c))
+            ours = alone(32, Assembler.store_chosen, place, first, choice)
             yield f"{{vex3}} vmaskmovps {shown(place, 'ymmword')}, ymm{choice}, ymm{first}", ours
 
     check(list(cases()), tmp_path)
@@ -269,9 +265,9 @@ def test_stores(vector: int, tmp_path: Path) -> None:
     def cases() -> Iterator[Case]:
         size, prefix = ("zmmword", "") if vector == 64 else ("ymmword", "{vex3}")
         for source, place in itertools.product(REGISTERS[vector], PLACES):
-            ours = alone(vector, lambda code, p=place, s=source: code.store(p, s))
+            ours = alone(vector, Assembler.store, place, source)
             yield f"{prefix} vmovups {shown(place, size)}, {register(vector, source)}", ours
-            ours = alone(vector, lambda code, p=place, s=source: code.store_lowest(p, s))
+            ours = alone(vector, Assembler.store_lowest, place, source)
             first = prefix or "{evex}"
             yield f"{first} vmovss {shown(place, 'dword')}, xmm{source}", ours
 
@@ -281,21 +277,21 @@ def test_stores(vector: int, tmp_path: Path) -> None:
 def test_addresses_and_loops(tmp_path: Path) -> None:
     def cases() -> Iterator[Case]:
         for target, place in itertools.product(range(16), PLACES):
-            ours = alone(64, lambda code, t=target, p=place: code.load(t, p))
+            ours = alone(64, Assembler.load, target, place)
             yield f"mov {NAMES[target]}, {shown(place, 'qword')}", ours
-            ours = alone(64, lambda code, t=target, p=place: code.add(t, p))
+            ours = alone(64, Assembler.add, target, place)
             yield f"add {NAMES[target]}, {shown(place, 'qword')}", ours
         for a in range(16):
-            yield f"push {NAMES[a]}", alone(64, lambda code, a=a: code.push(a))
-            yield f"pop {NAMES[a]}", alone(64, lambda code, a=a: code.pop(a))
+            yield f"push {NAMES[a]}", alone(64, Assembler.push, a)
+            yield f"pop {NAMES[a]}", alone(64, Assembler.pop, a)
             for number in (-128, -1, 0, 32, 64, 127):
-                ours = alone(64, lambda code, a=a, n=number: code.add_number(a, n))
+                ours = alone(64, Assembler.add_number, a, number)
                 yield f"add {NAMES[a]}, {number}", ours
             for b in range(16):
-                ours = alone(64, lambda code, a=a, b=b: code.compare(a, b))
+                ours = alone(64, Assembler.compare, a, b)
                 yield f"cmp {NAMES[a]}, {NAMES[b]}", ours
         for low in range(8):
-            ours = alone(64, lambda code, a=low: code.clear(a))
+            ours = alone(64, Assembler.clear, low)
             yield f"xor {NAMES[low].replace('r', 'e', 1)}, {NAMES[low].replace('r', 'e', 1)}", ours
         yield "vzeroupper", alone(64, Assembler.leave_vectors)
         yield "ret", alone(64, Assembler.give_back)
