@@ -1,8 +1,9 @@
 """Settings of the process that tests may change are put back after each test."""
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
 import te_tensor as te
@@ -56,3 +57,35 @@ def _settings() -> Iterator[None]:
 def threads(request: pytest.FixtureRequest) -> int:
     te.set_num_threads(request.param)
     return request.param
+
+
+@pytest.fixture(params=["avx512", "avx2"])
+def target(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each kind of machine code that the processor runs."""
+    before = te.kernel_info()["kernels"]
+    try:
+        te.set_kernels(request.param)
+    except OSError as error:
+        pytest.skip(str(error))
+    yield request.param
+    te.set_kernels(before)
+
+
+@pytest.fixture
+def fused() -> Callable[..., np.ndarray]:
+    """±a·b + c in float32, rounded once."""
+    return _fused
+
+
+def _fused(a: np.ndarray, b: np.ndarray, c: np.ndarray, sign: int = 1) -> np.ndarray:
+    # The product is exact in float64. Rounding the sum there to odd, as Boldo and Melquiond do,
+    # keeps from rounding twice.
+    product, c = sign * (a.astype(np.float64) * b), c.astype(np.float64)
+    total = product + c
+    other = total - product
+    rest = (product - (total - other)) + (c - other)
+    even = np.asarray(total).view(np.int64) & 1 == 0
+    inexact = np.isfinite(rest) & (rest != 0) & even
+    return np.where(inexact, np.nextafter(total, np.copysign(np.inf, rest)), total).astype(
+        np.float32
+    )

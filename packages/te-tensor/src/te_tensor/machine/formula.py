@@ -285,7 +285,7 @@ def exponential(x: Value, *, limited: bool = True) -> Value:
 
     Args:
         x: the exponent.
-        limited: let infinite exponents give inf and 0; without, they give NaN.
+        limited: let infinite exponents give inf and 0; without, what they give is left open.
     """
     low, high = _EXP_LIMITS
     n, successor = _reduced(minimum(high, maximum(low, x)) if limited else x)
