@@ -281,7 +281,7 @@ def _reduced(x: Value) -> tuple[Value, Value]:
 
 
 def exponential(x: Value, *, limited: bool = True) -> Value:
-    """e^x, to one unit in the last place.
+    """e^x, to hardly more than one unit in the last place.
 
     Args:
         x: the exponent.
