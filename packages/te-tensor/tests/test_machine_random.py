@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import te_tensor as te
 from te_tensor.machine import (
     Column,
+    Kernel,
     Matrix,
     Scalar,
     Value,
@@ -26,7 +27,7 @@ from te_tensor.machine import (
     where_greater,
     with_sign,
 )
-from te_tensor.machine.compiler import TooManyRegisters
+from te_tensor.machine.compiler import TooManyRegisters, _Compiler
 from te_tensor.machine.target import TARGETS
 
 #: Steps by how many arguments they have, as a formula and as NumPy has them. Quotients and roots
@@ -87,7 +88,7 @@ def programs(draw: st.DrawFn) -> Program:
 INPUTS, KEPT = 6, 2
 
 
-def compiled(program: Program) -> Any:
+def compiled(program: Program) -> Kernel:
     """A program as a kernel."""
 
     @kernel
@@ -207,8 +208,10 @@ def compare(program: Program, seed: int, lanes: int, fused: Callable[..., np.nda
     column, over_rows = np.full(ROWS, 7, np.float32), np.zeros(columns, np.float32)
     if program.in_place and only_sweep(program):
         first, second = x, y
+    function = compiled(program)
     try:
-        compiled(program).rows(
+        check_registers(function, lanes)
+        function.rows(
             first, second, column, over_rows, kept, kept_too, x, y, v, c, float(s), float(t)
         )
     except TooManyRegisters:
@@ -217,6 +220,15 @@ def compare(program: Program, seed: int, lanes: int, fused: Callable[..., np.nda
     for found, wanted in zip((first, second, column, over_rows), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
     assert (room[:, ROWS:] == 7).all() and (room[:, :, columns:] == 7).all()
+
+
+def check_registers(function: Kernel, lanes: int) -> None:
+    """All registers are free again behind a row."""
+    target = next(t for t in TARGETS.values() if t.lanes == lanes)
+    compiler = _Compiler(function.formula(target), target)
+    compiler.compile()
+    assert sorted(compiler.free) == list(range(target.registers))
+    assert not compiler.register
 
 
 def only_sweep(program: Program) -> bool:

@@ -129,8 +129,8 @@ def _gather(value: Value, stage: int, needed: list[set[Value]], of_rows: set[Val
 
 
 def _step(value: Value, stage: int) -> _Step:
-    """A step as a stage makes it: what an earlier one kept is read again."""
-    if value.name == "keep" and value.stage < stage:
+    """A step as a stage makes it: what is kept is in a register, and read again later."""
+    if value.name == "keep":
         return _Step(value, ())
     return _Step(value, tuple(_before_keep(a, stage) for a in value.arguments))
 
