@@ -1,6 +1,5 @@
 """Which kernels run: by processor, system, environment and choice; from many threads and forks."""
 
-import mmap
 import os
 import platform
 import subprocess
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 import te_tensor as te
-from te_tensor import machine, memory
+from te_tensor import executable, machine, memory
 from te_tensor.machine import Matrix, exponential, kernel
 from te_tensor.machine.target import TARGETS
 
@@ -23,13 +22,14 @@ here = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch):
-    """The choice of the process is put back."""
-    state = kernels._state
+@pytest.fixture
+def patch():
+    """Undone before other fixtures put the choice of the process back."""
     te.kernel_info()
-    for name in ("current", "target"):
-        monkeypatch.setattr(state, name, getattr(state, name))
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("current", "target"):
+            patched.setattr(kernels._state, name, getattr(kernels._state, name))
+        yield patched
 
 
 def fresh():
@@ -71,16 +71,16 @@ def test_one_kernel_runs_as_each_kind():
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_what_does_not_fit_is_refused(name, monkeypatch):
+def test_what_does_not_fit_is_refused(name, patch):
     before = te.kernel_info()
-    monkeypatch.setattr(kernels, "_fitting", lambda: [n for n in TARGETS if n != name])
+    patch.setattr(kernels, "_fitting", lambda: [n for n in TARGETS if n != name])
     with pytest.raises(OSError, match=f"kernels of {name} don't run on this processor"):
         te.set_kernels(name)
     assert te.kernel_info() == before
 
 
-def test_a_kernel_that_nobody_asked_for(monkeypatch):
-    monkeypatch.setattr(kernels._state, "target", None)
+def test_a_kernel_that_nobody_asked_for(patch):
+    patch.setattr(kernels._state, "target", None)
     x = np.ones(3, np.float32)
     with pytest.raises(RuntimeError, match="kernel function: `runs` has to be asked first"):
         fresh().flat(x, x)
@@ -102,12 +102,10 @@ FOUND = {
 
 
 @pytest.mark.parametrize("name", FOUND)
-def test_what_processors_can_do(name, monkeypatch):
+def test_what_processors_can_do(name, patch):
     features, fitting = FOUND[name]
-    monkeypatch.setattr("os.name", "posix") if os.name != "posix" else None
-    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(memory, "DATA_COMES_FIRST", True)
-    monkeypatch.setattr(kernels, "_features", lambda: features)
+    patch.setattr(executable, "possible", lambda: True)
+    patch.setattr(kernels, "_features", lambda: features)
     assert kernels._fitting() == fitting
     te.set_kernels("auto")
     assert te.kernel_info()["kernels"] == (fitting[0] if fitting else "numpy")
@@ -129,14 +127,14 @@ def refuse(*_):
 
 
 @pytest.mark.parametrize("reason", ["memory", "machine", "objects"])
-def test_machines_that_run_no_kernels(reason, monkeypatch):
+def test_machines_that_run_no_kernels(reason, patch):
     before = te.kernel_info()
     if reason == "memory":
-        monkeypatch.setattr(kernels, "_Code", refuse)
+        patch.setattr(kernels, "Code", refuse)
     elif reason == "machine":
-        monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+        patch.setattr(platform, "machine", lambda: "aarch64")
     else:
-        monkeypatch.setattr(memory, "DATA_COMES_FIRST", False)
+        patch.setattr(memory, "DATA_COMES_FIRST", False)
     for name in TARGETS:
         with pytest.raises(OSError, match=rf"kernels of {name} don't run .* numpy would"):
             te.set_kernels(name)
@@ -150,7 +148,7 @@ def test_machines_that_run_no_kernels(reason, monkeypatch):
 
 @here
 def test_code_is_never_both_writable_and_run():
-    code = kernels._Code(b"\xc3")
+    code = executable.Code(b"\xc3")
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("needs Linux")
@@ -165,17 +163,10 @@ def test_code_is_never_both_writable_and_run():
 
 
 @here
-def test_memory_that_may_not_be_run(monkeypatch):
-    """Mprotect itself says no: to pages behind the end of what is mapped."""
-    real = mmap.mmap
-
-    def short(_, length, **options):
-        return real(-1, length, **options)
-
-    monkeypatch.setattr(kernels.mmap, "mmap", short)
-    monkeypatch.setattr(kernels.mmap, "PROT_EXEC", 1 << 20)  # no such right
+def test_memory_that_may_not_be_run(patch):
+    patch.setattr(executable.mmap, "PROT_EXEC", 1 << 20)  # no such right
     with pytest.raises(OSError, match="the system forbids to run code made at run time"):
-        kernels._Code(b"\xc3")
+        executable.Code(b"\xc3")
     te.set_kernels("auto")
     assert te.kernel_info() == {"kernels": "numpy"}
 

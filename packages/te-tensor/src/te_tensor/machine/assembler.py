@@ -338,11 +338,7 @@ def _evex(
             | _inverted(register >> 4, 4)
             | form.map,
             (~first & 15) << 3 | 1 << 2 | form.prefix,
-            zero << 7
-            | 0b10 << 5
-            | broadcast << 4
-            | _inverted(first >> 4, 3)
-            | mask,
+            zero << 7 | 0b10 << 5 | broadcast << 4 | _inverted(first >> 4, 3) | mask,
         )
     )
 

@@ -34,11 +34,13 @@ from .assembler import (
     Memory,
 )
 from .formula import ELEMENT, FIXED, ROW, Formula, Scalar, Value
-from .target import Target
+from .target import AVX512, Target
 
 #: Where a record's parts begin; behind the mask, which is as long as the target has it, come
 #: operands and scalars.
 ROWS, WIDTH, TAIL = 0, 8, 16
+#: Of AVX-512: what isn't made from a formula is made for it alone.
+VECTOR, LANES = AVX512.vector, AVX512.lanes
 #: Bytes of a record for each array operand, and for each scalar.
 OPERAND_SIZE, SCALAR_SIZE = 16, 4
 

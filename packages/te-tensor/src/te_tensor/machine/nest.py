@@ -118,8 +118,9 @@ class Nest:
                 places.append(part.here() - object.__basicsize__)
                 places.append(stack.strides[-2] if stack.shape[-2] > 1 else 0)
                 part.moving(stack)
-            record = kernel.record(rows, columns, places, scalars)
-            part.call(kernel.address)
+            program = kernel.program()
+            record = program.many_rows(*program.head(rows, columns), *places, *scalars)
+            part.call(program.address)
             part.words += _as_words(record)
 
         self._calls.append(place)

@@ -37,9 +37,8 @@ from .assembler import (
     Assembler,
     Memory,
 )
-from .target import AVX512
+from .compiler import LANES, VECTOR
 
-VECTOR, LANES = AVX512.vector, AVX512.lanes
 #: Vectors of a panel's row, and its columns.
 _VECTORS = 2
 PANEL = _VECTORS * LANES
