@@ -107,6 +107,8 @@ BOTH = {
     "vorps": 2,
     "vxorps": 2,
     "vmovups": 1,
+    "vcvtps2dq": 1,
+    "vcvtdq2ps": 1,
     "vfmadd213ps": 2,
     "vfmadd231ps": 2,
     "vfnmadd213ps": 2,
@@ -120,6 +122,7 @@ OWN = {
         "vgetmantps": (1, 0x0C),
         "vrndscaleps": (1, 8),
         "vshuff32x4": (2, 0xB1),
+        "vpermt2ps": (2, None),
     },
     32: {"vroundps": (1, 8), "vperm2f128": (2, 1), "vcmpps": (2, 0x1E)},
 }
@@ -208,6 +211,17 @@ def test_broadcasts(vector: int, tmp_path: Path) -> None:
                 last = shown(place, "dword"), place
                 yield case(vector, "vbroadcastss", target, [], last)
             yield case(vector, "vbroadcastss", target, [], ("dword ptr [rip+POOL]", Constant(-0.0)))
+
+    check(list(cases()), tmp_path)
+
+
+def test_bytes(tmp_path: Path) -> None:
+    def cases() -> Iterator[Case]:
+        for register, place in itertools.product(REGISTERS[64], PLACES):
+            last = shown(place, "xmmword"), place
+            yield case(64, "vpmovzxbd", register, [], last, mask=3, zero=True)
+            ours = alone(64, Assembler.store_bytes, place, register, 2)
+            yield f"vpmovdb {shown(place, 'xmmword')}{{k2}}, zmm{register}", ours
 
     check(list(cases()), tmp_path)
 
@@ -331,5 +345,5 @@ def test_each_constant_is_stored_once(vector: int, repeated: int) -> None:
 
 
 def test_every_form_is_compared() -> None:
-    compared = {*instructions(64), *instructions(32), "vbroadcastss", "vblendmps"}
+    compared = {*instructions(64), *instructions(32), "vbroadcastss", "vblendmps", "vpmovzxbd"}
     assert compared | {"vblendvps", "vmaskmovps"} == set(assembler._FORMS)

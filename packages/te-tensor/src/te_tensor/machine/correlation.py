@@ -33,8 +33,9 @@ from .assembler import (
     RSI,
     Memory,
 )
-from .compiler import LANES, TURNS, VECTOR
+from .compiler import LANES, VECTOR
 from .program import Record, Writer, call, last_mask, program
+from .target import AVX512
 
 #: Sums of `correlate`: outputs, and vectors of places. Of `correlate_places`: outputs, and
 #: elements of the kernel.
@@ -213,7 +214,7 @@ def _places(outputs: int, elements: int) -> Code:
         for i in range(outputs):
             for j in range(elements):
                 held, turned = _GRADS * j + i, 24 + j % 4
-                for name, order in TURNS:
+                for name, order in AVX512.turns:
                     sources = (held, held) if name == "vshuff32x4" else (held,)
                     code.vector(name, turned, *sources, immediate=order)
                     code.vector("vaddps", held, held, turned)
