@@ -17,6 +17,7 @@ CUT = {
     "parallel.PARALLEL_FROM": 1 << 16,
     "parallel.PARALLEL_CALL_FROM": 1 << 16,
     "parallel.PARALLEL_KERNEL_FROM": 1 << 16,
+    "parallel.SHARED_KERNEL_FROM": 1 << 12,
     "parallel.BLOCK": 1 << 15,
     "blas._PARALLEL_FROM": 1 << 20,
     "blas._SHARED_FROM": 1 << 16,

@@ -32,6 +32,8 @@ PARALLEL_FROM = 1 << 18
 PARALLEL_CALL_FROM = 1 << 20
 #: The same for a kernel, which takes some 50 µs for as many.
 PARALLEL_KERNEL_FROM = 1 << 19
+#: The same where workers wait awake.
+SHARED_KERNEL_FROM = 1 << 16
 
 _region = threading.local()
 

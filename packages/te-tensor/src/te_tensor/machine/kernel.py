@@ -11,7 +11,7 @@ import ctypes
 import os
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import executable, parallel
@@ -21,6 +21,8 @@ from .compiler import OPERAND_SIZE, compile_formula
 from .formula import Column, Formula, Matrix, Scalar
 from .target import TARGETS, Target
 
+#: Each thread has a multiple of so many elements or rows.
+_UNIT = 16
 #: Elements up to which the GIL is kept: the call takes less time than giving it away.
 _KEEP_GIL = 1 << 14
 
@@ -228,15 +230,17 @@ class Kernel:
         if not size:
             return
         count = self.arrays
-        if size >= parallel.PARALLEL_KERNEL_FROM and self._elementwise and (parts := _parts(size)):
-            arrays = [array.reshape(-1) for array in given[:count]]
-
-            def run(index: int) -> None:
-                self.flat(*[array[parts[index]] for array in arrays], *given[count:])
-
-            parallel.parallel_for(run, len(parts))
-            return
         program = self._programs.get(_state.target) or self._compile()
+        parts = _parts(size, size) if self._elementwise else None
+        if parts is not None:
+            arrays = [array.reshape(-1) for array in given[:count]]
+            views = [[array[part] for array in arrays] for part in parts]
+            records = [
+                program.one_row(*program.head(1, own[0].size), *map(id, own), *given[count:])
+                for own in views
+            ]
+            _share(program, records, size)
+            return
         call = program.held if size <= _KEEP_GIL else program.released
         call(program.one_row(*program.head(1, size), *map(id, given[:count]), *given[count:]))
 
@@ -251,34 +255,52 @@ class Kernel:
         if not rows:
             return
         count = self.arrays
-        if rows * columns >= parallel.PARALLEL_KERNEL_FROM and not self._adds:
-            parts = _parts(rows)
-            if parts:
-                self._rows_in_parts(parts, given)
-                return
         program = self._programs.get(_state.target) or self._compile()
+        size = rows * columns
+        parts = None if self._adds else _parts(rows, size)
+        if parts is not None:
+            cut = [column or a.ndim == 2 for a, column in zip(given, self._columns, strict=False)]
+            views = [
+                [a[part] if c else a for a, c in zip(given, cut, strict=False)] for part in parts
+            ]
+            records = [self._record(program, own, given[count:]) for own in views]
+            _share(program, records, size)
+            return
+        call = program.held if size <= _KEEP_GIL else program.released
+        call(self._record(program, given[:count], given[count:]))
+
+    def _record(self, program: Program, arrays: Sequence[Array], scalars: Sequence[float]) -> bytes:
         places: list[int] = []
-        for array, column in zip(given, self._columns, strict=False):
+        for array, column in zip(arrays, self._columns, strict=True):
             places.append(id(array))
             places.append(array.strides[0] if column or array.ndim == 2 else 0)
-        call = program.held if rows * columns <= _KEEP_GIL else program.released
-        call(program.many_rows(*program.head(rows, columns), *places, *given[count:]))
-
-    def _rows_in_parts(self, parts: list[slice], given: tuple[Any, ...]) -> None:
-        cut = [column or a.ndim == 2 for a, column in zip(given, self._columns, strict=False)]
-        scalars = given[self.arrays :]
-
-        def run(index: int) -> None:
-            arrays = zip(given, cut, strict=False)
-            self.rows(*[a[parts[index]] if c else a for a, c in arrays], *scalars)
-
-        parallel.parallel_for(run, len(parts))
+        return program.many_rows(*program.head(*arrays[0].shape), *places, *scalars)
 
 
-def _parts(length: int) -> list[slice] | None:
-    """A part for each of the engine's threads; None where they are at work already."""
-    threads = parallel.get_num_threads()
-    return None if threads == 1 or parallel.in_parallel() else parallel.split(length, threads)
+def _parts(length: int, size: int) -> list[slice] | None:
+    """A part for each of the engine's threads; None where none is to be shared out.
+
+    Args:
+        length: what is cut, rows or elements.
+        size: how many elements there are.
+    """
+    if size < parallel.SHARED_KERNEL_FROM:
+        return None
+    if size < parallel.PARALLEL_KERNEL_FROM and parallel.crew() is None:
+        return None
+    count = parallel.parts()
+    if count == 1 or length < count * _UNIT:
+        return None
+    units = parallel.split(-(-length // _UNIT), count)
+    return [slice(part.start * _UNIT, min(part.stop * _UNIT, length)) for part in units]
+
+
+def _share(program: Program, records: list[bytes], size: int) -> None:
+    if parallel.crew() is None:
+        parallel.parallel_for(lambda index: program.released(records[index]), len(records))
+    else:
+        short = size <= parallel.PARALLEL_KERNEL_FROM
+        parallel.share([(program.address, record) for record in records], short=short)
 
 
 def kernel(function: Callable[..., None]) -> Kernel:

@@ -22,6 +22,7 @@ from ..machine import Column, Matrix, kernel, runs
 from ..operation import Gradients, Operation, Sample
 from ._columns import Block, Columns, columns_of
 from ._direct import DirectBlock, direct, straight_weights, turned_weights
+from ._kernels import as_rows
 from ._units import run_all, run_and_keep, tasks_of, threads_for
 from ._windows import Window, as_images, check_images, new_images, to_lanes
 

@@ -13,7 +13,7 @@ from ..autograd import sum_to_shape
 from ..blas import gemm, is_small, matmul, rows_of
 from ..checks import broadcast_shape
 from ..dtypes import Array
-from ..machine import Matrix, kernel, multiply, packed, runs
+from ..machine import Matrix, kernel, multiply, packed, runs, runs_programs
 from ..operation import Gradients, Operation, Sample
 from ._kernels import as_rows, sum_rows
 
@@ -296,7 +296,9 @@ def _affine(
         terms = [] if bias is None else [bias]
         if residual is not None:
             terms.append(residual.reshape(out.shape))
-        panels = _panels(weight, len(rows)) if constant and runs(rows, weight, *terms) else None
+        panels = (
+            _panels(weight, len(rows)) if constant and runs_programs(rows, weight, *terms) else None
+        )
         if panels is not None:
             if len(terms) == 1:
                 start = terms[0]
