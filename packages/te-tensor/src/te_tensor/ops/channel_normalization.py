@@ -13,8 +13,51 @@ import numpy as np
 
 from .. import memory, parallel
 from ..blas import gemm
-from ..dtypes import Array
+from ..dtypes import Array, float64
+from ..machine import LANES, Column, Matrix, Scalar, kernel, runs, times_plus
 from ..operation import Gradients, Operation, Sample
+
+
+@kernel
+def _moments(rows: Matrix, mean: Column, rest: Column, squares: Column, share: Scalar) -> None:
+    """A row's mean, which is rounded, and the sums of what is left and of its squares."""
+    elements = rows.load()
+    of_row = elements.sum() * share.load()
+    centred = elements - of_row
+    mean.store(of_row)
+    rest.store(centred.sum())
+    squares.store((centred * centred).sum())
+
+
+@kernel
+def _affine_kernel(out: Matrix, x: Matrix, mean: Column, factor: Column, shift: Column) -> None:
+    out.store(times_plus(x.load() - mean.load(), factor.load(), shift.load()))
+
+
+@kernel
+def _row_sums_kernel(x: Matrix, grad: Matrix, mean: Column, sums: Column, products: Column) -> None:
+    upstream = grad.load()
+    sums.store(upstream.sum())
+    products.store((upstream * (x.load() - mean.load())).sum())
+
+
+@kernel
+def _combine_kernel(
+    out: Matrix,
+    x: Matrix,
+    grad: Matrix,
+    mean: Column,
+    factor: Column,
+    linear: Column,
+    constant: Column,
+) -> None:
+    by_grad = times_plus(grad.load(), factor.load(), constant.load())
+    out.store(times_plus(x.load() - mean.load(), linear.load(), by_grad))
+
+
+def _suits_kernels(*rows: Array) -> bool:
+    """Whether kernels can go over rows, which are long enough for them."""
+    return rows[0].shape[1] >= LANES and runs(*rows)
 
 
 class _ChannelNorm(Operation, abstract=True):
@@ -40,8 +83,27 @@ class _ChannelNorm(Operation, abstract=True):
     def _normalize(self, x: Array, *affine: Array) -> tuple[Array, Array, Array]:
         """The result, and the mean and the variance of each row, (N, C)."""
         rows = _as_rows(x)
-        ones = np.ones((rows.shape[1], 1), x.dtype)
-        sums, squares = (np.empty((len(rows), 1), x.dtype) for _ in range(2))
+        statistics = self._by_kernel if _suits_kernels(rows) else self._by_chain
+        mean, variance = statistics(rows, x.shape[:2])
+        out = _affine(x, mean, *self._factors(variance, affine))
+        self.save(x, mean, variance, *affine[:1])
+        return out, mean, variance
+
+    def _by_kernel(self, rows: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """The mean and the variance of each row, from those that each has by itself."""
+        count = rows.shape[1]
+        columns = [np.empty((len(rows), 1), rows.dtype) for _ in range(3)]
+        _moments.rows(rows, *columns, 1 / count)
+        own, rest, squares = (column.reshape(shape).astype(float64) for column in columns)
+        own += rest / count
+        mean = self._shared(own * count)
+        spread = squares - rest * rest / count + count * (own - mean) ** 2
+        variance = self._shared(spread)
+        return mean.astype(rows.dtype), variance.astype(rows.dtype)
+
+    def _by_chain(self, rows: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        ones = np.ones((rows.shape[1], 1), rows.dtype)
+        sums, squares = (np.empty((len(rows), 1), rows.dtype) for _ in range(2))
 
         def total(rows: Array, sums: Array) -> None:
             gemm(rows, ones, sums)
@@ -53,15 +115,13 @@ class _ChannelNorm(Operation, abstract=True):
             np.einsum("ij,ij->i", centered, centered, out=squares[:, 0])
 
         parallel.rowwise(total, rows, sums)
-        mean = self._shared(sums.reshape(x.shape[:2]))
+        mean = self._shared(sums.reshape(shape))
         parallel.rowwise(spread, rows, _column(mean), sums, squares)
         # Far from zero the mean is rounded: what is left of it goes as well.
-        rest = self._shared(sums.reshape(x.shape[:2]))
-        variance = self._shared(squares.reshape(x.shape[:2])) - rest * rest
+        rest = self._shared(sums.reshape(shape))
+        variance = self._shared(squares.reshape(shape)) - rest * rest
         mean += rest
-        out = _affine(x, mean, *self._factors(variance, affine))
-        self.save(x, mean, variance, *affine[:1])
-        return out, mean, variance
+        return mean, variance
 
     def _factors(self, variance: Array, affine: tuple[Array, ...]) -> tuple[Array, Array | None]:
         """What a row is multiplied with, and what is added."""
@@ -237,16 +297,24 @@ def _affine(x: Array, mean: Array, factor: Array, shift: Array | None) -> Array:
         if shift:
             np.add(out, shift[0], out=out)
 
+    rows, filled = _as_rows(x), _as_rows(out)
+    if _suits_kernels(rows):
+        shift = np.zeros_like(factor) if shift is None else shift
+        _affine_kernel.rows(filled, rows, *map(_column, (mean, factor, shift)))
+        return out
     of_rows = [_column(v) for v in (mean, factor, shift) if v is not None]
-    parallel.rowwise(block, _as_rows(out), _as_rows(x), *of_rows)
+    parallel.rowwise(block, filled, rows, *of_rows)
     return out
 
 
 def _row_sums(x: Array, grad: Array, mean: Array) -> tuple[Array, Array]:
     """Σ g and Σ g·(x - mean) of each row, (N, C)."""
     rows, of_rows = _as_rows(x), _as_rows(grad)
-    ones = np.ones((rows.shape[1], 1), x.dtype)
     sums, products = (np.empty((len(rows), 1), x.dtype) for _ in range(2))
+    if _suits_kernels(rows, of_rows):
+        _row_sums_kernel.rows(rows, of_rows, _column(mean), sums, products)
+        return sums.reshape(mean.shape), products.reshape(mean.shape)
+    ones = np.ones((rows.shape[1], 1), x.dtype)
 
     def block(rows: Array, grad: Array, mean: Array, sums: Array, products: Array) -> None:
         (centered,) = memory.scratch(1, rows.shape, rows.dtype)
@@ -275,7 +343,11 @@ def _combine(
         np.add(out, rest, out=out)
 
     of_rows = [_column(np.broadcast_to(v, mean.shape)) for v in (mean, factor, linear, constant)]
-    parallel.rowwise(block, _as_rows(out), _as_rows(x), _as_rows(grad), *of_rows)
+    arrays = [_as_rows(a) for a in (out, x, grad)]
+    if _suits_kernels(*arrays):
+        _combine_kernel.rows(*arrays, *of_rows)
+    else:
+        parallel.rowwise(block, *arrays, *of_rows)
     return out
 
 
