@@ -148,6 +148,12 @@ def new_images(shape: tuple[int, ...], dtype: DType, in_lanes: bool) -> Array:
     return memory.empty((*shape[1:], shape[0]), dtype).transpose(last, *range(last))
 
 
+def lies_in_lanes(x: Array) -> bool:
+    """Whether the batch, the first axis, lies innermost in memory."""
+    innermost = x.transpose(*range(1, x.ndim), 0).flags.c_contiguous
+    return innermost and not x.flags.c_contiguous
+
+
 def to_lanes(images: Array) -> Array:
     """Images (N, C, H, W) as (C, H, W, N), contiguous: a view where memory allows."""
     view = images.transpose(1, 2, 3, 0)

@@ -16,6 +16,7 @@ from ..blas import gemm
 from ..dtypes import Array, float64
 from ..machine import LANES, Column, Matrix, Scalar, kernel, runs, times_plus
 from ..operation import Gradients, Operation, Sample
+from ._windows import lies_in_lanes
 
 
 @kernel
@@ -79,6 +80,16 @@ class _ChannelNorm(Operation, abstract=True):
     def _shared(self, sums: Array) -> Array:
         """Sums of rows, (N, C), as means over the elements of all rows that share statistics."""
         raise NotImplementedError
+
+    #: Whether the batch lies innermost in memory.
+    in_lanes = False
+
+    def _as_it_lies(self, x: Array) -> Array:
+        """Where samples share their statistics: those that lie in lanes as one sample."""
+        return x.transpose(*range(1, x.ndim), 0)[None] if self.in_lanes else x
+
+    def _as_given(self, x: Array) -> Array:
+        return x[0].transpose(x.ndim - 2, *range(x.ndim - 2)) if self.in_lanes else x
 
     def _normalize(self, x: Array, *affine: Array) -> tuple[Array, Array, Array]:
         """The result, and the mean and the variance of each row, (N, C)."""
@@ -187,8 +198,11 @@ class BatchNorm(_ChannelNorm):
             raise ValueError(
                 f"batch_norm in training of shape {x.shape}: expected more than one value a channel"
             )
+        self.in_lanes = lies_in_lanes(x)
+        x = self._as_it_lies(x)
+        self.elements = prod(x.shape[2:])
         out, mean, variance = self._normalize(x, *affine)
-        return out, mean[0].copy(), variance[0].copy()
+        return self._as_given(out), mean[0].copy(), variance[0].copy()
 
     def backward(
         self, grad: Array | None, of_mean: Array | None, of_variance: Array | None
@@ -196,10 +210,12 @@ class BatchNorm(_ChannelNorm):
         x = self.saved[0]
         count = len(x) * self.elements
         zero = np.zeros(x.shape[1], x.dtype)
-        grad = np.broadcast_to(zero[0], x.shape) if grad is None else grad
+        grad = np.broadcast_to(zero[0], x.shape) if grad is None else self._as_it_lies(grad)
         of_mean = zero if of_mean is None else of_mean / count
         of_variance = zero if of_variance is None else of_variance * (2 / count)
-        return self._gradients(grad, of_mean.astype(x.dtype), of_variance.astype(x.dtype))
+        moments = of_mean.astype(x.dtype), of_variance.astype(x.dtype)
+        of_x, *others = self._gradients(grad, *moments)
+        return None if of_x is None else self._as_given(of_x), *others
 
 
 class GroupNorm(_ChannelNorm):
@@ -259,17 +275,20 @@ class RunningNorm(_ChannelNorm):
 
     def forward(self, x: Array, mean: Array, variance: Array, *affine: Array) -> Array:
         _check("batch_norm", x, *affine, mean=mean, variance=variance)
+        self.in_lanes = lies_in_lanes(x)
+        x = self._as_it_lies(x)
         mean, variance = (np.broadcast_to(v, x.shape[:2]) for v in (mean, variance))
         self.save(x, mean, variance, *affine[:1])
-        return _affine(x, mean, *self._factors(variance, affine))
+        return self._as_given(_affine(x, mean, *self._factors(variance, affine)))
 
     def backward(self, grad: Array) -> Gradients:
         x, mean, variance, *weight = self.saved
+        grad = self._as_it_lies(grad)
         inverse = 1 / np.sqrt(variance + self.eps)
         grads: list[Array | None] = [None] * len(self.needs_grad)
         if self.needs_grad[0]:
             factor = inverse * weight[0] if weight else inverse
-            grads[0] = _affine(grad, np.zeros_like(mean), factor, None)
+            grads[0] = self._as_given(_affine(grad, np.zeros_like(mean), factor, None))
         if any(self.needs_grad[3:]):
             sums, products = _row_sums(x, grad, mean)
             of_affine = ((products * inverse).sum(axis=0), sums.sum(axis=0))

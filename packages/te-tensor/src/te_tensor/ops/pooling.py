@@ -17,7 +17,7 @@ from .. import memory, parallel
 from ..dtypes import Array
 from ..machine import pool_maximum, runs_programs, unpool_maximum
 from ..operation import Gradients, Operation, Sample
-from ._windows import Window, as_images, check_images, new_images, to_lanes
+from ._windows import Window, as_images, check_images, lies_in_lanes, new_images, to_lanes
 
 _ONE_ROW = Window(1, 1, 1, 0, 1, 1)
 #: Elements of a row up to which all rows are made, and strides up to which that isn't wasteful.
@@ -40,8 +40,7 @@ class _Planes:
         self.lengths = images.shape[2:]
         if 0 in images.shape[1:]:
             raise ValueError(f"{name} of shape {x.shape}: expected no empty axis but the batch")
-        innermost = images.transpose(1, 2, 3, 0).flags.c_contiguous
-        self.in_lanes = innermost and not images.flags.c_contiguous
+        self.in_lanes = lies_in_lanes(images)
 
     def of(self, x: Array) -> Array:
         """A view (P, H, W, L), or a copy where memory doesn't allow one."""
