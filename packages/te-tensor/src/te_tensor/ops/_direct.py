@@ -279,7 +279,7 @@ def _in_blocks(weights: Array) -> Array:
     return made
 
 
-_layout_of = lru_cache(256)(Direct)
+layout_of = lru_cache(256)(Direct)
 
 
 def direct(
@@ -294,4 +294,4 @@ def direct(
         or not runs_programs(units)
     ):
         return None
-    return _layout_of(rows, columns, units.shape[1], units.shape[-1], groups, outputs)
+    return layout_of(rows, columns, units.shape[1], units.shape[-1], groups, outputs)
