@@ -319,13 +319,29 @@ class DistanceGrads:
         shape = bias.distance.shape
         self.distance = np.zeros(shape, bias.distance.dtype) if needs.get("distance") else None
 
-    def add(self, block: Block, chunk: int, parts: Sequence[Part], grad: Array) -> None:
-        """One block's part, from the gradient of its scores, which is overwritten."""
+    def add(
+        self,
+        block: Block,
+        chunk: int,
+        parts: Sequence[Part],
+        grad: Array,
+        sums: Sequence[Array] | None = None,
+    ) -> None:
+        """One block's part.
+
+        Args:
+            block: the block.
+            chunk: which of those that share the rows of a head.
+            parts: its heads.
+            grad: the gradient of its scores, which is overwritten.
+            sums: for each part those of grad·phi in each row, where they are known.
+        """
         here = (chunk, block.batch, block.heads, block.group)
-        for part in parts:
+        for number, part in enumerate(parts):
             own = grad[part.place]
             if self.needs.get("slopes"):
-                self.slopes[here][part.place] -= _sums(own, part.phi)
+                found = _sums(own, part.phi) if sums is None else _total(sums[number][..., 0])
+                self.slopes[here][part.place] -= found
             if self.distance is None and self.rates is None:
                 continue
             np.multiply(own, -part.slopes, out=own)
@@ -361,5 +377,9 @@ class DistanceGrads:
 
 def _sums(grad: Array, factor: Array) -> Array:
     """Σ grad·factor over rows and columns, rows in float64: shape (B, K, G)."""
-    by_row = np.einsum("...t,...t->...", grad, np.broadcast_to(factor, grad.shape))
+    return _total(np.einsum("...t,...t->...", grad, np.broadcast_to(factor, grad.shape)))
+
+
+def _total(by_row: Array) -> Array:
+    """Sums over rows in float64."""
     return np.asarray(by_row.sum(axis=-1, dtype=np.float64))

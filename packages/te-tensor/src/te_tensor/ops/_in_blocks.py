@@ -11,18 +11,18 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, prod
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from .. import memory, parallel
-from ..autograd import sum_to_shape
 from ..blas import gemm_batch
 from ..dtypes import Array, bool_
 from ._at_once import HIGHEST, LOWEST_SUM, hide_later
 from ._blocks import Block, Buffer, cut, grouped
-from ._distance import DistanceBias, DistanceGrads, Part
+from ._distance import DistanceBias, Part
 from ._kernels import EXPONENT_OF_E, EXPONENTIAL, keep_factors
+from ._weights import exponentials, runs_in_kernels
 
 #: Elements of a block of scores: two such blocks a thread are all that is held.
 _BLOCK = 2 * parallel.BLOCK
@@ -69,8 +69,8 @@ Unit: TypeAlias = tuple[slice, slice]
 class Work:
     """One problem on five axes (B, K, G, S, T), G query heads to a key head, and its blocks.
 
-    Scores, and logarithms of their sums, are times EXPONENT_OF_E from the start, so that
-    EXPONENTIAL of them is e to the power of the scores.
+    Scores, and logarithms of their sums, are times `unit` from the start: EXPONENT_OF_E where NumPy
+    makes the exponentials, so that EXPONENTIAL of them is e to the power of the scores.
 
     Args:
         settings: what attention was made with.
@@ -93,7 +93,9 @@ class Work:
         bias: DistanceBias | None,
     ) -> None:
         self.settings = settings
-        self.unit = q.dtype.type(EXPONENT_OF_E)
+        #: Whether kernels make the exponentials, and add the distance bias on their way.
+        self.in_kernels = runs_in_kernels(q)
+        self.unit = q.dtype.type(1 if self.in_kernels else EXPONENT_OF_E)
         self.key_heads = k.shape[1]
         self.q = self.group(q)
         self.k, self.v = k[:, :, None], v[:, :, None]
@@ -184,12 +186,12 @@ class Work:
     def scores(
         self, block: Block, buffer: Buffer, keys: Array, queries: Array
     ) -> tuple[Array, list[Part]]:
-        """The block's scores with all biases and masks, and what the distance bias is made of."""
+        """The block's scores, and what the distance bias is made of, which kernels add later."""
         keys = keys[..., block.columns, :]
         scores = buffer((*queries.shape[:-1], keys.shape[-2]))
         parts = [] if self.bias is None else self.bias.parts(block)
         beta = 0.0
-        for part in parts:
+        for part in [] if self.in_kernels else parts:
             np.multiply(part.phi, part.slopes * -self.unit, out=scores[part.place])
             beta = 1.0
         if self.additive is not None and self.of_columns is None:
@@ -249,6 +251,12 @@ class Work:
     ) -> None:
         """One block of the output."""
         values = keys.values[..., block.columns, :]
+        if self.in_kernels:
+            scores, parts = self.scores(block, buffer, keys.keys, self.queries(block, 0.0))
+            row_sums, highest = exponentials(scores, parts)
+            mixed, _ = self._weigh(block, scores, values, row_sums)
+            self._finish(block, mixed, row_sums, highest, out, log_sums)
+            return
         top = self._highest(block, keys)
         product = None
         if top is not None:
@@ -262,17 +270,28 @@ class Work:
             np.copyto(top, 0, where=top == -np.inf)  # a row that may attend to nothing
             np.subtract(scores, top[..., None], out=scores)
             product, sums = self._weigh(block, EXPONENTIAL(scores, out=scores), values)
-            np.copyto(sums, 1, where=sums == 0)
-        np.divide(product, sums, out=block.of(out, columns=False))
-        np.add(top[..., None], self.unit * np.log(sums), out=block.of(log_sums, columns=False))
+        self._finish(block, product, sums, top[..., None], out, log_sums)
 
-    def _weigh(self, block: Block, weights: Array, values: Array) -> tuple[Array, Array]:
+    def _finish(
+        self, block: Block, product: Array, sums: Array, top: Array, out: Array, log_sums: Array
+    ) -> None:
+        """Write means of values, and what backward needs to know of the weights' sums."""
+        nothing = sums == 0  # a row that may attend to nothing
+        np.copyto(sums, 1, where=nothing)
+        np.copyto(top, 0, where=nothing)
+        np.divide(product, sums, out=block.of(out, columns=False))
+        np.add(top, self.unit * np.log(sums), out=block.of(log_sums, columns=False))
+
+    def _weigh(
+        self, block: Block, weights: Array, values: Array, sums: Array | None = None
+    ) -> tuple[Array, Array]:
         """Weights times values, dropout applied, and the sums of the weights before it."""
-        if weights.shape[-1] < _LONG_ROW and not self.settings.dropout:
+        if sums is None and weights.shape[-1] < _LONG_ROW and not self.settings.dropout:
             product = memory.empty((*weights.shape[:-1], values.shape[-1]), weights.dtype)
             gemm_batch(weights, values, product)  # the column of ones brings the sums
             return product[..., :-1], product[..., -1:]
-        sums = np.einsum("...t->...", weights)[..., None]
+        if sums is None:
+            sums = np.einsum("...t->...", weights)[..., None]
         if self.settings.dropout:
             np.multiply(weights, self.keep(block, np.empty_like(weights)), out=weights)
         product = memory.empty((*weights.shape[:-1], values.shape[-1] - 1), weights.dtype)
@@ -306,133 +325,3 @@ class Keys:
         k = self.keys[..., :-2]
         squares = np.einsum("...d,...d->...", k, k)
         return np.asarray(np.sqrt(squares.max(axis=-1, keepdims=True, initial=0)))
-
-
-class KeyGrads:
-    """The gradients of one unit's keys and values, side by side in memory as products like it."""
-
-    def __init__(self, keys: Keys) -> None:
-        k, v = keys.keys[:, :, 0], keys.values[:, :, 0]
-        self.k = memory.empty((*k.shape[:-1], k.shape[-1] - 2), k.dtype)
-        self.v = memory.empty((*v.shape[:-1], v.shape[-1] - 1), v.dtype)
-        self.k[...] = 0
-        self.v[...] = 0
-
-
-def _zeros_like(array: Array) -> Array:
-    zeros = memory.empty_like(array)
-    zeros[...] = 0
-    return zeros
-
-
-#: Inputs that the distance bias is made of.
-_OF_BIAS = ("distance", "slopes", "rates")
-
-
-class Grads:
-    """The gradients of one problem, as the blocks add to them."""
-
-    def __init__(
-        self,
-        work: Work,
-        needs: dict[str, bool],
-        q: Array,
-        k: Array,
-        v: Array,
-        extra: dict[str, Array],
-        into: dict[str, Array | None],
-    ) -> None:
-        self.work = work
-        self.needs = needs
-        self.shapes = {name: array.shape for name, array in extra.items()}
-        # Sums over rows have a place per chunk of rows, added up at the end.
-        chunks = 1 + max((task.chunk for task in work.tasks), default=0)
-        self.into_q = into["q"] is not None
-        self.whole_q = memory.empty_like(q) if into["q"] is None else into["q"]
-        self.q = work.group(self.whole_q)
-        self.k, self.v = (
-            [_zeros_like(like) if first is None else first]
-            + [_zeros_like(like) for _ in range(chunks - 1)]
-            for like, first in ((k, into["k"]), (v, into["v"]))
-        )
-        self.bias: DistanceGrads | None = None
-        self.mask: list[Array] | None = None
-        if work.additive is not None and needs["mask"]:
-            # With an axis of rows, every chunk adds to rows of its own.
-            places = chunks if work.additive.shape[3] == 1 else 1
-            self.mask = [np.zeros(work.additive.shape, q.dtype) for _ in range(places)]
-        if work.bias is not None and any(needs.get(name) for name in _OF_BIAS):
-            self.bias = DistanceGrads(work.bias, needs, work.q.shape[:3], chunks)
-
-    def add(
-        self,
-        task: Task,
-        block: Block,
-        buffers: list[Any],
-        keys: Keys,
-        sums: KeyGrads,
-        grad: Array,
-        out: Array,
-        log_sums: Array,
-    ) -> None:
-        """One block's part of every gradient."""
-        work = self.work
-        queries = work.queries(block, -block.of(log_sums, columns=False)[..., 0])
-        scores, parts = work.scores(block, buffers[0], keys.keys, queries)
-        weights = EXPONENTIAL(scores, out=scores)
-        grad = block.of(grad, columns=False)
-        # Σ_j weights·(grad·v) of a row is grad·out: no pass over the block is needed for it.
-        out = block.of(out, columns=False)
-        delta = np.einsum("...e,...e->...", grad, out)
-        values = keys.values[..., block.columns, :].swapaxes(-1, -2)
-        slope = buffers[1](weights.shape)
-        grad_k, grad_v = sums.k[..., block.columns, :], sums.v[..., block.columns, :]
-        if work.settings.dropout:
-            keep = work.keep(block, buffers[2](weights.shape))
-            gemm_batch(grad, values[..., :-1, :], slope)
-            np.multiply(slope, keep, out=slope)
-            np.subtract(slope, delta[..., None], out=slope)
-            np.multiply(keep, weights, out=keep)
-            _add_over_group(keep, grad, grad_v)
-        else:
-            extended = memory.empty((*grad.shape[:-1], grad.shape[-1] + 1), grad.dtype)
-            extended[..., :-1] = grad
-            np.negative(delta, out=extended[..., -1])  # meets the column of ones
-            _add_over_group(weights, extended[..., :-1], grad_v)
-            gemm_batch(extended, values, slope)
-        np.multiply(slope, weights, out=slope)  # the gradient of the scores
-        gemm_batch(
-            *(slope, keys.keys[..., block.columns, :-2], block.of(self.q, columns=False)),
-            alpha=work.settings.scale,
-            beta=1.0 if self.into_q else 0.0,
-        )
-        _add_over_group(slope, queries[..., :-2], grad_k, alpha=1 / EXPONENT_OF_E)
-        if self.mask is not None:
-            target = block.of(self.mask[task.chunk % len(self.mask)])
-            target += sum_to_shape(slope, target.shape)
-        if self.bias is not None:
-            self.bias.add(block, task.chunk, parts, slope)
-
-    def add_keys(self, task: Task, unit: Unit, sums: KeyGrads) -> None:
-        """Add a unit's sums to the gradients of k and v."""
-        for total, part in ((self.k, sums.k), (self.v, sums.v)):
-            place = total[task.chunk][unit]
-            np.add(place, part, out=place)
-
-    def finish(self) -> dict[str, Array]:
-        """All gradients, in the inputs' shapes."""
-        for partial in (self.k, self.v, self.mask or []):
-            for other in partial[1:]:
-                partial[0] += other
-        results = {"q": self.whole_q, "k": self.k[0], "v": self.v[0]}
-        if self.mask is not None:
-            results["mask"] = self.mask[0].reshape(self.shapes["mask"])
-        if self.bias is not None:
-            results |= self.bias.finish(self.shapes)
-        return results
-
-
-def _add_over_group(scores: Array, rows: Array, out: Array, alpha: float = 1.0) -> None:
-    """out += alpha·scoresᵀ·rows, summed over the query heads that share a key head."""
-    for g in range(scores.shape[2]):
-        gemm_batch(scores[:, :, g].swapaxes(-1, -2), rows[:, :, g], out, alpha=alpha, beta=1.0)

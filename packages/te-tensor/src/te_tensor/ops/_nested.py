@@ -24,10 +24,10 @@ from ..machine import (
 )
 from ._blocks import Block, grouped
 from ._distance import DistanceBias, DistanceGrads, Part, whole_vectors
+from ._weights import LARGEST
 
 #: Columns and features up to which a head's matrices stay in the first-level cache.
 _MOST_COLUMNS, _MOST_FEATURES = 256, 128
-_LARGEST = float(np.finfo(float32).max)
 _TINY = float(np.finfo(float32).tiny)
 #: Scores below which a nest takes longer to set up than NumPy's calls take.
 _LEAST_SCORES = 1 << 13
@@ -49,8 +49,8 @@ def nests(q: Array, k: Array, v: Array) -> bool:
 def _write_weights(weights: Matrix, scores: Value, penalty: Matrix) -> None:
     """The softmax of a row; zeros where all of it is hidden."""
     off = penalty.load()
-    seen = weights.keep(where_greater(off, _LARGEST, -inf, scores - off))
-    top = maximum(-_LARGEST, seen.max())
+    seen = weights.keep(where_greater(off, LARGEST, -inf, scores - off))
+    top = maximum(-LARGEST, seen.max())
     shares = weights.keep(exponential(seen - top))
     weights.store(shares * (1.0 / maximum(_TINY, shares.sum())))
 

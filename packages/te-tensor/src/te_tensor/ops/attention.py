@@ -12,9 +12,10 @@ from .. import memory, parallel
 from ..dtypes import Array, bool_
 from ..operation import Gradients, Operation, Sample
 from ._at_once import AtOnce
+from ._block_grads import Grads, KeyGrads
 from ._blocks import Buffer
 from ._distance import DistanceBias, DistanceFunction, Prepared, distance_function
-from ._in_blocks import Grads, KeyGrads, Keys, Settings, Work, is_small
+from ._in_blocks import Keys, Settings, Work, is_small
 from ._nested import Nested, nests
 
 #: A distance function, or its name.
