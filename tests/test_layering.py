@@ -43,7 +43,7 @@ FLOORS: dict[str, list[str]] = {
         "autograd execution",
         "ops/_blocks ops/_gates ops/_kernels ops/_windows ops/_units",
         "ops/_columns ops/_direct ops/_distance ops/_chained",
-        "ops/_at_once ops/_sequence",
+        "ops/_at_once ops/_sequence ops/_weights",
         "ops/_in_blocks ops/_nested",
         "ops/_block_grads",
         "ops/*",
