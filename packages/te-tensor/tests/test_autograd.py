@@ -830,3 +830,17 @@ def test_an_operation_is_let_go_of_on_the_way():
     del operation
     y.backward()
     assert alive == [[True, True, True], [True, True, False], [True, False, False]]
+
+
+@pytest.mark.parametrize("value", [2.5, -0.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [3, 1 << 15])
+def test_the_gradient_of_a_sum_is_one_number_everywhere(value, dtype, size):
+    x = te.zeros(size, 2, dtype=dtype, requires_grad=True)
+    x.sum().backward(te.Tensor(value, dtype=dtype))
+    wanted = np.full((size, 2), value, dtype)
+    np.testing.assert_array_equal(x.grad.data, wanted)
+    assert np.array_equal(np.signbit(x.grad.data), np.signbit(wanted))
+    with x.grad.lock() as array:  # memory of its own
+        array[0] = 1
+    assert x.grad.data[1, 0] != 1

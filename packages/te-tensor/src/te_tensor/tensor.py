@@ -11,7 +11,7 @@ from typing import Any, Never, Self, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from . import autograd, execution, modes, parallel, silence, storage
+from . import autograd, execution, modes, silence, storage
 from .checks import Axis, broadcast_shape, check_function, check_keepdims, normalize_axis
 from .conversion import as_array, described, index_of, lengths, part_lengths, scalar, to_array
 from .dtypes import (
@@ -30,6 +30,7 @@ from .dtypes import (
 from .execution import UNUSUAL
 from .hooks import HookHandle, Hooks
 from .operation import Operation
+from .ops._kernels import copied
 from .ops.activation import LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
 from .ops.arithmetic import Add, Div, Mul, Pow, Sub
 from .ops.cast import Cast
@@ -916,7 +917,7 @@ def _accumulate(tensor: Tensor, grad: Array, owned: bool) -> None:
     """Add to a leaf's gradient, which owns its memory."""
     with storage.lock_of(tensor._array):
         if tensor._grad is None:
-            tensor._grad = Tensor._wrap(grad if owned else parallel.copy(grad))
+            tensor._grad = Tensor._wrap(grad if owned else copied(grad))
         else:
             autograd.add_to(tensor._grad._array, grad)
 

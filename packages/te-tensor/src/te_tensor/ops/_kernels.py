@@ -12,8 +12,8 @@ from numpy.lib import introspect
 from .. import memory, parallel
 from ..blas import gemm
 from ..checks import broadcast_shape
-from ..dtypes import WIDE_FLOATS, Array, DType, float64
-from ..machine import Column, Matrix, kernel, runs
+from ..dtypes import WIDE_FLOATS, Array, DType, float32, float64
+from ..machine import Column, Matrix, Scalar, kernel, runs
 
 #: Elements below which NumPy's own sum over rows is quicker than a product.
 _SMALL_SUM = 1 << 13
@@ -180,6 +180,24 @@ def _row_sums(rows: Array) -> Array:
     if part == columns:
         return sums
     return np.asarray(sums.reshape(count, -1).sum(axis=1, dtype=float64), rows.dtype)
+
+
+@kernel
+def _fill(out: Matrix, number: Scalar) -> None:
+    out.store(number.load())
+
+
+#: Elements from which a kernel fills memory: below, NumPy's call is as quick.
+_FILL_FROM = 1 << 14
+
+
+def copied(array: Array) -> Array:
+    """A copy in C order; one number that stands for many, as sums send back, is filled in."""
+    if array.size < _FILL_FROM or any(array.strides) or array.dtype is not float32 or not runs():
+        return parallel.copy(array)
+    out = memory.empty(array.shape, array.dtype)
+    _fill.flat(out, array.item(0))
+    return out
 
 
 def random_stream(key: tuple[int, ...]) -> np.random.Generator:
