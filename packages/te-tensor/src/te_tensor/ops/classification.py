@@ -64,6 +64,7 @@ class CrossEntropy(Operation):
         self.label_smoothing = label_smoothing
         self.class_axis = 0
         self.divisor = 1.0
+        self.by_label = False
 
     def forward(self, logits: Array, target: Array, *weight: Array) -> Array:
         """The loss: a scalar, or the labels' shape for "none"."""
@@ -73,6 +74,9 @@ class CrossEntropy(Operation):
         last = np.moveaxis(logits, self.class_axis, -1)
         classes = last.shape[-1]
         _check_weight(weight, classes)
+        plain = logits.ndim == 2 and classes and not weight and not self.label_smoothing
+        if plain and target.dtype in INTEGERS:
+            return self._of_labels(logits, target)
         coefficients, weights = self._coefficients(target, last, *weight)
         shifted = last - last.max(axis=-1, keepdims=True) if last.size else last.copy()
         exponential = np.exp(shifted)
@@ -89,6 +93,35 @@ class CrossEntropy(Operation):
             return np.asarray(losses, logits.dtype)
         self.divisor = float(weights.sum()) if self.reduction == "mean" else 1.0
         return np.asarray(losses.sum() / logits.dtype.type(self.divisor), logits.dtype)
+
+    def _of_labels(self, logits: Array, labels: Array) -> Array:
+        """The usual loss, of which each sample's label alone is looked at: few calls."""
+        self.by_label = True
+        samples, classes = logits.shape
+        counted, safe = _checked_labels(labels, (samples,), classes, self.ignore_index)
+        at = np.arange(samples), safe
+        shifted = logits - np.maximum.reduce(logits, axis=1, keepdims=True)
+        probabilities = np.exp(shifted)
+        total = np.add.reduce(probabilities, axis=1, keepdims=True)
+        np.divide(probabilities, total, out=probabilities)
+        losses = np.log(total[:, 0]) - shifted[at]
+        count = np.count_nonzero(counted)
+        if count < samples:
+            losses = np.where(counted, losses, logits.dtype.type(0))
+        self.save(probabilities, at, counted)
+        if self.reduction == "none":
+            return np.asarray(losses)
+        self.divisor = float(count) if self.reduction == "mean" else 1.0
+        return np.asarray(np.add.reduce(losses) / logits.dtype.type(self.divisor))
+
+    def _gradient_of_labels(self, grad: Array) -> Array:
+        """(softmax - 1 at the label)·g, for the samples that count."""
+        probabilities, at, counted = self.saved
+        scale = np.asarray(grad / grad.dtype.type(self.divisor) if self.divisor else grad * 0)
+        scale = np.where(counted, scale, grad.dtype.type(0))[:, None]
+        result = probabilities * scale
+        result[at] -= scale[:, 0]
+        return np.asarray(result)
 
     def _coefficients(self, target: Array, last: Array, *weight: Array) -> tuple[Array, Array]:
         """What each log-probability is multiplied by, and each place's share in the mean."""
@@ -123,6 +156,8 @@ class CrossEntropy(Operation):
 
     def backward(self, grad: Array) -> Gradients:
         """(softmax·Σ coefficients - coefficients)·g; to probabilities, -log softmax·g."""
+        if self.by_label:
+            return [self._gradient_of_labels(grad)] + [None] * (len(self.needs_grad) - 1)
         p, coefficients, log_p, factors = self.saved
         # Where every label is ignored the loss is NaN, but nothing can change it.
         scale = grad / grad.dtype.type(self.divisor) if self.divisor else grad * 0
