@@ -1,6 +1,7 @@
 """Whatever runs an update rule, and however it is cut: the same bits."""
 
 import copy
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -23,8 +24,25 @@ KINDS = {
 }
 #: Shapes that are gathered, cut and neither.
 SHAPES = [(3,), (100,), (2, 2), (), (0,), (41,), (30, 7)]
+
+
+def kernels_here():
+    """All that can be chosen on this machine."""
+    before, found = te.kernel_info()["kernels"], ["numpy"]
+    for choice in ("avx2", "avx512"):
+        with suppress(OSError):
+            te.set_kernels(choice)
+            found.append(choice)
+    te.set_kernels(before)
+    return found
+
+
+KERNELS = kernels_here()
 #: How the work is done: kernels, threads, and the elements of a task.
-WAYS = [("numpy", 1, 64), ("auto", 1, 64), ("auto", 2, 64), ("auto", 3, 100), ("auto", 2, 1 << 20)]
+WAYS = [
+    *((kernels, 1, 64) for kernels in KERNELS),
+    *(("auto", 2, 64), ("auto", 3, 100), ("auto", 2, 1 << 20)),
+]
 
 
 def leaves(dtype="float32", shapes=SHAPES):
@@ -60,13 +78,13 @@ def test_every_way_gives_the_same_bits(kind, dtype, monkeypatch):
 def test_kernels_may_come_and_go(kind):
     tensors, others = leaves(), leaves()
     optimizer, reference = KINDS[kind](parameters=tensors), KINDS[kind](parameters=others)
-    for kernels in ("auto", "numpy", "auto"):
+    for kernels in (*KERNELS, *KERNELS):
         te.set_kernels(kernels)
         assert train(optimizer, tensors) == train(reference, others)
     te.set_kernels("numpy")
     others = leaves()
     reference = KINDS[kind](parameters=others)
-    wanted = [train(reference, others) for _ in range(3)]
+    wanted = [train(reference, others) for _ in range(2 * len(KERNELS))]
     assert [tensor.numpy().tobytes() for tensor in tensors] == wanted[-1]
 
 
@@ -76,6 +94,20 @@ def test_kernels_are_used_where_they_can_be():
     optimizer = Adam(parameters=tensors)
     train(optimizer, tensors)
     assert all(run._direct is not None for run in optimizer._plan.runs)
+
+
+@pytest.mark.skipif(len(KERNELS) < 3, reason="there is one kind of kernels here, or none")
+def test_another_choice_of_kernels_holds_from_the_next_step_on():
+    tensors = leaves()
+    optimizer, ema = Adam(parameters=tensors), EMA(tensors)
+    codes = []
+    for kernels in ("avx2", "avx512"):
+        te.set_kernels(kernels)
+        train(optimizer, tensors, 1)
+        ema.update()
+        directs = [optimizer._plan.runs[0]._direct, ema._direct]
+        codes.append([direct._batch.program for direct in directs])
+    assert all(one is not other for one, other in zip(*codes, strict=True))
 
 
 def test_parameters_in_another_order_in_memory():

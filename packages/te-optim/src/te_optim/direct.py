@@ -70,8 +70,9 @@ class Direct:
         self._tasks = list(_tasks(self._batch.sizes, length))
 
     def fits(self, update: Update, state: Sequence[Array]) -> bool:
-        """Whether it was made for this formula and this state."""
-        return update.kernel is self._batch.kernel and all(map(is_, state, self._state))
+        """Whether it was made for this formula, as code for what runs now, and for this state."""
+        same = update.kernel.program() is self._batch.program
+        return same and all(map(is_, state, self._state))
 
     def tasks(self, update: Update, gradients: Sequence[Array]) -> list[Task]:
         """What is to be called, in any order and any thread, for one step.

@@ -88,7 +88,7 @@ class EMA:
         update = _averaged("average", "value", share=1 - decay)
         with storage.holding(storage.records_of(arrays)), np.errstate(all="ignore"):
             if self._total and runs(*self._averages):
-                if self._direct is None:
+                if self._direct is None or not self._direct.fits(update, []):
                     self._direct = Direct(update, self._averages, [], 0, self._total)
                 carry_out(self._direct.tasks(update, arrays), self._total)
                 return

@@ -42,15 +42,18 @@ class Batch:
         kernel: the kernel.
         operands: for each of its arrays in order, those of each call; None for the operand whose
             arrays come with each `run`.
+
+    Attributes:
+        program: the kernel's code that is called, for what ran when the batch was made.
+        sizes: the elements of each call.
     """
 
     def __init__(self, kernel: Kernel, operands: Sequence[Sequence[Array] | None]) -> None:
-        self.kernel = kernel
         self.sizes = [array.size for array in next(o for o in operands if o is not None)]
         self._edges = list(accumulate(self.sizes, initial=0))
         self._kept = operands  # the records know their addresses
         self._open = operands.index(None)
-        program = kernel.program()
+        self.program = program = kernel.program()
         heads = [program.head(1, size) for size in self.sizes]
         record = np.dtype(
             [
