@@ -36,8 +36,10 @@ _HEAD = 4 + _AXES
 _CALL, _MOVE = 2, 1 + _AXES
 #: Words that are enough for a call and its record.
 _ROOM = 128
-#: Numbers in all matrices up to which they are one thread's, and up to which the GIL is kept.
-_SHARED_FROM, _SHORT = 1 << 14, 1 << 19
+#: Numbers in all matrices from which threads that are awake share them, and from which others are
+#: woken and the GIL is given away. A thousand take half a microsecond, a thread's records 20, and
+#: waking it 40.
+_SHARED_FROM, _WOKEN_FROM = 1 << 17, 1 << 19
 
 
 @cache
@@ -153,13 +155,22 @@ class Nest:
     def run(self) -> None:
         """Make the calls for all matrices."""
         work = self._work * prod(self._lead)
-        shared = work >= _SHARED_FROM and parallel.crew()
-        pieces = parallel.split(self._lead[0], parallel.parts() if shared else 1)
+        pieces = parallel.split(self._lead[0], _threads(work))
         parts = [_Part(self._lead, piece, self._calls) for piece in pieces]
         if len(parts) > 1:
-            parallel.share([(_code().address, p.record) for p in parts], short=work <= _SHORT)
+            parallel.share([(_code().address, p.record) for p in parts], short=work < _WOKEN_FROM)
         else:
-            _function(work <= _SHORT)(parts[0].record)
+            _function(work < _WOKEN_FROM)(parts[0].record)
+
+
+def _threads(work: int) -> int:
+    """How many threads go through a nest of so many numbers."""
+    crew, threads = parallel.crew(), parallel.parts()
+    if crew is None or work < _SHARED_FROM:
+        return 1
+    # A caller that has woken somebody is done before that one is there.
+    ready = work >= _WOKEN_FROM or all(map(crew.awake, range(threads - 1)))
+    return threads if ready else 1
 
 
 class _Part:

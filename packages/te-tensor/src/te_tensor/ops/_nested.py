@@ -30,7 +30,7 @@ from ._weights import LARGEST
 _MOST_COLUMNS, _MOST_FEATURES = 256, 128
 _TINY = float(np.finfo(float32).tiny)
 #: Scores below which a nest takes longer to set up than NumPy's calls take.
-_LEAST_SCORES = 1 << 13
+_LEAST_SCORES = 1 << 14
 
 
 def nests(q: Array, k: Array, v: Array) -> bool:
