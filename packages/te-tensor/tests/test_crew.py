@@ -1,6 +1,7 @@
 """Workers that wait awake: their machine code, and that work gets done whoever is there."""
 
 import ctypes
+import os
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,44 @@ def test_all_work_is_done_once_whoever_is_awake(count, awake):
     work, results, _functions = _calls([0] * count)
     parallel.share(work, short=False)
     assert [int(r[0]) for r in results] == [7 + i for i in range(count)]
+
+
+@pytest.mark.parametrize("pauses", [[0, 30], [30, 0], [0, 30, 5], [1, 1, 1]])
+def test_a_caller_waits_for_long_work(pauses):
+    te.set_num_threads(len(pauses))
+    for _ in range(3):
+        parallel.parallel_for(lambda index: time.sleep(0.001), len(pauses))
+        work, results, _functions = _calls(pauses)
+        parallel.crew().share(work, keep_gil=False)
+        assert [int(r[0]) for r in results] == [7 + i for i in range(len(pauses))]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_threads_that_share_one_cpu_do_all_work_once():
+    code = """
+import os, threading
+import numpy as np, te_tensor as te
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+te.set_num_threads(3)
+a, b = te.randn(96, 128), te.randn(128, 160)
+first = (a @ b).data.copy()
+done = []
+
+def call():
+    for _ in range(500):
+        assert np.array_equal((a @ b).data, first)
+        x = te.ones(1 << 16).gelu().data
+        assert (x == x[0]).all()
+    done.append(True)
+
+threads = [threading.Thread(target=call) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert done == [True, True]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_workers_fall_asleep_and_wake_up_again():

@@ -7,7 +7,12 @@ its own part, and waits for the end of the other one, in machine code as well. A
 worker sleeps, and callers work alone until it is awake again.
 
 A mailbox is a line of the cache: its state, and a function with its argument. The states:
-0 nobody is there; 1 the worker looks at it; 2 a caller writes; 3 there is work; 4 it is done.
+0 nobody is there; 1 the worker looks at it; 2 a caller writes; 3 there is work; 4 it is done;
+5 the worker is at it; 6 the caller sleeps until it is done.
+
+Where other programs have the CPUs, a worker may not get to run: a caller that has done its own part
+takes back what isn't begun, and one that has waited for long sleeps (a futex), so that it never
+keeps the CPU from the thread it waits for.
 """
 
 from __future__ import annotations
@@ -49,16 +54,27 @@ f00fb10b         lock cmpxchg dword ptr [rbx], ecx
 5d               pop rbp
 5b               pop rbx
 c3               ret
+b905000000       mov ecx, 0x5
+f00fb10b         lock cmpxchg dword ptr [rbx], ecx
+75cf             jne .-47
 488b7b10         mov rdi, qword ptr [rbx+0x10]
 ff5308           call qword ptr [rbx+0x8]
-c70304000000     mov dword ptr [rbx], 0x4
 4489e5           mov ebp, r12d
-ebc8             jmp .-54
+b804000000       mov eax, 0x4
+8703             xchg dword ptr [rbx], eax
+83f806           cmp eax, 0x6
+75b9             jne .-69
+4889df           mov rdi, rbx
+be81000000       mov esi, 0x81
+ba01000000       mov edx, 0x1
+b8ca000000       mov eax, 0xca
+0f05             syscall
+eba3             jmp .-91
 """
 
 # share(tasks, count): a task is a mailbox (0 for the caller's own), a function and an argument.
 # Who isn't at its mailbox leaves its task to the caller. Returns the tasks that others did, a bit
-# each. A caller that has waited for long lets other threads run (system call 24 of Linux).
+# each. System call 202 of Linux is futex: 128 waits for a number to change, 129 wakes who does.
 SHARE = """
 53               push rbx
 55               push rbp
@@ -100,23 +116,43 @@ c70203000000     mov dword ptr [rdx], 0x3
 4989dc           mov r12, rbx
 4531ed           xor r13d, r13d
 4d0fa3ee         bt r14, r13
-7328             jae .+42
+736e             jae .+112
 498b1424         mov rdx, qword ptr [r12]
-b9e8030000       mov ecx, 0x3e8
-833a04           cmp dword ptr [rdx], 0x4
-7414             je .+22
+b9a00f0000       mov ecx, 0xfa0
+8b02             mov eax, dword ptr [rdx]
+83f804           cmp eax, 0x4
+7458             je .+90
+83f803           cmp eax, 0x3
+751b             jne .+29
+be01000000       mov esi, 0x1
+f00fb132         lock cmpxchg dword ptr [rdx], esi
+75e9             jne .-21
+4d0fb3ee         btr r14, r13
+498b7c2410       mov rdi, qword ptr [r12+0x10]
+41ff542408       call qword ptr [r12+0x8]
+eb3e             jmp .+64
 f390             pause
 ffc9             dec ecx
-75f5             jne .-9
-b818000000       mov eax, 0x18
+75d3             jne .-43
+b805000000       mov eax, 0x5
+be06000000       mov esi, 0x6
+f00fb132         lock cmpxchg dword ptr [rdx], esi
+7405             je .+7
+83f806           cmp eax, 0x6
+75b9             jne .-69
+4889d7           mov rdi, rdx
+be80000000       mov esi, 0x80
+ba06000000       mov edx, 0x6
+4531d2           xor r10d, r10d
+b8ca000000       mov eax, 0xca
 0f05             syscall
-b901000000       mov ecx, 0x1
-ebe7             jmp .-23
+498b1424         mov rdx, qword ptr [r12]
+eb9c             jmp .-98
 c70201000000     mov dword ptr [rdx], 0x1
 4983c418         add r12, 0x18
 41ffc5           inc r13d
 4139ed           cmp r13d, ebp
-72c6             jb .-56
+7280             jb .-126
 4c89f0           mov rax, r14
 415e             pop r14
 415d             pop r13
