@@ -8,7 +8,6 @@ address and these offsets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from itertools import product
 from math import ceil
@@ -165,112 +164,108 @@ _BACKWARD = Record(
 )
 
 
+#: Addresses of the images at each element, and of the gradients of each output; a place in the
+#: table of offsets; counts; and what comes and goes.
+_IMAGES, _OF_GRADS = (RAX, RSI, RDX, R8, R9, R10), (R11, R12, R13, R14)
+_OFFSET_AT, _ROW, _COLUMN, _NUMBER = R15, RBX, RCX, RBP
+#: Vector registers: sums come first, those of an element side by side.
+_GRAD, _FACTOR = 24, 28
+
+
 @lru_cache(_GRADS * _ELEMENTS)
 def _places(outputs: int, elements: int) -> Code:
     """Code for so many outputs, and so many elements of the kernel, beyond whole blocks.
 
     For each block of outputs, each block of elements: sums over all places.
     """
-    images, grads = (RAX, RSI, RDX, R8, R9, R10), (R11, R12, R13, R14)
-    offset, row, column, number = R15, RBX, RCX, RBP
     record = _BACKWARD
-
-    def step(code: Writer, outputs: int, elements: int, mask: int) -> None:
-        for i in range(outputs):
-            place = Memory(grads[i], column)
-            code.vector("vmovups", 24 + i, place, mask=mask, zero=bool(mask))
-        for j in range(elements):
-            place, factor = Memory(images[j], column), 28 + j % 4
-            code.vector("vmovups", factor, place, mask=mask, zero=bool(mask))
-            for i in range(outputs):
-                code.vector("vfmadd231ps", _GRADS * j + i, factor, 24 + i)
-
-    def sums(code: Writer, outputs: int, elements: int) -> None:
-        for j in range(elements):
-            code.load(images[j], Memory(offset, offset=_OFFSET * j))
-            code.add(images[j], record["image"])
-        code.load(grads[0], record["grads"])
-        for i in range(1, outputs):
-            code.move(grads[i], grads[i - 1])
-            code.add(grads[i], record["grad_step"])
-        for i, j in product(range(outputs), range(elements)):
-            held = _GRADS * j + i
-            code.vector("vxorps", held, held, held)
-        with code.times(row, record["rows"]):
-            code.load(column, record["vectors"])  # counted up to 0 from below
-            code.add_number(column, 0)
-            none = code.jump("zero")
-            loop = code.here()
-            step(code, outputs, elements, 0)
-            code.add_number(column, VECTOR)
-            code.jump("not zero", loop)
-            code.land(none)
-            step(code, outputs, elements, _MASK)
-            for j in range(elements):
-                code.add(images[j], record["image_row"])
-            for i in range(outputs):
-                code.add(grads[i], record["grad_row"])
-        code.load(number, record["target"])
-        for i in range(outputs):
-            for j in range(elements):
-                held, turned = _GRADS * j + i, 24 + j % 4
-                for name, order in AVX512.turns:
-                    sources = (held, held) if name == "vshuff32x4" else (held,)
-                    code.vector(name, turned, *sources, immediate=order)
-                    code.vector("vaddps", held, held, turned)
-                code.store_lowest(Memory(number, offset=_ITEM * j), held)
-            code.add(number, record["out_step"])
-
-    def advance(code: Writer, variable: str, distance: Memory) -> None:
-        code.load(number, record[variable])
-        code.add(number, distance)
-        code.keep(record[variable], number)
-
-    def repeat(code: Writer, variable: str, count: str, write: Callable[[], None]) -> None:
-        """As `times`, the counter in memory."""
-        code.load(number, record[count])
-        code.add_number(number, 0)
-        none = code.jump("zero")
-        loop = code.here()
-        code.keep(record[variable], number)
-        write()
-        code.load(number, record[variable])
-        code.add_number(number, -1)
-        code.jump("not zero", loop)
-        code.land(none)
-
-    def all_elements(code: Writer, outputs: int) -> None:
-        code.load(offset, record["offsets"])
-        code.load(number, record["line"])
-        code.keep(record["target"], number)
-
-        def block() -> None:
-            sums(code, outputs, _ELEMENTS)
-            code.add_number(offset, _OFFSET * _ELEMENTS)
-            code.load(number, record["target"])
-            code.add_number(number, _ITEM * _ELEMENTS)
-            code.keep(record["target"], number)
-
-        repeat(code, "element", "elements", block)
-        if elements:
-            sums(code, outputs, elements)
 
     def write(code: Writer) -> None:
         code.load_mask(_MASK, record["mask"])
         for variable, start in (("grads", "grad"), ("line", "out")):
-            code.load(number, record[start])
-            code.keep(record[variable], number)
-
-        def block() -> None:
-            all_elements(code, _GRADS)
-            advance(code, "grads", record["grad_block"])
-            advance(code, "line", record["out_block"])
-
-        repeat(code, "output", "outputs", block)
+            code.load(_NUMBER, record[start])
+            code.keep(record[variable], _NUMBER)
+        with code.times_kept(record["output"], record["outputs"], _NUMBER):
+            _all_elements(code, _GRADS, elements)
+            for variable, distance in (("grads", "grad_block"), ("line", "out_block")):
+                code.load(_NUMBER, record[variable])
+                code.add(_NUMBER, record[distance])
+                code.keep(record[variable], _NUMBER)
         if outputs:
-            all_elements(code, outputs)
+            _all_elements(code, outputs, elements)
 
     return program(write)
+
+
+def _all_elements(code: Writer, outputs: int, rest: int) -> None:
+    """A block of outputs with all elements of the kernel, of which `rest` fill no block."""
+    record = _BACKWARD
+    code.load(_OFFSET_AT, record["offsets"])
+    code.load(_NUMBER, record["line"])
+    code.keep(record["target"], _NUMBER)
+    with code.times_kept(record["element"], record["elements"], _NUMBER):
+        _sums_over_places(code, outputs, _ELEMENTS)
+        code.add_number(_OFFSET_AT, _OFFSET * _ELEMENTS)
+        code.load(_NUMBER, record["target"])
+        code.add_number(_NUMBER, _ITEM * _ELEMENTS)
+        code.keep(record["target"], _NUMBER)
+    if rest:
+        _sums_over_places(code, outputs, rest)
+
+
+def _sums_over_places(code: Writer, outputs: int, elements: int) -> None:
+    """A block of outputs with a block of elements."""
+    record = _BACKWARD
+    for j in range(elements):
+        code.load(_IMAGES[j], Memory(_OFFSET_AT, offset=_OFFSET * j))
+        code.add(_IMAGES[j], record["image"])
+    code.load(_OF_GRADS[0], record["grads"])
+    for i in range(1, outputs):
+        code.move(_OF_GRADS[i], _OF_GRADS[i - 1])
+        code.add(_OF_GRADS[i], record["grad_step"])
+    for i, j in product(range(outputs), range(elements)):
+        code.vector("vxorps", held := _GRADS * j + i, held, held)
+    with code.times(_ROW, record["rows"]):
+        code.load(_COLUMN, record["vectors"])  # counted up to 0 from below
+        code.add_number(_COLUMN, 0)
+        none = code.jump("zero")
+        loop = code.here()
+        _one_vector(code, outputs, elements, 0)
+        code.add_number(_COLUMN, VECTOR)
+        code.jump("not zero", loop)
+        code.land(none)
+        _one_vector(code, outputs, elements, _MASK)
+        for j in range(elements):
+            code.add(_IMAGES[j], record["image_row"])
+        for i in range(outputs):
+            code.add(_OF_GRADS[i], record["grad_row"])
+    _store_sums(code, outputs, elements)
+
+
+def _one_vector(code: Writer, outputs: int, elements: int, mask: int) -> None:
+    """The products of a vector of places."""
+    for i in range(outputs):
+        place = Memory(_OF_GRADS[i], _COLUMN)
+        code.vector("vmovups", _GRAD + i, place, mask=mask, zero=bool(mask))
+    for j in range(elements):
+        place, factor = Memory(_IMAGES[j], _COLUMN), _FACTOR + j % 4
+        code.vector("vmovups", factor, place, mask=mask, zero=bool(mask))
+        for i in range(outputs):
+            code.vector("vfmadd231ps", _GRADS * j + i, factor, _GRAD + i)
+
+
+def _store_sums(code: Writer, outputs: int, elements: int) -> None:
+    """The sums of lanes, each to its place."""
+    code.load(_NUMBER, _BACKWARD["target"])
+    for i in range(outputs):
+        for j in range(elements):
+            held, turned = _GRADS * j + i, _GRAD + j % 4
+            for name, order in AVX512.turns:
+                sources = (held, held) if name == "vshuff32x4" else (held,)
+                code.vector(name, turned, *sources, immediate=order)
+                code.vector("vaddps", held, held, turned)
+            code.store_lowest(Memory(_NUMBER, offset=_ITEM * j), held)
+        code.add(_NUMBER, _BACKWARD["out_step"])
 
 
 def correlate_places(image: Array, offsets: Array, grad: Array, out: Array) -> None:

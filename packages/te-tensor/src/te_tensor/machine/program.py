@@ -57,6 +57,20 @@ class Writer(Assembler):
         self.jump("not zero", loop)
         self.land(none)
 
+    @contextmanager
+    def times_kept(self, counter: Memory, count: Memory, spare: int) -> Iterator[None]:
+        """As `times`, the counter in memory and on its way through a register."""
+        self.load(spare, count)
+        self.add_number(spare, 0)
+        none = self.jump("zero")
+        loop = self.here()
+        self.keep(counter, spare)
+        yield
+        self.load(spare, counter)
+        self.add_number(spare, -1)
+        self.jump("not zero", loop)
+        self.land(none)
+
 
 def program(write: Callable[[Writer], None]) -> Code:
     """Machine code as a function of a record."""
