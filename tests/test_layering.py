@@ -37,6 +37,7 @@ FLOORS: dict[str, list[str]] = {
         "machine/batch machine/correlation machine/pooling",
         "machine/__init__",
         "storage hooks",
+        "blas_library",
         "blas",
         "modes silence",
         "operation",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import te_tensor as te
-from te_tensor import blas
+from te_tensor import blas, blas_library
 
 
 @pytest.fixture(params=["auto", "numpy"])
@@ -156,9 +156,9 @@ def test_products_cut_over_threads(size, beta, threads, library):
 def test_heads_are_addressed_in_place():
     heads = np.zeros((2, 7, 3, 4), "float32").transpose(0, 2, 1, 3)  # (B, S, H, d) as (B, H, S, d)
     for view in (heads[1, 2], heads[1, 2].T, heads[0, 0, 2:5], heads[0, 0, :, 1:3]):
-        assert blas._layout(view) is not None
-    assert blas._layout(heads[0, 1]) == (blas._NO_TRANSPOSE, 12)
-    assert blas._layout(heads[0, 1].T) == (blas._TRANSPOSE, 12)
+        assert blas_library._layout(view) is not None
+    assert blas_library._layout(heads[0, 1]) == (blas_library._NO_TRANSPOSE, 12)
+    assert blas_library._layout(heads[0, 1].T) == (blas_library._TRANSPOSE, 12)
 
 
 @pytest.mark.parametrize(
@@ -192,8 +192,8 @@ def test_what_blas_can_address_is_never_copied(name, monkeypatch):
     ],
 )
 def test_what_blas_can_not_address(matrix):
-    assert blas._layout(matrix) is None
-    assert blas._layout(matrix.T) is None
+    assert blas_library._layout(matrix) is None
+    assert blas_library._layout(matrix.T) is None
 
 
 BATCHES = [
@@ -295,7 +295,7 @@ def test_users_threads_at_once():
 
 def test_too_large_for_the_interface_goes_to_numpy():
     needs_openblas()
-    library = blas._load("openblas")
+    library = blas_library._load("openblas")
     library._limit = 3
     a, b, out = values(4, 5, "float64"), values(5, 6, "float64", 1), np.empty((4, 6))
     library._gemm = {}  # a call would raise KeyError
@@ -329,7 +329,8 @@ def test_an_unknown_choice_raises_and_changes_nothing():
 
 def test_a_library_that_is_missing_raises_and_changes_nothing(monkeypatch):
     before = te.blas_info()
-    monkeypatch.setattr(blas, "_system_libraries", lambda: iter([("system", "/no/such.so")]))
+    missing = iter([("system", "/no/such.so")])
+    monkeypatch.setattr(blas_library, "_system_libraries", lambda: missing)
     with pytest.raises(OSError, match=r"can't load the BLAS 'system'.*/no/such\.so"):
         te.set_blas("system")
     assert te.blas_info() == before

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import te_tensor as te
-from te_tensor import blas, parallel
+from te_tensor import blas, blas_library, parallel
 
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 
@@ -193,7 +193,7 @@ def test_small_floats_round_once(name, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("form", ["plain", "turned", "odd", "column", "empty", "inner"])
 def test_stepwise_products(form, dtype, kind):
-    if kind not in str(blas.blas_info()["library"]) and kind == "openblas":
+    if kind not in str(blas_library.blas_info()["library"]) and kind == "openblas":
         pytest.skip("no OpenBLAS here")
     rng = np.random.default_rng(0)
     rows, inner, columns = 5, 0 if form == "inner" else 4, {"column": 1, "empty": 0}.get(form, 3)
@@ -205,7 +205,7 @@ def test_stepwise_products(form, dtype, kind):
         b = np.repeat(b, 2, axis=2)[:, :, ::2]
     out = rng.uniform(-1, 1, (6, rows, columns)).astype(dtype)
     expected = out + a @ b
-    before = blas._current
+    before = blas_library._current
     try:
         if kind == "numpy":
             te.set_blas("numpy")
@@ -216,7 +216,7 @@ def test_stepwise_products(form, dtype, kind):
         onto_one = blas.stepwise(a, b, same)
         onto_one(2)
     finally:
-        blas._current = before
+        blas_library._current = before
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(same, a @ b[2], rtol=1e-5, atol=1e-6)
 

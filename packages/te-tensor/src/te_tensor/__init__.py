@@ -1,8 +1,8 @@
 """te-tensor: tensors, operations and gradients on CPUs."""
 
 from .__about__ import __version__ as __version__
-from .blas import blas_info as blas_info
-from .blas import set_blas as set_blas
+from .blas_library import blas_info as blas_info
+from .blas_library import set_blas as set_blas
 from .creation import arange as arange
 from .creation import eye as eye
 from .creation import from_dlpack as from_dlpack
