@@ -19,6 +19,13 @@ def _one_thread():
 
 
 @pytest.fixture
+def tmp_path():
+    """A directory of this rank's own: pytest's tidies up beside those of the other ranks."""
+    with tempfile.TemporaryDirectory() as own:
+        yield Path(own)
+
+
+@pytest.fixture
 def comm():
     return distributed.init(timeout=30)
 
