@@ -155,14 +155,25 @@ def total(flat: Array) -> float:
     """The sum of a vector of floats."""
     if flat.size < _PRODUCTS_FROM or flat.dtype not in WIDE_FLOATS:
         return float(flat.sum())
-    whole = flat.size - flat.size % _PART
-    sums = _row_sums(flat[:whole].reshape(-1, _PART))
+    whole = flat.size - flat.size % (4 * _PART)
+    quarters = flat[:whole].reshape(4, -1, _PART)
+    if runs(quarters):
+        sums = np.empty((quarters.shape[1], 1), flat.dtype)
+        _sum_of_four.rows(*quarters, sums)
+    else:
+        sums = _row_sums(quarters.reshape(-1, _PART))
     return float(sums.sum(dtype=float64) + flat[whole:].sum(dtype=float64))
 
 
 @kernel
 def _sum(rows: Matrix, sums: Column) -> None:
     sums.store(rows.load().sum())
+
+
+@kernel
+def _sum_of_four(a: Matrix, b: Matrix, c: Matrix, d: Matrix, sums: Column) -> None:
+    # Read in four places at once, memory gives more than half as much again as in one.
+    sums.store(((a.load() + b.load()) + (c.load() + d.load())).sum())
 
 
 def _row_sums(rows: Array) -> Array:
