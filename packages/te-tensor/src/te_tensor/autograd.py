@@ -155,43 +155,41 @@ class _Walk:
                     self.wanted.setdefault(target._creator, []).append(target._output_index)
             self.leading = self._leading_to(targets)
         for tensor, grad in roots:
-            if tensor._creator is None:
-                self._arrive_at_leaf(tensor, grad, False)
-            elif self._leads(tensor._creator):
-                self._add(tensor._creator, tensor._output_index, grad, False)
+            if tensor._creator is None or self._leads(tensor._creator):
+                self._arrive(tensor, grad)
 
     def _reachable(self, roots: Sequence[Variable]) -> list[Operation]:
         """All operations that the roots came from, each before all its users."""
         found: list[Operation] = []
         seen: set[Operation] = set()
+        uses, owned = self.uses, self.owned
         edges = [roots]
         for tensors in edges:  # grows as it is read
             for tensor in tensors:
-                creator = tensor._creator
                 if not tensor._requires_grad:
                     continue
+                creator = tensor._creator
                 if creator is None:
-                    self._expect(tensor)
+                    leaf = id(tensor)
+                    count = uses[leaf] = uses.get(leaf, 0) + 1
+                    if count == 2:
+                        owned[leaf] = [False]
+                    elif count == 1 and tensor._leaf_hooks is not None:
+                        self.hooked.add(leaf)
                 elif creator in seen:
-                    self.owned[creator] = [False] * creator.output_count
+                    owned[creator] = [False] * creator.output_count
+                elif creator.released:
+                    raise RuntimeError(
+                        f"backward went through {type(creator).__name__} already, and what it had "
+                        "saved is freed: pass retain_graph=True to the first backward, or run "
+                        "forward again"
+                    )
                 else:
-                    _must_not_be_released(creator)
                     seen.add(creator)
                     found.append(creator)
                     edges.append(creator.inputs)
         found.sort(key=attrgetter("sequence"))
         return found
-
-    def _expect(self, tensor: Variable) -> None:
-        """Count an operation that may bring a gradient to a leaf."""
-        leaf = id(tensor)
-        if leaf in self.uses:
-            self.uses[leaf] += 1
-            self.owned[leaf] = [False]
-        else:
-            self.uses[leaf] = 1
-            if tensor._leaf_hooks is not None:
-                self.hooked.add(leaf)
 
     def _leads(self, operation: Operation) -> bool:
         """Whether a gradient is wanted there."""
@@ -212,10 +210,11 @@ class _Walk:
     def run(self) -> None:
         """Go through the operations, the newest first; memory is freed on the way."""
         before = silence.begin()  # as in forward: inf and NaN without warnings
+        operations, pending = self.operations, self.pending
         try:
-            while self.operations:
-                operation = self.operations.pop()
-                incoming = self.pending.pop(operation, None)
+            while operations:
+                operation = operations.pop()
+                incoming = pending.pop(operation, None)
                 self.owned.pop(operation, None)
                 if incoming is None:
                     self._pass_by(operation)
@@ -238,7 +237,7 @@ class _Walk:
         """No gradient came to an operation: none comes from it."""
         for tensor in operation.inputs:
             if tensor._creator is None:
-                self._arrive_at_leaf(tensor, None, False)
+                self._count_use(tensor)
 
     def _meet(self, operation: Operation, incoming: list[Array | None]) -> None:
         """Keep the gradients of targets among an operation's outputs."""
@@ -247,19 +246,21 @@ class _Walk:
             if grad is not None:
                 self.met[operation, index] = np.array(grad)
 
-    def _step(self, operation: Operation, incoming: list[Array | None]) -> None:
+    def _step(self, operation: Operation, incoming: list[Any]) -> None:
         """One operation's backward, its gradients handed on to where its inputs came from."""
+        # One loop and few calls: on small tensors this method is what an operation costs.
         outs = None if operation.backward_into is None else self._owned_arrays(operation)
         outgoing = self._outgoing(operation, incoming, outs)
+        needs_grad, leading = operation.needs_grad, self.leading
         for position, tensor in enumerate(operation.inputs):
             creator, grad = tensor._creator, outgoing[position]
             if (
                 grad is None
-                or not operation.needs_grad[position]
+                or not needs_grad[position]
                 or (outs is not None and grad is outs[position])  # it was added to what had come
             ):
                 if creator is None:
-                    self._arrive_at_leaf(tensor, None, False)
+                    self._count_use(tensor)
                 continue
             like = tensor._array
             usual = type(grad) is np.ndarray and grad.dtype is like.dtype
@@ -270,15 +271,8 @@ class _Walk:
                     f"backward of {type(operation).__name__} made a NaN in the gradient of input "
                     f"{position}{operation.origin or ''}"
                 )
-            # Who else holds it matters to what comes first at a leaf, or where others are added.
-            if creator is None:
-                asks = id(tensor) not in self.pending
-                fresh = asks and _is_fresh(grad, operation, incoming, outgoing)
-                self._arrive_at_leaf(tensor, grad, fresh)
-            elif self.leading is None or self._leads(creator):
-                asks = creator in self.owned and creator not in self.pending
-                fresh = asks and _is_fresh(grad, operation, incoming, outgoing)
-                self._add(creator, tensor._output_index, grad, fresh)
+            if creator is None or leading is None or self._leads(creator):
+                self._arrive(tensor, grad, operation, incoming, outgoing)
 
     def _outgoing(
         self, operation: Operation, incoming: list[Any], outs: list[Array | None] | None
@@ -309,36 +303,61 @@ class _Walk:
             )
         return outgoing
 
-    def _arrive_at_leaf(self, tensor: Variable, grad: Array | None, fresh: bool) -> None:
-        """Hand a leaf's gradient on when all of it is there; None counts as a use of the leaf."""
-        leaf = id(tensor)
-        uses = self.uses.get(leaf, 1) - 1  # 1 where it ceased to need a gradient after forward
-        if uses or leaf in self.pending:
-            self.uses[leaf] = uses
-            if grad is not None:
-                self._add(leaf, 0, grad, fresh)
-            if uses or leaf not in self.pending:
-                return
-            grad, fresh = self.pending.pop(leaf)[0], self.owned[leaf][0]
-        if grad is not None:
-            self._complete(tensor, grad, fresh)
+    def _arrive(
+        self,
+        tensor: Variable,
+        grad: Array,
+        operation: Operation | None = None,
+        incoming: Sequence[Any] = (),
+        outgoing: Sequence[Any] = (),
+    ) -> None:
+        """Add to what has come; an array is written to only if nobody else holds it.
 
-    def _add(self, source: Source, index: int, grad: Array, fresh: bool) -> None:
-        """Add to what has come; an array is written to only if nobody else holds it."""
-        grads = self.pending.get(source)
+        Args:
+            tensor: what the gradient is of.
+            grad: the gradient.
+            operation: whose backward made it; None where the caller did.
+            incoming: what that backward was given.
+            outgoing: what it returned.
+        """
+        creator = tensor._creator
+        source: Source = id(tensor) if creator is None else creator
+        owned = self.owned.get(source)
+        if owned is None:  # nothing else comes
+            if creator is None:
+                self._complete(tensor, grad, _is_fresh(grad, operation, incoming, outgoing))
+            else:
+                outputs: list[Array | None] = [None] * creator.output_count
+                outputs[tensor._output_index] = grad
+                self.pending[creator] = outputs
+            return
+        index, grads = tensor._output_index, self.pending.get(source)
         if grads is None:
-            outputs = 1 if isinstance(source, int) else source.output_count
-            grads = self.pending[source] = [None] * outputs
+            grads = self.pending[source] = [None] * len(owned)
         before = grads[index]
         if before is None:
             grads[index] = grad
-            if fresh:
-                self.owned[source][index] = True
-        elif self.owned[source][index]:
-            add_to(before, grad)
-        else:
+            owned[index] = _is_fresh(grad, operation, incoming, outgoing)
+        elif not owned[index]:
             grads[index] = parallel.ufunc(np.add, before, grad)
-            self.owned[source][index] = True
+            owned[index] = True
+        elif before.size < parallel.PARALLEL_CALL_FROM:
+            np.add(before, grad, before)
+        else:
+            add_to(before, grad)
+        if creator is None:
+            self._count_use(tensor)
+
+    def _count_use(self, leaf: Variable) -> None:
+        """Count that a use of a leaf brought what it brings; after the last one, hand that on."""
+        source = id(leaf)
+        uses = self.uses.get(source, 1) - 1  # 1 where it ceased to need a gradient after forward
+        self.uses[source] = uses
+        if uses or source not in self.pending:
+            return
+        (grad,) = self.pending.pop(source)
+        if grad is not None:
+            self._complete(leaf, grad, self.owned[source][0])
 
     def _complete(self, leaf: Variable, grad: Array, fresh: bool) -> None:
         """All of a leaf's gradient is there: call its hooks, and hand it on."""
@@ -368,14 +387,6 @@ class _Walk:
                 if not any(array is other for other in found):  # a tensor that is given twice
                     found[position] = array
         return found
-
-
-def _must_not_be_released(operation: Operation) -> None:
-    if operation.released:
-        raise RuntimeError(
-            f"backward went through {type(operation).__name__} already, and what it had saved is "
-            "freed: pass retain_graph=True to the first backward, or run forward again"
-        )
 
 
 def _called(hooks: Hooks, grad: Any) -> Any:
@@ -408,10 +419,10 @@ def _stretches(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
 
 
 def _is_fresh(
-    grad: Array, operation: Operation, incoming: Iterable[Any], outgoing: Iterable[Any]
+    grad: Array, operation: Operation | None, incoming: Iterable[Any], outgoing: Iterable[Any]
 ) -> bool:
     """Whether nobody else holds this array: a leaf may then keep it without a copy."""
-    if not (owns_memory(grad) and grad.flags.writeable):
+    if operation is None or not (owns_memory(grad) and grad.flags.writeable):
         return False
     held = 0  # and stays 0 where _fit made it
     for other in (*outgoing, *incoming, *operation.saved):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from numpy import asarray, ndarray
 
 from . import memory
 from .checks import broadcast_shape
@@ -393,7 +394,7 @@ def fixed_blocks(size: int) -> list[slice]:
     return split(size, ceil(size / (1 << 15))) if size else []
 
 
-def rowwise(function: Callable[..., None], *arrays: Array) -> None:
+def rowwise(function: Callable[..., object], *arrays: Array) -> None:
     """Call `function` on matching blocks of the arrays' first axes, in the engine's threads.
 
     Blocks are small enough for a chain of passes to stay in cache. The first array sets the
@@ -416,7 +417,7 @@ def rowwise(function: Callable[..., None], *arrays: Array) -> None:
     parallel_for(run, len(blocks))
 
 
-def elementwise(function: Callable[..., None], *arrays: Array) -> None:
+def elementwise(function: Callable[..., object], *arrays: Array) -> None:
     """As `rowwise`, for a function to which each element is a row of its own."""
     if arrays[0].size < PARALLEL_FROM:
         function(*arrays)
@@ -426,7 +427,7 @@ def elementwise(function: Callable[..., None], *arrays: Array) -> None:
     rowwise(function, *arrays)
 
 
-def _once(function: Callable[..., None], *arrays: Array) -> None:
+def _once(function: Callable[..., object], *arrays: Array) -> None:
     """As `elementwise`, for a single pass: in as many parts as threads, for whom nothing stays."""
     if in_parallel() or not arrays[0].ndim:
         function(*arrays)
@@ -456,7 +457,7 @@ def ufunc(
     """
     if a.size < PARALLEL_CALL_FROM and (b is None or b.size < PARALLEL_CALL_FROM):
         result = function(a) if b is None else function(a, b)
-        return result if type(result) is np.ndarray else np.asarray(result)  # a scalar for 0-d
+        return result if type(result) is ndarray else asarray(result)  # a scalar for 0-d
     return _ufunc_in_threads(function, [a] if b is None else [a, b], dtype or a.dtype)
 
 

@@ -21,11 +21,11 @@ def _sigmoid(out: Array, x: Array) -> None:
     np.divide(one, out, out=out)
 
 
-def _tanh_slope(out: Array, grad: Array, result: Array) -> None:
+def _tanh_slope(out: Array | None, grad: Array, result: Array) -> Array:
     """g·(1 - tanh²x) of one block."""
-    np.multiply(result, result, out)
+    out = np.multiply(result, result, out)
     np.subtract(number(1, out.dtype), out, out)
-    np.multiply(out, grad, out)
+    return np.multiply(out, grad, out)
 
 
 def _by_kernel(function: Kernel, like: Array, *inputs: Array | float) -> Array | None:
@@ -265,6 +265,8 @@ class Tanh(Operation):
     def backward(self, grad: Array) -> Gradients:
         """g·(1 - tanh²x)."""
         (result,) = self.saved
+        if result.ndim and result.size < parallel.PARALLEL_FROM:
+            return (_tanh_slope(None, grad, result),)
         out = memory.empty(result.shape, result.dtype)
         parallel.elementwise(_tanh_slope, out, grad, result)
         return (out,)
