@@ -93,7 +93,7 @@ class Chain:
         """
         rows, columns = out.shape[-2:]
         sizes = product.head(rows, a.shape[-1], columns)
-        self._call(product.address(rows, columns), 7 + len(sizes) + product.COUNTERS)
+        self._call(product.address(rows, columns, whole=True), 7 + len(sizes) + product.COUNTERS)
         for operand in (a, start, out):
             self._add_address(operand)
             self._add(operand.strides[-2] if operand.ndim > 1 else 0)

@@ -112,13 +112,19 @@ def head(rows: int, depth: int, columns: int, by_k: int = 4, by_row: int = 0) ->
     return panels, *panel, by_k, depth * by_k, -depth * by_k, rows // _TOGETHER, *masks
 
 
-def address(rows: int, columns: int) -> int:
-    """Where the code for matrices of so many rows and columns begins."""
-    return _code(rows % _TOGETHER, 1 if columns <= LANES else _VECTORS).address
+def address(rows: int, columns: int, *, whole: bool = False) -> int:
+    """Where the code for matrices of so many rows and columns begins.
+
+    Args:
+        rows: those of a.
+        columns: those of the matrix.
+        whole: the last panel is as wide as the others, as those of `packed` are.
+    """
+    return _code(rows % _TOGETHER, 1 if columns <= LANES else _VECTORS, whole).address
 
 
 @cache
-def _code(rest: int, vectors: int) -> Code:
+def _code(rest: int, vectors: int, whole: bool) -> Code:
     """The code for rows of which so many are left in the end, and panels of so many vectors."""
     code = Assembler()
     for register in CALLEE_SAVED:
@@ -134,7 +140,7 @@ def _code(rest: int, vectors: int) -> Code:
     more = code.jump("not zero")
     _load_masks(code, _LAST, vectors)
     code.land(more)
-    _through_panel(code, rest, vectors)
+    _through_panel(code, rest, vectors, whole)
     code.load(_COUNT, _word(_COLUMN))
     for _ in range(_VECTORS):
         code.add_number(_COUNT, VECTOR)
@@ -166,7 +172,7 @@ def _load_masks(code: Assembler, word: int, vectors: int) -> None:
         code.load_mask(1 + vector, _word(word + vector * LANES // 8))
 
 
-def _through_panel(code: Assembler, rest: int, vectors: int) -> None:
+def _through_panel(code: Assembler, rest: int, vectors: int, whole: bool) -> None:
     """All rows with one panel."""
     code.load(_NEXT_A, _word(_A))
     code.add(_NEXT_A, _word(_DEPTH))
@@ -178,15 +184,15 @@ def _through_panel(code: Assembler, rest: int, vectors: int) -> None:
     code.add_number(_COUNT, 0)
     none = code.jump("zero")
     again = code.here()
-    _rows(code, _TOGETHER, vectors)
+    _rows(code, _TOGETHER, vectors, whole)
     _count_down(code, _TIMES_LEFT)
     code.jump("not zero", again)
     code.land(none)
     if rest:
-        _rows(code, rest, vectors)
+        _rows(code, rest, vectors, whole)
 
 
-def _rows(code: Assembler, count: int, vectors: int) -> None:
+def _rows(code: Assembler, count: int, vectors: int, whole: bool) -> None:
     """Some rows with one panel: sums of a number of `a` times a row of the panel."""
     sums = [[row * vectors + vector for vector in range(vectors)] for row in range(count)]
     for row in range(count):
@@ -199,14 +205,19 @@ def _rows(code: Assembler, count: int, vectors: int) -> None:
     code.load(_K, _word(_MINUS_DEPTH))
     code.move(_COUNT, _PANEL)
     loop = code.here()
-    for vector in range(vectors):
-        place = Memory(_COUNT, offset=vector * VECTOR)
-        code.vector("vmovups", _FACTORS + vector, place, mask=1 + vector, zero=True)
+    places = [Memory(_COUNT, offset=vector * VECTOR) for vector in range(vectors)]
+    if whole and count == 1:  # bound by memory, and a step by its sum: masks would prolong it
+        code.vector("vbroadcastss", _NUMBER, Memory(_ENDS[0], _K))
+        for vector, register in enumerate(sums[0]):
+            code.vector("vfmadd231ps", register, _NUMBER, places[vector])
+    else:
+        for vector, place in enumerate(places):
+            code.vector("vmovups", _FACTORS + vector, place, mask=1 + vector, zero=True)
+        for row in range(count):
+            code.vector("vbroadcastss", _NUMBER + row, Memory(_ENDS[row], _K))
+            for vector, register in enumerate(sums[row]):
+                code.vector("vfmadd231ps", register, _NUMBER + row, _FACTORS + vector)
     code.add(_COUNT, _word(_PANEL_ROW))
-    for row in range(count):
-        code.vector("vbroadcastss", _NUMBER + row, Memory(_ENDS[row], _K))
-        for vector, register in enumerate(sums[row]):
-            code.vector("vfmadd231ps", register, _NUMBER + row, _FACTORS + vector)
     code.add(_K, _word(_A_STEP))
     code.jump("not zero", loop)
     for row in range(count):
@@ -247,13 +258,13 @@ def multiply(a: Array, panels: Array, start: Array, out: Array) -> Array:
         parts = parallel.parts() if work >= _SHARED_FROM else 1
         if parts == 1:
             record = _record(places, steps, first, 0, count, depth, columns)
-            _function(address(count, columns), held=work <= _SHORT)(record)
+            _function(address(count, columns, whole=True), held=work <= _SHORT)(record)
             continue
         calls = []
         for piece in parallel.split(len(panels), parts):
             width = min(piece.stop * PANEL, columns) - piece.start * PANEL
             record = _record(places, steps, first, piece.start, count, depth, width)
-            calls.append((address(count, width), record))
+            calls.append((address(count, width, whole=True), record))
         parallel.share(calls, short=work <= _SHORT)
     return out
 
