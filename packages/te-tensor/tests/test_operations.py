@@ -189,6 +189,15 @@ def test_sums_of_many_have_hardly_a_rounding():
             np.testing.assert_allclose(means, exact, rtol=1e-6)
 
 
+@pytest.mark.parametrize("more", [0, 1, 511, 2047, 2049])
+@pytest.mark.parametrize("kernels", ["auto", "numpy"])
+def test_a_sum_has_each_of_many_elements_once(more, kernels, threads):
+    """Small integers, whose sums are exact in any order."""
+    te.set_kernels(kernels)
+    x = np.random.default_rng(0).integers(-8, 9, (1 << 18) + more)
+    assert te.sum(te.Tensor(x.astype("float32"))).item() == x.sum()
+
+
 INF, NAN = np.inf, np.nan
 #: Operations that say what they give at the edge of their domain give it without a warning.
 QUIET = {

@@ -341,8 +341,6 @@ class _Walk:
         elif not owned[index]:
             grads[index] = parallel.ufunc(np.add, before, grad)
             owned[index] = True
-        elif before.size < parallel.PARALLEL_CALL_FROM:
-            np.add(before, grad, before)
         else:
             add_to(before, grad)
         if creator is None:

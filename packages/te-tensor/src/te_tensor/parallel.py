@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from numpy import asarray, ndarray
 
 from . import memory
 from .checks import broadcast_shape
@@ -457,7 +456,7 @@ def ufunc(
     """
     if a.size < PARALLEL_CALL_FROM and (b is None or b.size < PARALLEL_CALL_FROM):
         result = function(a) if b is None else function(a, b)
-        return result if type(result) is ndarray else asarray(result)  # a scalar for 0-d
+        return result if type(result) is np.ndarray else np.asarray(result)  # a scalar for 0-d
     return _ufunc_in_threads(function, [a] if b is None else [a, b], dtype or a.dtype)
 
 

@@ -172,7 +172,7 @@ def _sum(rows: Matrix, sums: Column) -> None:
 
 @kernel
 def _sum_of_four(a: Matrix, b: Matrix, c: Matrix, d: Matrix, sums: Column) -> None:
-    # Read in four places at once, memory gives more than half as much again as in one.
+    # Read in four places at once, memory gives half as much again as in one.
     sums.store(((a.load() + b.load()) + (c.load() + d.load())).sum())
 
 
