@@ -36,6 +36,10 @@ Source: TypeAlias = Operation | int
 Sink = Callable[[Any, Array, bool], None]
 
 
+_place = attrgetter("sequence")
+_ndarray = np.ndarray
+
+
 class LeafHooks:
     """What is called with a leaf's gradient: before it is added to `grad`, and after."""
 
@@ -114,6 +118,35 @@ def gradients(
     return grads
 
 
+class _Several:
+    """Where several gradients come together: at a leaf, or at the operation that made a tensor.
+
+    Attributes:
+        left: how many uses of a leaf may still bring one.
+        grads: their sums, by output; a leaf has one.
+        owned: by output, whether nobody else holds the sum, so that it is added to in place.
+    """
+
+    __slots__ = ("grads", "left", "owned")
+
+    def __init__(self, outputs: int, left: int) -> None:
+        self.left = left
+        self.grads: list[Array | None] = [None] * outputs
+        self.owned = [False] * outputs
+
+
+class _Given(Operation):
+    """What stands in for the operation whose backward made the gradients that a walk begins with.
+
+    Args:
+        tensors: where they go.
+    """
+
+    def __init__(self, tensors: Sequence[Variable]) -> None:
+        self.inputs = tuple(tensors)
+        self.needs_grad = (True,) * len(tensors)
+
+
 class _Walk:
     """One walk, and what has arrived where.
 
@@ -134,13 +167,8 @@ class _Walk:
         self.sink = sink
         self.retain_graph = retain_graph
         self.state = modes.current()
-        #: How many gradients may still come to a leaf.
-        self.uses: dict[Source, int] = {}
-        #: What has come, by output; a leaf has one.
-        self.pending: dict[Source, list[Array | None]] = {}
-        #: Where several gradients come: whether nobody else holds what has come, by output, so
-        #: that others can be added to it in place.
-        self.owned: dict[Source, list[bool]] = {}
+        #: What has come where: nothing yet, the only gradient that is expected, or several.
+        self.arrived: dict[Source, Any] = {}
         #: The leaves that have hooks; those that get some on the way are left to the next walk.
         self.hooked: set[Source] = set()
         #: The operations to go through, the newest last.
@@ -154,46 +182,50 @@ class _Walk:
                 if target._creator is not None:
                     self.wanted.setdefault(target._creator, []).append(target._output_index)
             self.leading = self._leading_to(targets)
-        for tensor, grad in roots:
-            if tensor._creator is None or self._leads(tensor._creator):
-                self._arrive(tensor, grad)
+        given = [(tensor, grad) for tensor, grad in roots if self._leads(tensor._creator)]
+        grads = [grad for _, grad in given]
+        self._hand_on(_Given([tensor for tensor, _ in given]), grads, grads)
 
     def _reachable(self, roots: Sequence[Variable]) -> list[Operation]:
         """All operations that the roots came from, each before all its users."""
         found: list[Operation] = []
-        seen: set[Operation] = set()
-        uses, owned = self.uses, self.owned
+        arrived = self.arrived
         edges = [roots]
         for tensors in edges:  # grows as it is read
             for tensor in tensors:
                 if not tensor._requires_grad:
                     continue
                 creator = tensor._creator
-                if creator is None:
-                    leaf = id(tensor)
-                    count = uses[leaf] = uses.get(leaf, 0) + 1
-                    if count == 2:
-                        owned[leaf] = [False]
-                    elif count == 1 and tensor._leaf_hooks is not None:
-                        self.hooked.add(leaf)
-                elif creator in seen:
-                    owned[creator] = [False] * creator.output_count
-                elif creator.released:
-                    raise RuntimeError(
-                        f"backward went through {type(creator).__name__} already, and what it had "
-                        "saved is freed: pass retain_graph=True to the first backward, or run "
-                        "forward again"
-                    )
+                source: Source = id(tensor) if creator is None else creator
+                if source in arrived:
+                    several = arrived[source]
+                    if several is None:
+                        arrived[source] = _Several(1, 2)
+                    else:
+                        several.left += 1
+                elif creator is None:
+                    arrived[source] = None
+                    if tensor._leaf_hooks is not None:
+                        self.hooked.add(source)
                 else:
-                    seen.add(creator)
+                    inputs, outputs = creator.inputs, creator.output_count
+                    if not inputs:
+                        raise RuntimeError(
+                            f"backward went through {type(creator).__name__} already, and what it "
+                            "had saved is freed: pass retain_graph=True to the first backward, or "
+                            "run forward again"
+                        )
+                    arrived[source] = None if outputs == 1 else _Several(outputs, 1)
                     found.append(creator)
-                    edges.append(creator.inputs)
-        found.sort(key=attrgetter("sequence"))
+                    edges.append(inputs)
+        found.sort(key=_place)
         return found
 
-    def _leads(self, operation: Operation) -> bool:
-        """Whether a gradient is wanted there."""
-        return self.leading is None or operation in self.leading or operation in self.wanted
+    def _leads(self, operation: Operation | None) -> bool:
+        """Whether a gradient is wanted there; leaves (None) are left to the sink."""
+        if self.leading is None or operation is None:
+            return True
+        return operation in self.leading or operation in self.wanted
 
     def _leading_to(self, targets: Sequence[Variable]) -> set[Operation]:
         """The operations whose backward brings something nearer to a target."""
@@ -209,153 +241,159 @@ class _Walk:
 
     def run(self) -> None:
         """Go through the operations, the newest first; memory is freed on the way."""
-        before = silence.begin()  # as in forward: inf and NaN without warnings
-        operations, pending = self.operations, self.pending
+        before = silence.begin(silence.QUIET)  # as in forward: inf and NaN without warnings
+        operations, arrived, retain = self.operations, self.arrived, self.retain_graph
+        plain = self.leading is None and not self.state.observes and not retain
         try:
+            # Few calls: on small tensors this loop and the next one are what an operation costs.
             while operations:
                 operation = operations.pop()
-                incoming = pending.pop(operation, None)
-                self.owned.pop(operation, None)
-                if incoming is None:
-                    self._pass_by(operation)
-                    continue
-                if operation.hooks is not None:
-                    for index, hooks in operation.hooks.items():
-                        incoming[index] = _called(hooks, incoming[index])
-                if self.leading is not None:
-                    self._meet(operation, incoming)
-                    if operation not in self.leading:
+                incoming = arrived.pop(operation)
+                if (  # the most usual
+                    plain
+                    and type(incoming) is _ndarray
+                    and incoming.dtype is float32
+                    and operation._saved_at == storage.clock
+                    and operation.hooks is None
+                    and operation.backward_into is None
+                ):
+                    try:
+                        outgoing = operation.backward(incoming)
+                    except Exception as error:
+                        _note(error, operation)
+                        raise
+                    incoming = (incoming,)
+                else:
+                    incoming = self._received(operation, incoming)
+                    if incoming is None:
+                        self._pass_by(operation)
                         continue
-                operation.retains_graph = self.retain_graph
-                self._step(operation, incoming)
-                if not self.retain_graph:
+                    outgoing = self._step(operation, incoming)
+                self._hand_on(operation, incoming, outgoing)
+                if not retain:
                     operation.release()
+                del incoming, outgoing  # the next backward may have their memory
         finally:
             silence.end(before)
 
-    def _pass_by(self, operation: Operation) -> None:
-        """No gradient came to an operation: none comes from it."""
-        for tensor in operation.inputs:
-            if tensor._creator is None:
-                self._count_use(tensor)
+    def _hand_on(
+        self, operation: Operation, incoming: Sequence[Any], outgoing: Sequence[Any]
+    ) -> None:
+        """Take an operation's gradients to where its inputs came from.
 
-    def _meet(self, operation: Operation, incoming: list[Array | None]) -> None:
-        """Keep the gradients of targets among an operation's outputs."""
-        for index in self.wanted.get(operation, ()):
-            grad = incoming[index]
-            if grad is not None:
-                self.met[operation, index] = np.array(grad)
-
-    def _step(self, operation: Operation, incoming: list[Any]) -> None:
-        """One operation's backward, its gradients handed on to where its inputs came from."""
-        # One loop and few calls: on small tensors this method is what an operation costs.
-        outs = None if operation.backward_into is None else self._owned_arrays(operation)
-        outgoing = self._outgoing(operation, incoming, outs)
-        needs_grad, leading = operation.needs_grad, self.leading
-        for position, tensor in enumerate(operation.inputs):
-            creator, grad = tensor._creator, outgoing[position]
-            if (
-                grad is None
-                or not needs_grad[position]
-                or (outs is not None and grad is outs[position])  # it was added to what had come
-            ):
+        Args:
+            operation: the operation.
+            incoming: what its backward was given.
+            outgoing: what it returned.
+        """
+        inputs, needs, arrived = operation.inputs, operation.needs_grad, self.arrived
+        if len(outgoing) != len(inputs):
+            _check_count(operation, outgoing)
+        position = -1
+        for tensor in inputs:
+            position += 1  # quicker than enumerate
+            grad, creator = outgoing[position], tensor._creator
+            if grad is None or not needs[position]:
                 if creator is None:
-                    self._count_use(tensor)
+                    self._count(tensor)
                 continue
             like = tensor._array
-            usual = type(grad) is np.ndarray and grad.dtype is like.dtype
+            usual = type(grad) is _ndarray and grad.dtype is like.dtype
             if not usual or grad.shape != like.shape:
                 grad = _fit(operation, grad, like)
-            if self.state.anomaly and np.isnan(grad).any():
+            # Nothing is known of a leaf that ceased to need a gradient after forward.
+            several = arrived.get(id(tensor) if creator is None else creator)
+            if several is None:  # nothing else comes
+                if creator is not None:
+                    arrived[creator] = grad
+                else:
+                    self._complete(tensor, grad, _is_fresh(grad, operation, incoming, outgoing))
+                continue
+            index = tensor._output_index
+            total = several.grads[index]
+            if several.owned[index]:
+                add_to(total, grad)
+            elif total is None:
+                several.grads[index] = grad
+                several.owned[index] = _is_fresh(grad, operation, incoming, outgoing)
+            else:
+                several.grads[index] = parallel.ufunc(np.add, total, grad)
+                several.owned[index] = True
+            if creator is None:
+                several.left -= 1
+                if not several.left:
+                    self._complete(tensor, several.grads[0], several.owned[0])
+
+    def _received(self, operation: Operation, arrived: Any) -> list[Any] | None:
+        """What has come to an operation, by output, after hooks; None where it goes no further."""
+        grads = arrived.grads if type(arrived) is _Several else [arrived]
+        if not any([grad is not None for grad in grads]):
+            return None
+        if operation.hooks is not None:
+            for index, hooks in operation.hooks.items():
+                grads[index] = _called(hooks, grads[index])
+        if self.leading is not None:
+            for index in self.wanted.get(operation, ()):
+                if grads[index] is not None:
+                    self.met[operation, index] = np.array(grads[index])
+            if operation not in self.leading:
+                return None
+        return grads
+
+    def _pass_by(self, operation: Operation) -> None:
+        """No gradient came to an operation, or goes on from it."""
+        for tensor in operation.inputs:
+            if tensor._creator is None:
+                self._count(tensor)
+
+    def _step(self, operation: Operation, incoming: list[Any]) -> list[Any]:
+        """What an operation's backward returns, but for what it added in place.
+
+        Gradients come as they are computed with; those that nobody wants become None.
+        """
+        # As in forward: small floats are computed with in float32, and rounded once in _fit.
+        for index, grad in enumerate(incoming):
+            if grad is not None and grad.dtype in SMALL_FLOATS:
+                incoming[index] = grad.astype(float32)
+        operation.check_unchanged()
+        operation.retains_graph = self.retain_graph
+        outs = None if operation.backward_into is None else self._owned_arrays(operation)
+        begin = perf_counter()
+        try:
+            if outs is not None and operation.backward_into is not None:
+                outgoing = list(operation.backward_into(*incoming, outs=outs))
+            else:
+                outgoing = list(operation.backward(*incoming))
+        except Exception as error:
+            _note(error, operation)
+            raise
+        _check_count(operation, outgoing)
+        if self.state.profile is not None:
+            self.state.profile.note(operation, False, perf_counter() - begin, outgoing)
+        for position, tensor in enumerate(operation.inputs):
+            grad = outgoing[position]
+            if grad is None:
+                continue
+            if outs is not None and grad is outs[position]:
+                outgoing[position] = None
+            elif self.state.anomaly and operation.needs_grad[position] and np.isnan(grad).any():
                 raise FloatingPointError(
                     f"backward of {type(operation).__name__} made a NaN in the gradient of input "
                     f"{position}{operation.origin or ''}"
                 )
-            if creator is None or leading is None or self._leads(creator):
-                self._arrive(tensor, grad, operation, incoming, outgoing)
-
-    def _outgoing(
-        self, operation: Operation, incoming: list[Any], outs: list[Array | None] | None
-    ) -> Sequence[Array | None]:
-        """What the operation's backward returns."""
-        # As in forward: small floats are computed with in float32, and rounded once in _fit.
-        for index, grad in enumerate(incoming):
-            if grad is not None and grad.dtype is not float32 and grad.dtype in SMALL_FLOATS:
-                incoming[index] = grad.astype(float32)
-        if operation._saved_at != storage.clock:
-            operation.check_unchanged()
-        profile = self.state.profile
-        begin = 0.0 if profile is None else perf_counter()
-        try:
-            if outs is not None and operation.backward_into is not None:
-                outgoing = operation.backward_into(*incoming, outs=outs)
-            else:
-                outgoing = operation.backward(*incoming)
-        except Exception as error:
-            error.add_note(f"in the backward of {type(operation).__name__}")
-            raise
-        if profile is not None:
-            profile.note(operation, False, perf_counter() - begin, outgoing)
-        if len(outgoing) != len(operation.inputs):
-            raise ValueError(
-                f"backward of {type(operation).__name__} returned {len(outgoing)} gradients "
-                f"for {len(operation.inputs)} inputs"
-            )
+            if not self._leads(tensor._creator):
+                outgoing[position] = None
         return outgoing
 
-    def _arrive(
-        self,
-        tensor: Variable,
-        grad: Array,
-        operation: Operation | None = None,
-        incoming: Sequence[Any] = (),
-        outgoing: Sequence[Any] = (),
-    ) -> None:
-        """Add to what has come; an array is written to only if nobody else holds it.
-
-        Args:
-            tensor: what the gradient is of.
-            grad: the gradient.
-            operation: whose backward made it; None where the caller did.
-            incoming: what that backward was given.
-            outgoing: what it returned.
-        """
-        creator = tensor._creator
-        source: Source = id(tensor) if creator is None else creator
-        owned = self.owned.get(source)
-        if owned is None:  # nothing else comes
-            if creator is None:
-                self._complete(tensor, grad, _is_fresh(grad, operation, incoming, outgoing))
-            else:
-                outputs: list[Array | None] = [None] * creator.output_count
-                outputs[tensor._output_index] = grad
-                self.pending[creator] = outputs
-            return
-        index, grads = tensor._output_index, self.pending.get(source)
-        if grads is None:
-            grads = self.pending[source] = [None] * len(owned)
-        before = grads[index]
-        if before is None:
-            grads[index] = grad
-            owned[index] = _is_fresh(grad, operation, incoming, outgoing)
-        elif not owned[index]:
-            grads[index] = parallel.ufunc(np.add, before, grad)
-            owned[index] = True
-        else:
-            add_to(before, grad)
-        if creator is None:
-            self._count_use(tensor)
-
-    def _count_use(self, leaf: Variable) -> None:
+    def _count(self, leaf: Variable) -> None:
         """Count that a use of a leaf brought what it brings; after the last one, hand that on."""
-        source = id(leaf)
-        uses = self.uses.get(source, 1) - 1  # 1 where it ceased to need a gradient after forward
-        self.uses[source] = uses
-        if uses or source not in self.pending:
+        several = self.arrived.get(id(leaf))
+        if several is None:
             return
-        (grad,) = self.pending.pop(source)
-        if grad is not None:
-            self._complete(leaf, grad, self.owned[source][0])
+        several.left -= 1
+        (grad,) = several.grads
+        if not several.left and grad is not None:
+            self._complete(leaf, grad, several.owned[0])
 
     def _complete(self, leaf: Variable, grad: Array, fresh: bool) -> None:
         """All of a leaf's gradient is there: call its hooks, and hand it on."""
@@ -369,22 +407,34 @@ class _Walk:
             for hook in hooks.accumulated:
                 hook()
 
-    def _owned_arrays(self, operation: Operation) -> list[Array | None] | None:
+    def _owned_arrays(self, operation: Operation) -> list[Array | None]:
         """For each input, the array that its gradients are summed in, if there is one already."""
-        found: list[Array | None] | None = None
+        found: list[Array | None] = [None] * len(operation.inputs)
         for position, tensor in enumerate(operation.inputs):
-            source = id(tensor) if tensor._creator is None else tensor._creator
-            index = tensor._output_index
-            owned = self.owned.get(source)
-            if owned is not None and owned[index] and operation.needs_grad[position]:
-                array = self.pending[source][index]
-                if array is None or array.dtype in SMALL_FLOATS:
-                    continue
-                if found is None:
-                    found = [None] * len(operation.inputs)
-                if not any(array is other for other in found):  # a tensor that is given twice
+            creator, index = tensor._creator, tensor._output_index
+            several = self.arrived.get(id(tensor) if creator is None else creator)
+            if type(several) is not _Several or not operation.needs_grad[position]:
+                continue
+            if several.owned[index]:
+                array = several.grads[index]
+                is_small = array is None or array.dtype in SMALL_FLOATS
+                if not is_small and not any([array is other for other in found]):  # given twice
                     found[position] = array
         return found
+
+
+def _note(error: Exception, operation: Operation) -> None:
+    """Say on an error whose backward it comes from."""
+    error.add_note(f"in the backward of {type(operation).__name__}")
+
+
+def _check_count(operation: Operation, outgoing: Sequence[Any]) -> None:
+    """Raise ValueError unless backward returned a gradient for each input."""
+    if len(outgoing) != len(operation.inputs):
+        raise ValueError(
+            f"backward of {type(operation).__name__} returned {len(outgoing)} gradients "
+            f"for {len(operation.inputs)} inputs"
+        )
 
 
 def _called(hooks: Hooks, grad: Any) -> Any:

@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, TypeVar
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -32,6 +32,11 @@ class Modes:
     profile: Any = None
     #: The part of a sub-graph that runs now, which tensors from outside go through.
     part: Any = None
+    #: Whether something looks at each operation: the search for NaN, or a profile.
+    observes: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "observes", self.anomaly or self.profile is not None)
 
 
 _defaults = Modes()

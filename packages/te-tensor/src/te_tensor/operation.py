@@ -12,7 +12,8 @@ from . import storage
 from .dtypes import Array
 from .hooks import Hooks
 
-_sequence = itertools.count()
+#: Takes a place in the order in which operations are applied.
+next_place = itertools.count().__next__
 
 #: What `forward` returns.
 Outputs: TypeAlias = Array | tuple[Array, ...]
@@ -26,7 +27,7 @@ REGISTRY: dict[str, type[Operation]] = {}
 #: The attributes that an instance gets when it is applied, saves, and is walked through.
 _SET_ON_THE_WAY = (
     *("sequence", "needs_grad", "saved", "_saved_at", "inputs", "part", "output_count"),
-    *("hooks", "origin", "retains_graph", "released"),
+    *("hooks", "origin", "retains_graph"),
 )
 
 
@@ -127,8 +128,6 @@ class Operation:
     inputs: tuple[Any, ...] = ()
     #: Rises with every application: inputs are always older than what is made of them.
     sequence: int = -1
-    #: Whether backward has freed what was saved.
-    released: bool = False
     #: The part of a sub-graph that it belongs to.
     part: Any = None
     #: Whether the walk that goes through now keeps the graph.
@@ -181,7 +180,6 @@ class Operation:
         """Keep what backward needs; keeps nothing when no input needs a gradient."""
         if True in self.needs_grad:
             self.saved = values
-            self._saved_at = storage.clock
 
     def check_unchanged(self) -> None:
         """Raise if an array that was saved has been written to since.
@@ -199,20 +197,6 @@ class Operation:
                     "pass, or work on a clone()"
                 )
 
-    def begin(self) -> None:
-        """Take a place in the graph's order.
-
-        Raises:
-            RuntimeError: the instance has been applied before.
-        """
-        if self.sequence >= 0:
-            raise RuntimeError(
-                f"this {type(self).__name__} has been applied already: make one per application"
-            )
-        self.sequence = next(_sequence)
-
     def release(self) -> None:
         """Free what was saved, and the edges."""
-        self.saved = ()
-        self.inputs = ()
-        self.released = True
+        self.saved = self.inputs = ()

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import copy_context
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 
-def _switches() -> tuple[Callable[[], Any], Callable[[Any], None]]:
-    """What begins silence, and what ends it, given what the beginning returned."""
+def _switches() -> tuple[Callable[[Any], Any], Callable[[Any], None], Any]:
+    """What begins silence, what ends it, and what the beginning is given."""
     outside = copy_context()
     with np.errstate(all="ignore"):
         inside = copy_context()
     for variable, value in inside.items():
         if outside.get(variable) is not value:
-            return partial(variable.set, value), variable.reset
-    return _enter, _leave  # a NumPy that keeps it elsewhere
+            return variable.set, variable.reset, value
+    return _enter, _leave, None  # a NumPy that keeps it elsewhere
 
 
-def _enter() -> np.errstate:
+def _enter(_: None) -> np.errstate:
     state = np.errstate(all="ignore")
     state.__enter__()
     return state
@@ -36,5 +35,5 @@ def _leave(state: np.errstate) -> None:
     state.__exit__(None, None, None)
 
 
-#: `token = begin()`, and in a `finally` clause `end(token)`: what was before holds again.
-begin, end = _switches()
+#: `token = begin(QUIET)`, and in a `finally` clause `end(token)`: what was before holds again.
+begin, end, QUIET = _switches()

@@ -11,7 +11,7 @@ from typing import Any, Never, Self, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from . import autograd, execution, modes, silence, storage
+from . import autograd, execution, modes, storage
 from .checks import Axis, broadcast_shape, check_function, check_keepdims, normalize_axis
 from .conversion import as_array, described, index_of, lengths, part_lengths, scalar, to_array
 from .dtypes import (
@@ -29,7 +29,8 @@ from .dtypes import (
 )
 from .execution import UNUSUAL
 from .hooks import HookHandle, Hooks
-from .operation import Operation
+from .modes import current
+from .operation import Operation, next_place
 from .ops._kernels import copied
 from .ops.activation import LeakyReLU, ReLU, Sigmoid, SiLU, Tanh
 from .ops.arithmetic import Add, Div, Mul, Pow, Sub
@@ -43,8 +44,10 @@ from .ops.scan import CumSum
 from .ops.selection import Clip, Maximum, Minimum, Where
 from .ops.shape import Expand, Permute, Reshape, Split
 from .ops.softmax import LogSoftmax, Softmax
+from .silence import QUIET, begin, end
 
 _new = object.__new__
+_ndarray = np.ndarray
 
 #: What a function takes where it expects a tensor.
 Like: TypeAlias = "Tensor | Array"
@@ -137,10 +140,9 @@ class Tensor:
             TypeError: an input is no Tensor.
             RuntimeError: the operation was applied before.
         """
-        state = modes.current()
+        state = current()
         if state.part is not None:
             inputs = state.part.localize(inputs)
-        # One loop and few calls: on small tensors this method is what an operation costs.
         arrays: list[Array] = []
         needs: list[bool] = []
         usual = True
@@ -148,20 +150,15 @@ class Tensor:
             for tensor in inputs:
                 array = tensor._array
                 arrays.append(array)
-                needs.append(tensor._requires_grad and state.grad)
+                needs.append(tensor._requires_grad)
                 if array.dtype is not float32:
                     usual = False
         except AttributeError:
             kinds = ", ".join(type(x).__name__ for x in inputs)
             raise TypeError(f"apply got inputs of types ({kinds}): expected Tensors") from None
-        try:
-            operation.begin()
-        except (AttributeError, TypeError):
-            if isinstance(operation, Operation):
-                raise
+        if not isinstance(operation, Operation):
             given = getattr(operation, "__name__", type(operation).__name__)
-            raise TypeError(f"apply got {given}: expected an instance of an Operation") from None
-        operation.needs_grad = tuple(needs)
+            raise TypeError(f"apply got {given}: expected an instance of an Operation")
         rounding = None
         if not usual:
             if operation.one_dtype:
@@ -169,25 +166,7 @@ class Tensor:
             if operation.computes and any([array.dtype in UNUSUAL for array in arrays]):
                 weak = [isinstance(tensor, _Scalar) for tensor in inputs]
                 arrays, rounding = execution.widen(operation, arrays, weak)
-        before = silence.begin()
-        try:
-            if state.anomaly or state.profile is not None:
-                result = execution.observed_forward(operation, arrays)
-            else:
-                result = operation.forward(*arrays)
-        finally:
-            silence.end(before)
-        if rounding is not None:
-            result = execution.rounded(result, rounding)
-        records = True in needs
-        creator = operation if records or state.trace else None
-        if creator is not None:
-            operation.inputs = inputs
-            operation.part = state.part
-        if type(result) is not tuple:
-            return _output(result, creator, records)
-        operation.output_count = len(result)
-        return tuple([_output(a, creator, records, i) for i, a in enumerate(result)])
+        return _run(state, operation, inputs, arrays, tuple(needs), rounding)
 
     def backward(
         self,
@@ -583,13 +562,19 @@ class Tensor:
     # -- operators ------------------------------------------------------------------------
 
     def _unary(self, operation: Operation) -> Tensor:
+        array, state = self._array, current()
+        if array.dtype is float32 and state.part is None:  # the most usual
+            made: Tensor = _run(state, operation, (self,), (array,), (self._requires_grad,))
+            return made
         result: Tensor = Tensor.apply(operation, self)
         return result
 
     def _float(self, operation: Operation) -> Tensor:
         """Apply to floats; integers and bool become float32 first."""
-        wide = self if self.dtype in FLOATS else self.astype(meet(self.dtype, float32))
-        return wide._unary(operation)
+        dtype = self._array.dtype
+        if dtype is float32 or dtype in FLOATS:
+            return self._unary(operation)
+        return self.astype(meet(dtype, float32))._unary(operation)
 
     def __add__(self, other: Operand) -> Tensor:
         return _binary(Add, self, other)
@@ -900,9 +885,59 @@ class Tensor:
             array[part] = elements
 
 
+def _run(
+    state: modes.Modes,
+    operation: Operation,
+    inputs: tuple[Tensor, ...],
+    arrays: Sequence[Array],
+    needs: tuple[bool, ...],
+    rounding: DType | None = None,
+) -> Any:
+    """What forward makes of arrays, as tensors that know their lineage where that is wanted.
+
+    Args:
+        state: the modes in force.
+        operation: as in `Tensor.apply`.
+        inputs: likewise.
+        arrays: what forward gets: those of the inputs, in a dtype that it computes in.
+        needs: for each input, whether it needs a gradient, where gradients are on.
+        rounding: the dtype of the results, where it isn't forward's.
+    """
+    # One function and few calls: on small tensors this is what an operation costs.
+    if operation.sequence >= 0:
+        raise RuntimeError(
+            f"this {type(operation).__name__} has been applied already: make one per application"
+        )
+    operation.sequence = next_place()
+    if not state.grad:
+        needs = (False,) * len(needs)
+    operation.needs_grad = needs
+    operation._saved_at = storage.clock
+    before = begin(QUIET)
+    try:
+        if state.observes:
+            result = execution.observed_forward(operation, arrays)
+        else:
+            result = operation.forward(*arrays)
+    finally:
+        end(before)
+    if rounding is not None:
+        result = execution.rounded(result, rounding)
+    records = True in needs
+    creator = None
+    if records or state.trace:
+        creator, operation.inputs = operation, inputs
+        if state.part is not None:
+            operation.part = state.part
+    if type(result) is not tuple:
+        return _output(result, creator, records)
+    operation.output_count = len(result)
+    return tuple([_output(a, creator, records, i) for i, a in enumerate(result)])
+
+
 def _output(array: Any, creator: Operation | None, records: bool, index: int = 0) -> Tensor:
     """What an operation returned; without a creator where nothing is recorded."""
-    if type(array) is not np.ndarray:
+    if type(array) is not _ndarray:
         array = np.asarray(array)
     output = _new(Tensor)
     output._array = array
@@ -1000,24 +1035,33 @@ def _broadcast_error(name: str, first: Tensor, second: Tensor, error: Exception)
     raise error
 
 
-def _binary(kind: Callable[[], Operation], a: Any, b: Any, floats: bool = False) -> Tensor:
-    tensors = isinstance(a, Tensor) and isinstance(b, Tensor)
-    if not (tensors and a._array.dtype is float32 is b._array.dtype):  # the most usual
-        if not (isinstance(a, _OPERANDS) and isinstance(b, _OPERANDS)):
-            return _UNSUPPORTED
-        a, b = pair(a, b, floats)
+def _binary(kind: type[Operation], a: Any, b: Any, floats: bool = False) -> Tensor:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        x, y = a._array, b._array
+        if x.dtype is float32 is y.dtype:  # the most usual
+            state = current()
+            if state.part is None:
+                needs = a._requires_grad, b._requires_grad
+                try:
+                    result: Tensor = _run(state, kind(), (a, b), (x, y), needs)
+                except ValueError as error:
+                    _broadcast_error(kind.__name__, a, b, error)
+                return result
+    elif not (isinstance(a, _OPERANDS) and isinstance(b, _OPERANDS)):
+        return _UNSUPPORTED
+    a, b = pair(a, b, floats)
     try:
-        result: Tensor = Tensor.apply(kind(), a, b)
+        result = Tensor.apply(kind(), a, b)
     except ValueError as error:
-        _broadcast_error(type(kind()).__name__, a, b, error)
+        _broadcast_error(kind.__name__, a, b, error)
     return result
 
 
-def _extreme(kind: Callable[[], Operation], a: Tensor, b: Any) -> Tensor:
+def _extreme(kind: type[Operation], a: Tensor, b: Any) -> Tensor:
     """What has no operator: Python asks no other side, so that only `_binary`'s own will do."""
     result = _binary(kind, a, b)
     if result is _UNSUPPORTED:
-        name = type(kind()).__name__.lower()
+        name = kind.__name__.lower()
         raise TypeError(f"{name} of a Tensor and a {type(b).__name__}: expected a tensor or number")
     return result
 
