@@ -26,7 +26,7 @@ def _double(out: Matrix, x: Matrix) -> None:
 
 
 @pytest.mark.skipif(shutil.which("as") is None, reason="needs the GNU assembler")
-@pytest.mark.parametrize("name", ["SERVE", "SHARE", "RECALL", "CALL"])
+@pytest.mark.parametrize("name", ["SERVE", "SHARE_BOTH", "SHARE", "RECALL", "CALL"])
 def test_listings_are_what_the_assembler_makes_of_them(name, tmp_path):
     listing = getattr(crew, name)
     lines = [line.split(maxsplit=1)[1] for line in listing.strip().split("\n")]

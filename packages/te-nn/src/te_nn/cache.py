@@ -66,6 +66,8 @@ class KVCache:
         self._keys = np.empty(shape, kind)
         self._values = np.empty(shape, kind)
         self.length = 0
+        #: What the block that the cache belongs to has written down for its next token.
+        self.step: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,6 +83,25 @@ class KVCache:
     def values(self) -> npt.NDArray[Any]:
         """The values that it holds, likewise."""
         return self._held(self._values, self.length)
+
+    @property
+    def memory(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """The whole memory of keys and of values, shape (B, kv_heads, max_len, head_dim)."""
+        return self._keys, self._values
+
+    def room(self, more: int) -> int:
+        """How many positions it would hold with some more.
+
+        Raises:
+            ValueError: there is no room for them.
+        """
+        stop = self.length + more
+        if stop > self.max_len:
+            raise ValueError(
+                f"the cache has room for max_len = {self.max_len} positions: it holds "
+                f"{self.length}, and {more} more don't fit"
+            )
+        return stop
 
     def reset(self) -> None:
         """Forget everything."""
@@ -116,12 +137,7 @@ class KVCache:
             TypeError: they have another dtype.
         """
         more = k.shape[-2]
-        stop = self.length + more
-        if stop > self.max_len:
-            raise ValueError(
-                f"the cache has room for max_len = {self.max_len} positions: it holds "
-                f"{self.length}, and {more} more don't fit"
-            )
+        stop = self.room(more)
         self._check("keys", k, more)
         self._check("values", v, more)
         return self._joined(self._keys, k, stop), self._joined(self._values, v, stop)

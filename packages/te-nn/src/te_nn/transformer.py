@@ -22,6 +22,7 @@ from .module import Module
 from .nl_oob import NLOOB, DistanceBias
 from .normalization import LayerNorm
 from .rotary import Rotary
+from .token_step import TokenStep
 
 
 def _swiglu(x: Tensor) -> Tensor:
@@ -216,6 +217,10 @@ class TransformerBlock(Module):
         """
         if cache is None and _worth_cutting(self, x, self.linear1.out_features):
             return _by_batch(self._run, x, mask, distance)
+        if cache is not None and mask is None and distance is None:
+            step = TokenStep.of(self, x, cache)
+            if step is not None:
+                return step.run(x, cache)
         return self._run(x, mask, distance, cache)
 
     def _run(self, x: Tensor, mask: Any, distance: Any, cache: KVCache | None = None) -> Tensor:

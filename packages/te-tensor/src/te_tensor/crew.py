@@ -162,6 +162,12 @@ c70201000000     mov dword ptr [rdx], 0x1
 c3               ret
 """
 
+# The same, given the address of both arguments; SHARE follows.
+SHARE_BOTH = """
+488b7708         mov rsi, qword ptr [rdi+0x8]
+488b3f           mov rdi, qword ptr [rdi]
+"""
+
 # recall(mailbox): the worker goes back to Python.
 RECALL = """
 b801000000       mov eax, 0x1
@@ -214,35 +220,38 @@ class Crew:
     def __init__(self, workers: int) -> None:
         if sys.platform != "linux" or not executable.possible() or not _bytes_follow_head():
             raise OSError("workers that wait awake are for Linux on x86-64")
-        parts = [executable.from_listing(listing) for listing in (SERVE, SHARE, RECALL, CALL)]
+        listings = (SERVE, SHARE_BOTH, SHARE, RECALL, CALL)
+        parts = [executable.from_listing(listing) for listing in listings]
         starts = np.cumsum([0, *map(len, parts)])
         code = Code(b"".join(parts)).address
         pointer, number = ctypes.c_void_p, ctypes.c_int
         self._serve = ctypes.CFUNCTYPE(None, pointer, number)(code + int(starts[0]))
-        share = code + int(starts[1])
+        #: Shares out the tasks that a record has; a function for chains.
+        self.sharer = code + int(starts[1])
+        share = code + int(starts[2])
         #: The caller keeps the GIL, for short work, or gives it away.
         self._share_held = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_char_p, number)(share)
         self._share_released = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p, number)(share)
-        self._recall = ctypes.PYFUNCTYPE(None, pointer)(code + int(starts[2]))
+        self._recall = ctypes.PYFUNCTYPE(None, pointer)(code + int(starts[3]))
         #: Calls the function of a record; itself a function for `share`.
-        self.caller = code + int(starts[3])
+        self.caller = code + int(starts[4])
         self.call = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(self.caller)
         self.call_held = ctypes.PYFUNCTYPE(None, ctypes.c_char_p)(self.caller)
         buffer = np.zeros((workers + 1) * _MAILBOX, np.uint8)
         first = memory.address(buffer) + -memory.address(buffer) % _MAILBOX
         # Never freed: a worker looks at its mailbox to the end of the process.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(buffer))
-        #: The caller's own tasks have none.
-        self._mailboxes = [0, *range(first, first + workers * _MAILBOX, _MAILBOX)]
-        self._states = [ctypes.c_int.from_address(place) for place in self._mailboxes[1:]]
+        #: Where they are; the caller's own tasks have none.
+        self.mailboxes = [0, *range(first, first + workers * _MAILBOX, _MAILBOX)]
+        self._states = [ctypes.c_int.from_address(place) for place in self.mailboxes[1:]]
 
     def serve(self, worker: int) -> None:
         """Wait awake for a moment, and do what comes; called by the worker's own thread."""
-        self._serve(self._mailboxes[1 + worker], _PATIENCE)
+        self._serve(self.mailboxes[1 + worker], _PATIENCE)
 
     def recall(self, worker: int) -> None:
         """Let a worker that waits awake go back to Python at once."""
-        self._recall(self._mailboxes[1 + worker])
+        self._recall(self.mailboxes[1 + worker])
 
     def awake(self, worker: int) -> bool:
         """Whether a worker waits awake, at this moment."""
@@ -258,7 +267,7 @@ class Crew:
         tasks = b"".join(
             [
                 _TASK.pack(mailbox, function, id(record) + _BYTES_HEAD)
-                for mailbox, (function, record) in zip(self._mailboxes, work, strict=False)
+                for mailbox, (function, record) in zip(self.mailboxes, work, strict=False)
             ]
         )
         call: Any = self._share_held if keep_gil else self._share_released

@@ -176,6 +176,10 @@ class Operation:
     #: owns, to which the gradient is added and which is then returned in its place, or None.
     backward_into: Callable[..., Gradients] | None = None
 
+    #: Optional: as `forward`, written down in a plan, its first argument; see `plan.py`. Inputs and
+    #: the result are memory that stays.
+    prepare: Callable[..., Array] | None = None
+
     def save(self, *values: Any) -> None:
         """Keep what backward needs; keeps nothing when no input needs a gradient."""
         if True in self.needs_grad:

@@ -263,6 +263,15 @@ def share(work: list[tuple[int, bytes]], *, short: bool) -> None:
     crew.share(work, keep_gil=short and not asleep)  # who wakes up needs the GIL first
 
 
+def wake(helpers: int) -> None:
+    """Have the first workers wait awake, for work that is to come."""
+    pool = _pool
+    if pool.crew is not None:
+        for worker in range(helpers):
+            if not pool.crew.awake(worker):
+                pool.wake(worker)
+
+
 def _nothing() -> None:
     """What a worker is woken for."""
 

@@ -11,6 +11,9 @@ from .batch import (
 from .chain import (
     Chain as Chain,
 )
+from .chain import (
+    Steps as Steps,
+)
 from .compiler import (
     LANES as LANES,
 )

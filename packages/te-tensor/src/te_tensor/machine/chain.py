@@ -2,18 +2,20 @@
 
 A recurrence is thousands of short calls, and from Python each would cost more than it does. A chain
 is a list of calls and their records, made for all steps at once, and is gone through without
-the GIL.
+the GIL. `Steps` are a single step of one, on memory that stays, taken time and again.
 """
 
 from __future__ import annotations
 
 import ctypes
+import struct
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from .. import memory
+from .. import memory, parallel
 from ..dtypes import Array
 from ..executable import Code
 from . import product
@@ -22,6 +24,10 @@ from .kernel import Kernel
 
 #: Bytes of a word, and of what stands before a call's record: where the code is, and how long both.
 _WORD, _PREFIX = 8, 16
+#: Words of a task that is shared out.
+_TASK_WORDS = 3
+#: Numbers in a matrix from which steps share a product with it.
+_SHARED_FROM = 1 << 16
 
 
 @cache
@@ -66,39 +72,62 @@ class Chain:
         self._inside: list[int] = []
         self._alive: list[Array] = []
 
-    def kernel(self, kernel: Kernel, *operands: Array) -> None:
-        """Have each step call a kernel over rows; the first operand says how many there are."""
+    def kernel(self, kernel: Kernel, *given: Any) -> int:
+        """Have each step call a kernel over rows; the first operand says how many there are.
+
+        Args:
+            kernel: the kernel.
+            given: its operands; scalars come last.
+
+        Returns:
+            The place of the words that say how many rows and columns there are.
+        """
+        operands, scalars = given[: kernel.arrays], given[kernel.arrays :]
         count = len(operands)
         program = kernel.program()
         head = program.head(*operands[0].shape[-2:])
-        self._call(program.address, len(head) + 3 * count)
+        numbers = _as_words(scalars)
+        self._call(program.address, len(head) + 3 * count + len(numbers))
+        sizes = len(self._words)
         self._add(*head)
         # A kernel looks for addresses in array objects, behind their heads; here they are behind
         # the record.
-        behind = (len(self._words) + 2 * count) * _WORD - object.__basicsize__
+        behind = (len(self._words) + 2 * count + len(numbers)) * _WORD - object.__basicsize__
         for place, operand in enumerate(operands):
             self._inside.append(len(self._words))
             self._add(behind + place * _WORD, operand.strides[-2] if operand.ndim > 1 else 0)
+        self._add(*numbers)
         for operand in operands:
             self._add_address(operand)
+        return sizes
 
-    def product(self, a: Array, panels: Array, start: Array, out: Array) -> None:
+    def product(self, a: Array, panels: Array, start: Array, out: Array) -> int:
         """Have each step make out = start + a @ matrix.
 
         Args:
-            a: matrices (rows, k).
-            panels: the `packed` matrix (k, columns).
+            a: matrices (rows, k), columns contiguous.
+            panels: the `packed` matrix (k, columns); or the matrix, its columns contiguous.
             start: matrices (rows, columns); may be `out`.
             out: matrices (rows, columns).
+
+        Returns:
+            The place of the words that say how large the matrices are.
         """
-        rows, columns = out.shape[-2:]
-        sizes = product.head(rows, a.shape[-1], columns)
-        self._call(product.address(rows, columns, whole=True), 7 + len(sizes) + product.COUNTERS)
+        self._call(_product_code(panels, out), _PRODUCT_WORDS)
+        return self._add_product(a, panels, start, out)
+
+    def _add_product(self, a: Array, panels: Array, start: Array, out: Array) -> int:
+        """The record of a product."""
         for operand in (a, start, out):
             self._add_address(operand)
             self._add(operand.strides[-2] if operand.ndim > 1 else 0)
         self._add_address(panels[None])
-        self._add(*sizes, *[0] * product.COUNTERS)
+        place = len(self._words)
+        by_row = 0 if panels.ndim == 3 else panels.strides[0]
+        rows, columns = out.shape[-2:]
+        self._add(*product.head(rows, a.shape[-1], columns, by_row=by_row))
+        self._add(*[0] * product.COUNTERS)
+        return place
 
     def _call(self, code: int, words: int) -> None:
         """Begin the record of a call."""
@@ -116,13 +145,90 @@ class Chain:
         self._words.append(memory.address(stack))
         self._growth.append(stack.strides[0] if stack.ndim > 1 and len(stack) > 1 else 0)
 
-    def run(self) -> None:
-        """Go through the steps."""
+    def _records(self) -> Array:
+        """The words of all steps, a row each."""
         steps = np.arange(self._steps)[:, None]
         records = steps * np.array(self._growth)
         records += np.array(self._words)
-        start = memory.address(records)
-        records[:, self._inside] += start + steps * records.strides[0]
+        records[:, self._inside] += memory.address(records) + steps * records.strides[0]
+        return records
+
+    def run(self) -> None:
+        """Go through the steps."""
+        records = self._records()
         go_through, _ = _go_through()
-        head = np.array((self._calls * self._steps, start))
+        head = np.array((self._calls * self._steps, memory.address(records)))
         go_through(memory.address(head))
+
+
+#: Words of a product's record.
+_PRODUCT_WORDS = 7 + len(product.head(1, 1, 1)) + product.COUNTERS
+
+
+def _product_code(panels: Array, out: Array) -> int:
+    return product.address(*out.shape[-2:], whole=panels.ndim == 3)
+
+
+class Steps(Chain):
+    """Calls on memory that stays, written down once and made time and again.
+
+    One thread at a time may run them. Workers that wait awake take their shares of large products.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self._written: tuple[Array, Array] | None = None
+        self._crew = parallel.crew()
+        self._threads = 1 if self._crew is None else parallel.parts()
+
+    def product(self, a: Array, panels: Array, start: Array, out: Array) -> int:
+        """As in a chain."""
+        if panels.ndim < 3 or panels.size < _SHARED_FROM or self._threads == 1:
+            return super().product(a, panels, start, out)
+        pieces = parallel.split(len(panels), self._threads)
+        assert self._crew is not None
+        self._call(self._crew.sharer, 2 + (_TASK_WORDS + _PRODUCT_WORDS) * len(pieces))
+        at_tasks = len(self._words) + 2
+        at_records = at_tasks + _TASK_WORDS * len(pieces)
+        self._add_inside(at_tasks)
+        self._add(len(pieces))
+        parts = []
+        for number, piece in enumerate(pieces):
+            columns = slice(piece.start * product.PANEL, piece.stop * product.PANEL)
+            parts.append((panels[piece], start[..., columns], out[..., columns]))
+            self._add(self._crew.mailboxes[number], _product_code(panels, parts[-1][-1]))
+            self._add_inside(at_records + number * _PRODUCT_WORDS)
+        return [self._add_product(a, *part) for part in parts][0]
+
+    def _add_inside(self, place: int) -> None:
+        """A word that says where another one is."""
+        self._inside.append(len(self._words))
+        self._add(place * _WORD)
+
+    def is_current(self) -> bool:
+        """Whether the threads are those that the calls were written down for."""
+        crew = parallel.crew()
+        return crew is self._crew and (crew is None or parallel.parts() == self._threads)
+
+    def _write(self) -> tuple[Array, Array]:
+        """The words of all calls; how many calls, and where they are."""
+        if self._written is None:
+            words = self._records()[0]
+            self._written = words, np.array((self._calls, memory.address(words)))
+        return self._written
+
+    def change(self, places: Any, words: Sequence[int]) -> None:
+        """Write other words, such as sizes, at places that `kernel` and `product` told."""
+        self._write()[0][places] = words
+
+    def run(self) -> None:
+        """Make the calls."""
+        if self._threads > 1:
+            parallel.wake(self._threads - 1)
+        _go_through()[0](memory.address(self._write()[1]))
+
+
+def _as_words(scalars: Sequence[float]) -> tuple[int, ...]:
+    """Numbers of float32, two to a word."""
+    words = -(-len(scalars) // 2)
+    return struct.unpack(f"={words}q", struct.pack(f"={len(scalars)}f", *scalars).ljust(8 * words))

@@ -9,6 +9,7 @@ from ..checks import check_number
 from ..dtypes import Array, bool_
 from ..machine import Kernel, Matrix, Scalar, kernel, maximum, runs, where_greater
 from ..operation import Gradients, Operation, Sample
+from ..plan import Plan
 from ._kernels import limited, masked, number, select
 
 
@@ -81,6 +82,12 @@ class ReLU(Operation):
             result = limited(x, low=0)
         self.save(result)
         return result
+
+    def prepare(self, plan: Plan, x: Array) -> Array:
+        """The same, in a plan."""
+        out = np.empty(x.shape, x.dtype)
+        plan.kernel(_positive, out.reshape(1, -1), x.reshape(1, -1))
+        return out
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient where the result is positive."""

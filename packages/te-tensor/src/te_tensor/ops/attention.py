@@ -11,12 +11,14 @@ import numpy as np
 from .. import memory, parallel
 from ..dtypes import Array, bool_
 from ..operation import Gradients, Operation, Sample
+from ..plan import Plan, Unplanned
 from ._at_once import AtOnce
 from ._block_grads import Grads, KeyGrads
 from ._blocks import Buffer
 from ._distance import DistanceBias, DistanceFunction, Prepared, distance_function
 from ._in_blocks import Keys, Settings, Work, is_small
 from ._nested import Nested, nests
+from ._one_row import OneRow
 
 #: A distance function, or its name.
 FunctionLike: TypeAlias = str | DistanceFunction
@@ -204,6 +206,21 @@ class Attention(Operation):
 
         parallel.parallel_for(run, len(work.tasks))
         self.save(work, out, log_sums, q, k, v, *extra)
+        return out
+
+    def prepare(self, plan: Plan, q: Array, k: Array, v: Array, *extra: Array) -> Array:
+        """The same in a plan, of one row a head to the first keys in memory that has room for more.
+
+        `Plan.set_length` says how many there are; all of them are behind a causal row's mask.
+        """
+        if extra or self.dropout or q.shape[-2] != 1 or q.ndim != 3 or k.ndim != 4:
+            raise Unplanned("attention of several rows, or with a mask, distances or dropout")
+        apart = _heads_apart(q, self.heads)
+        _check(self, apart, k, v)
+        out = np.empty((len(q), 1, self.heads * v.shape[3]), q.dtype)
+        mixed = _heads_apart(out, self.heads)
+        row = OneRow(plan, apart[:, :, 0], k, v, mixed[:, :, 0], self._scale(apart))
+        plan.lengths.append(row.set_length)
         return out
 
     def backward(self, grad: Array) -> Gradients:

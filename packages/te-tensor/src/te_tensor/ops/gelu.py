@@ -26,6 +26,7 @@ from ..machine import (
     times_plus,
 )
 from ..operation import Gradients, Operation, Sample
+from ..plan import Plan
 from ._kernels import EXPONENT_OF_E, EXPONENTIAL, bits_of
 
 _erfc_exact = np.frompyfunc(math.erfc, 1, 1)
@@ -200,6 +201,12 @@ class GELU(Operation):
         self._fill(out, slope, x)
         if slope is not None:
             self.save(slope)
+        return out
+
+    def prepare(self, plan: Plan, x: Array) -> Array:
+        """The same, in a plan."""
+        out = np.empty(x.shape, x.dtype)
+        plan.kernel(self._kernels[self.approximate][0], out.reshape(1, -1), x.reshape(1, -1))
         return out
 
     def _fill(self, out: Array, slope: Array | None, x: Array) -> None:

@@ -15,6 +15,7 @@ from ..checks import broadcast_shape
 from ..dtypes import Array
 from ..machine import Matrix, kernel, multiply, packed, runs, runs_programs
 from ..operation import Gradients, Operation, Sample
+from ..plan import Plan
 from ._kernels import as_rows, sum_rows
 
 #: Elements from which a weight is laid out for products, and the most rows that pay for it: with
@@ -139,6 +140,20 @@ class Linear(Operation):
         constant = True not in self.needs_grad
         matrix = out.reshape(len(rows), shape[-1])
         _affine(rows, (weight,), bias, (matrix,), residual, constant=constant)
+        return out
+
+    def prepare(self, plan: Plan, x: Array, weight: Array, *terms: Array) -> Array:
+        """The same, in a plan."""
+        rows = _rows(x)
+        out = np.empty((*x.shape[:-1], weight.shape[0]), x.dtype)
+        matrix = out.reshape(len(rows), len(weight))
+        matrices = [term if term.ndim == 1 else term.reshape(matrix.shape) for term in terms]
+        if len(terms) == 2:
+            plan.kernel(_set_both, matrix, *matrices)
+        start = matrix
+        if len(terms) < 2:
+            start = matrices[0] if matrices else np.zeros(len(weight), x.dtype)
+        plan.product(rows, plan.panels(weight), start, matrix)
         return out
 
     def multiply_adds(self) -> int:

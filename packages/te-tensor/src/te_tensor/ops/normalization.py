@@ -23,6 +23,7 @@ from ..machine import (
     times_plus,
 )
 from ..operation import Gradients, Operation, Sample
+from ..plan import Plan
 from ._kernels import as_rows, sum_rows
 
 #: Elements up to which calls cost more than passes: small inputs take the fewest, in float64.
@@ -200,6 +201,14 @@ class LayerNorm(Operation):
             self.save(rows, statistics, *affine[:1])
             function, arrays = _layer_norm_kept, [out, rows, *statistics]
         function.rows(*arrays, weight, bias, *scalars)
+        return out
+
+    def prepare(self, plan: Plan, x: Array, *affine: Array) -> Array:
+        """The same, in a plan."""
+        rows, out = as_rows(x, self.axes), np.empty(x.shape, x.dtype)
+        weight, bias = self._affine(rows, *(a.reshape(-1) for a in affine))
+        scalars = self.eps, 1 / max(rows.shape[1], 1)
+        plan.kernel(_layer_norm, as_rows(out, self.axes), rows, weight, bias, *scalars)
         return out
 
     @staticmethod

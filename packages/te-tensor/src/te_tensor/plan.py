@@ -1,0 +1,108 @@
+"""Plans: forwards of operations on memory that stays, written down once and run time and again.
+
+A model that reads one token at a time does little work in many operations, and Python takes most
+of the time. A plan has the calls of kernels and products that some of them come to, for inputs of
+one shape, and makes them as a single call, without the GIL and on the caller's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import storage
+from .dtypes import Array
+from .machine import Steps, packed, runs_programs
+from .operation import Operation
+
+
+class Unplanned(Exception):
+    """An operation, or its inputs, can't be part of a plan: apply it as usual."""
+
+
+class Plan(Steps):
+    """Forwards of operations, one after the other.
+
+    Arrays stay where they are: who runs a plan writes its inputs into them first, and copies
+    what it needs of the results. Weights may change in between; `holds` notices.
+
+    Example:
+        >>> import numpy as np
+        >>> from te_tensor.ops.gelu import GELU
+        >>> from te_tensor.plan import Plan, Unplanned
+        >>> plan, x = Plan(), np.zeros((2, 3), np.float32)
+        >>> try:
+        ...     result = plan.apply(GELU(), x)
+        ... except Unplanned:  # a processor without AVX-512
+        ...     result = GELU().forward(x)
+        >>> plan.run()
+        >>> result.shape
+        (2, 3)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._clock = storage.clock
+        self._layouts: list[tuple[Array, Array]] = []
+        #: Called with the number of keys that there are now.
+        self.lengths: list[Callable[[int], None]] = []
+
+    def apply(self, operation: Operation, *arrays: Array) -> Array:
+        """Have an operation's forward made.
+
+        Args:
+            operation: a new instance of one that has `prepare`.
+            *arrays: its inputs, float32 in C order, which stay where they are.
+
+        Returns:
+            Where the result is, after each run.
+
+        Raises:
+            Unplanned: there is no such plan, or no machine code here.
+        """
+        if operation.prepare is None or not runs_programs(*arrays):
+            raise Unplanned(type(operation).__name__)
+        made: Array = operation.prepare(self, *arrays)
+        return made
+
+    def panels(self, weight: Array) -> Array:
+        """A weight, shape (out, in), laid out for products with its transpose.
+
+        Raises:
+            Unplanned: others may write to its memory.
+        """
+        found = _laid_out(weight)
+        if found is None:
+            found = _laid_out(weight)  # it is made when it is asked for a second time
+        if found is None:
+            raise Unplanned("a weight in memory that others may write to")
+        self._layouts.append((weight, found))
+        return found
+
+    def holds(self) -> bool:
+        """Whether the weights are still what they were, and the engine's threads."""
+        if not self.is_current():
+            return False
+        if storage.clock != self._clock:
+            clock = storage.clock
+            if any([_laid_out(weight) is not found for weight, found in self._layouts]):
+                return False
+            self._clock = clock
+        return True
+
+    def set_length(self, length: int) -> None:
+        """How many keys attentions have from now on, at least 1."""
+        for set_length in self.lengths:
+            set_length(length)
+
+    def __reduce__(self) -> Any:
+        """Hold that it isn't copied: it would go on with the memory of this one."""
+        raise TypeError("a plan knows addresses and can't be copied: make another one")
+
+
+def _packed(weight: Array) -> Array:
+    return packed(weight.T)
+
+
+def _laid_out(weight: Array) -> Array | None:
+    return storage.layout_of(weight, _packed)
