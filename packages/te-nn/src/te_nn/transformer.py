@@ -13,6 +13,7 @@ import te_tensor as te
 from te_tensor import Tensor, parallel
 
 from .attention import MultiHeadAttention
+from .block_plan import BlockPlan, TokenStep
 from .cache import KVCache
 from .checks import one_of, positive
 from .container import ModuleList
@@ -22,7 +23,6 @@ from .module import Module
 from .nl_oob import NLOOB, DistanceBias
 from .normalization import LayerNorm
 from .rotary import Rotary
-from .token_step import TokenStep
 
 
 def _swiglu(x: Tensor) -> Tensor:
@@ -217,11 +217,17 @@ class TransformerBlock(Module):
         """
         if cache is None and _worth_cutting(self, x, self.linear1.out_features):
             return _by_batch(self._run, x, mask, distance)
-        if cache is not None and mask is None and distance is None:
-            step = TokenStep.of(self, x, cache)
-            if step is not None:
-                return step.run(x, cache)
-        return self._run(x, mask, distance, cache)
+        planned = self._planned(x, mask, distance, cache)
+        return self._run(x, mask, distance, cache) if planned is None else planned
+
+    def _planned(self, x: Tensor, mask: Any, distance: Any, cache: KVCache | None) -> Tensor | None:
+        """The result by a plan, where there is one."""
+        if cache is None:
+            return BlockPlan.run(self, x, mask, distance)
+        if mask is not None or distance is not None:
+            return None
+        step = TokenStep.of(self, x, cache)
+        return None if step is None else step.run(x, cache)
 
     def _run(self, x: Tensor, mask: Any, distance: Any, cache: KVCache | None = None) -> Tensor:
         options = {"mask": mask, "causal": self.causal, "distance": distance, "cache": cache}

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from math import ceil
 from pathlib import Path
+from time import perf_counter, sleep
 from typing import TypeAlias
 
 import numpy as np
@@ -263,13 +264,23 @@ def share(work: list[tuple[int, bytes]], *, short: bool) -> None:
     crew.share(work, keep_gil=short and not asleep)  # who wakes up needs the GIL first
 
 
+#: Seconds that `wake` waits at the most; to wake a thread takes some 40 µs.
+_WAKING = 100e-6
+
+
 def wake(helpers: int) -> None:
-    """Have the first workers wait awake, for work that is to come."""
+    """Have the first workers wait awake, for work that is to come, and wait for them a moment."""
     pool = _pool
-    if pool.crew is not None:
-        for worker in range(helpers):
-            if not pool.crew.awake(worker):
-                pool.wake(worker)
+    crew = pool.crew
+    if crew is None:
+        return
+    asleep = [worker for worker in range(helpers) if not crew.awake(worker)]
+    for worker in asleep:
+        pool.wake(worker)
+    until = perf_counter() + _WAKING if asleep else 0.0
+    while asleep and perf_counter() < until:
+        sleep(0)  # who wakes up needs the GIL
+        asleep = [worker for worker in asleep if not crew.awake(worker)]
 
 
 def _nothing() -> None:

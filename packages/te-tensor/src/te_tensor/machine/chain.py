@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,16 +18,14 @@ import numpy as np
 from .. import memory, parallel
 from ..dtypes import Array
 from ..executable import Code
-from . import product
+from . import product, transposition
 from .assembler import R12, RBX, RDI, Assembler, Memory
 from .kernel import Kernel
 
 #: Bytes of a word, and of what stands before a call's record: where the code is, and how long both.
 _WORD, _PREFIX = 8, 16
-#: Words of a task that is shared out.
-_TASK_WORDS = 3
-#: Numbers in a matrix from which steps share a product with it.
-_SHARED_FROM = 1 << 16
+#: Multiply-adds, and a kernel's elements, from which threads share them in steps.
+_SHARED_PRODUCT_FROM, _SHARED_KERNEL_FROM = 1 << 16, 1 << 14
 
 
 @cache
@@ -113,11 +111,7 @@ class Chain:
         Returns:
             The place of the words that say how large the matrices are.
         """
-        self._call(_product_code(panels, out), _PRODUCT_WORDS)
-        return self._add_product(a, panels, start, out)
-
-    def _add_product(self, a: Array, panels: Array, start: Array, out: Array) -> int:
-        """The record of a product."""
+        self._call(product.address(*out.shape[-2:], whole=panels.ndim == 3), _PRODUCT_WORDS)
         for operand in (a, start, out):
             self._add_address(operand)
             self._add(operand.strides[-2] if operand.ndim > 1 else 0)
@@ -165,50 +159,95 @@ class Chain:
 _PRODUCT_WORDS = 7 + len(product.head(1, 1, 1)) + product.COUNTERS
 
 
-def _product_code(panels: Array, out: Array) -> int:
-    return product.address(*out.shape[-2:], whole=panels.ndim == 3)
-
-
 class Steps(Chain):
     """Calls on memory that stays, written down once and made time and again.
 
-    One thread at a time may run them. Workers that wait awake take their shares of large products.
+    One thread at a time may run them; workers that wait awake take their shares of what is large.
     """
 
     def __init__(self) -> None:
         super().__init__(1)
         self._written: tuple[Array, Array] | None = None
         self._crew = parallel.crew()
-        self._threads = 1 if self._crew is None else parallel.parts()
+        self.threads = 1 if self._crew is None else parallel.parts()
 
-    def product(self, a: Array, panels: Array, start: Array, out: Array) -> int:
-        """As in a chain."""
-        if panels.ndim < 3 or panels.size < _SHARED_FROM or self._threads == 1:
-            return super().product(a, panels, start, out)
-        pieces = parallel.split(len(panels), self._threads)
-        assert self._crew is not None
-        self._call(self._crew.sharer, 2 + (_TASK_WORDS + _PRODUCT_WORDS) * len(pieces))
-        at_tasks = len(self._words) + 2
-        at_records = at_tasks + _TASK_WORDS * len(pieces)
-        self._add_inside(at_tasks)
+    def rows(self, kernel: Kernel, *given: Any) -> None:
+        """Have a kernel, which adds nothing up over rows, called on rows that threads share.
+
+        Args:
+            kernel: the kernel.
+            given: as for `kernel`; operands of as many rows as the first one are cut.
+        """
+        first = given[0]
+        threads = self.threads if first.size >= _SHARED_KERNEL_FROM else 1
+        pieces = []
+        for piece in parallel.split(len(first), threads):
+            own = [
+                x[piece] if isinstance(x, np.ndarray) and x.ndim == 2 and len(x) == len(first) else x
+                for x in given
+            ]
+            pieces.append(partial(self.kernel, kernel, *own))
+        self.side_by_side(pieces)
+
+    def multiply(self, a: Array, panels: Array, start: Array, out: Array) -> None:
+        """As `product` with a `packed` matrix, which threads share."""
+        threads = self.threads if panels.size * len(a) >= _SHARED_PRODUCT_FROM else 1
+        height = product.rows_of_block(a.shape[1])
+        for first in range(0, len(a), height):
+            rows = slice(first, first + height)
+            begin = start[rows] if start.ndim == 2 else start
+            pieces = []
+            for piece in parallel.split(len(panels), threads):
+                columns = slice(piece.start * product.PANEL, piece.stop * product.PANEL)
+                own = panels[piece], begin[..., columns], out[rows, columns]
+                pieces.append(partial(self.product, a[rows], *own))
+            self.side_by_side(pieces)
+
+    def transpose(self, source: Array, out: Array) -> None:
+        """Have out[j, i] = source[i, j] copied; columns of both are contiguous."""
+        self._call(transposition.transposition().address, transposition.WORDS)
+        self._add(*transposition.words(source, out))
+        self._alive += (source, out)
+
+    def side_by_side(self, pieces: Sequence[Callable[[], object]]) -> None:
+        """Have pieces of work done by different threads, where there are as many.
+
+        Args:
+            pieces: each writes down the calls of one thread; what one of them writes no other uses.
+        """
+        if self._crew is None or not 1 < len(pieces) <= self.threads:
+            for write in pieces:
+                write()
+            return
+        self._call(self._crew.sharer, 0)
+        length = len(self._words) - 1
+        self._add_inside(len(self._words) + 2)
         self._add(len(pieces))
-        parts = []
-        for number, piece in enumerate(pieces):
-            columns = slice(piece.start * product.PANEL, piece.stop * product.PANEL)
-            parts.append((panels[piece], start[..., columns], out[..., columns]))
-            self._add(self._crew.mailboxes[number], _product_code(panels, parts[-1][-1]))
-            self._add_inside(at_records + number * _PRODUCT_WORDS)
-        return [self._add_product(a, *part) for part in parts][0]
+        tasks = len(self._words)
+        for mailbox, _ in zip(self._crew.mailboxes, pieces, strict=False):
+            self._add(mailbox, _go_through()[1].address, 0)
+        for number, write in enumerate(pieces):
+            head, before = len(self._words), self._calls
+            self._set_inside(tasks + 3 * number + 2, head)
+            self._add(0)
+            self._add_inside(head + 2)
+            write()
+            self._words[head], self._calls = self._calls - before, before
+        self._words[length] = (len(self._words) - length + 1) * _WORD
 
     def _add_inside(self, place: int) -> None:
         """A word that says where another one is."""
-        self._inside.append(len(self._words))
-        self._add(place * _WORD)
+        self._add(0)
+        self._set_inside(len(self._words) - 1, place)
+
+    def _set_inside(self, at: int, place: int) -> None:
+        self._inside.append(at)
+        self._words[at] = place * _WORD
 
     def is_current(self) -> bool:
         """Whether the threads are those that the calls were written down for."""
         crew = parallel.crew()
-        return crew is self._crew and (crew is None or parallel.parts() == self._threads)
+        return crew is self._crew and (crew is None or parallel.parts() == self.threads)
 
     def _write(self) -> tuple[Array, Array]:
         """The words of all calls; how many calls, and where they are."""
@@ -223,8 +262,8 @@ class Steps(Chain):
 
     def run(self) -> None:
         """Make the calls."""
-        if self._threads > 1:
-            parallel.wake(self._threads - 1)
+        if self.threads > 1:
+            parallel.wake(self.threads - 1)
         _go_through()[0](memory.address(self._write()[1]))
 
 

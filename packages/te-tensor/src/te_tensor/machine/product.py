@@ -234,6 +234,11 @@ _BLOCK = 1 << 17
 _SHARED_FROM, _SHORT = 1 << 19, 1 << 23
 
 
+def rows_of_block(depth: int) -> int:
+    """How many rows of k = depth numbers go through all panels together."""
+    return max(_BLOCK // max(depth, 1) // _TOGETHER, 1) * _TOGETHER
+
+
 def multiply(a: Array, panels: Array, start: Array, out: Array) -> Array:
     """out = start + a @ matrix, its columns shared out over the engine's threads.
 
@@ -251,7 +256,7 @@ def multiply(a: Array, panels: Array, start: Array, out: Array) -> Array:
     by_row = start.strides[0] if start.ndim == 2 else 0
     places = memory.address(a), memory.address(start), memory.address(out), memory.address(panels)
     steps = a.strides[0], by_row, out.strides[0]
-    height = max(_BLOCK // max(depth, 1) // _TOGETHER, 1) * _TOGETHER
+    height = rows_of_block(depth)
     for first in range(0, rows, height):
         count = min(height, rows - first)
         work = count * depth * columns

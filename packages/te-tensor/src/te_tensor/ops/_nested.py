@@ -27,7 +27,7 @@ from ._distance import DistanceBias, DistanceGrads, Part, whole_vectors
 from ._weights import LARGEST
 
 #: Columns and features up to which a head's matrices stay in the first-level cache.
-_MOST_COLUMNS, _MOST_FEATURES = 256, 128
+MOST_COLUMNS, MOST_FEATURES = 256, 128
 _TINY = float(np.finfo(float32).tiny)
 #: Scores below which a nest takes longer to set up than NumPy's calls take.
 _LEAST_SCORES = 1 << 14
@@ -38,9 +38,9 @@ def nests(q: Array, k: Array, v: Array) -> bool:
     return (
         q.dtype is float32
         and prod(q.shape[:3]) * k.shape[2] >= _LEAST_SCORES
-        and 0 < k.shape[2] <= _MOST_COLUMNS
-        and 0 < q.shape[3] <= _MOST_FEATURES
-        and 0 < v.shape[3] <= _MOST_FEATURES
+        and 0 < k.shape[2] <= MOST_COLUMNS
+        and 0 < q.shape[3] <= MOST_FEATURES
+        and 0 < v.shape[3] <= MOST_FEATURES
         and all(x.strides[-1] == x.itemsize and x.strides[-2] for x in (q, k, v))
         and kernel_info()["kernels"] == "avx512"
     )
@@ -56,12 +56,12 @@ def _write_weights(weights: Matrix, scores: Value, penalty: Matrix) -> None:
 
 
 @kernel
-def _weights(weights: Matrix, penalty: Matrix, scale: Scalar) -> None:
+def plain_weights(weights: Matrix, penalty: Matrix, scale: Scalar) -> None:
     _write_weights(weights, weights.load() * scale.load(), penalty)
 
 
 @kernel
-def _biased_weights(
+def biased_weights(
     weights: Matrix, penalty: Matrix, phi: Matrix, bias: Column, scale: Scalar
 ) -> None:
     products = weights.load() * scale.load()
@@ -126,10 +126,10 @@ class Nested:
         self.forward = nest = Nest(*self.size[:3])
         nest.product(self.q, keys, self.weights)
         if bias is None:
-            nest.kernel(_weights, self.weights, penalty, scale)
+            nest.kernel(plain_weights, self.weights, penalty, scale)
         else:
             slopes = -bias.slopes[None]
-            nest.kernel(_biased_weights, self.weights, penalty, self.phi, slopes, scale)
+            nest.kernel(biased_weights, self.weights, penalty, self.phi, slopes, scale)
 
     def _group(self, x: Array) -> Array:
         return grouped(x, self.key_heads)

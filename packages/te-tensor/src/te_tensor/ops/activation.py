@@ -10,7 +10,7 @@ from ..dtypes import Array, bool_
 from ..machine import Kernel, Matrix, Scalar, kernel, maximum, runs, where_greater
 from ..operation import Gradients, Operation, Sample
 from ..plan import Plan
-from ._kernels import limited, masked, number, select
+from ._kernels import as_rows, limited, masked, number, select
 
 
 def _sigmoid(out: Array, x: Array) -> None:
@@ -86,7 +86,7 @@ class ReLU(Operation):
     def prepare(self, plan: Plan, x: Array) -> Array:
         """The same, in a plan."""
         out = np.empty(x.shape, x.dtype)
-        plan.kernel(_positive, out.reshape(1, -1), x.reshape(1, -1))
+        plan.rows(_positive, as_rows(out), as_rows(x))
         return out
 
     def backward(self, grad: Array) -> Gradients:

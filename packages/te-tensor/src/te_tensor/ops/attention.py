@@ -19,6 +19,7 @@ from ._distance import DistanceBias, DistanceFunction, Prepared, distance_functi
 from ._in_blocks import Keys, Settings, Work, is_small
 from ._nested import Nested, nests
 from ._one_row import OneRow
+from ._planned import PlannedHeads as PlannedHeads
 
 #: A distance function, or its name.
 FunctionLike: TypeAlias = str | DistanceFunction

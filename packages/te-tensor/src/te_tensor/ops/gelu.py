@@ -27,7 +27,7 @@ from ..machine import (
 )
 from ..operation import Gradients, Operation, Sample
 from ..plan import Plan
-from ._kernels import EXPONENT_OF_E, EXPONENTIAL, bits_of
+from ._kernels import EXPONENT_OF_E, EXPONENTIAL, as_rows, bits_of
 
 _erfc_exact = np.frompyfunc(math.erfc, 1, 1)
 
@@ -206,7 +206,7 @@ class GELU(Operation):
     def prepare(self, plan: Plan, x: Array) -> Array:
         """The same, in a plan."""
         out = np.empty(x.shape, x.dtype)
-        plan.kernel(self._kernels[self.approximate][0], out.reshape(1, -1), x.reshape(1, -1))
+        plan.rows(self._kernels[self.approximate][0], as_rows(out), as_rows(x))
         return out
 
     def _fill(self, out: Array, slope: Array | None, x: Array) -> None:

@@ -149,11 +149,11 @@ class Linear(Operation):
         matrix = out.reshape(len(rows), len(weight))
         matrices = [term if term.ndim == 1 else term.reshape(matrix.shape) for term in terms]
         if len(terms) == 2:
-            plan.kernel(_set_both, matrix, *matrices)
+            plan.rows(_set_both, matrix, *matrices)
         start = matrix
         if len(terms) < 2:
             start = matrices[0] if matrices else np.zeros(len(weight), x.dtype)
-        plan.product(rows, plan.panels(weight), start, matrix)
+        plan.multiply(rows, plan.panels(weight), start, matrix)
         return out
 
     def multiply_adds(self) -> int:

@@ -208,7 +208,7 @@ class LayerNorm(Operation):
         rows, out = as_rows(x, self.axes), np.empty(x.shape, x.dtype)
         weight, bias = self._affine(rows, *(a.reshape(-1) for a in affine))
         scalars = self.eps, 1 / max(rows.shape[1], 1)
-        plan.kernel(_layer_norm, as_rows(out, self.axes), rows, weight, bias, *scalars)
+        plan.rows(_layer_norm, as_rows(out, self.axes), rows, weight, bias, *scalars)
         return out
 
     @staticmethod
