@@ -27,6 +27,8 @@ CUT = {
     "ops._in_blocks._PARALLEL_FROM": 1 << 16,
     "ops._in_blocks._BLOCK": 1 << 17,
     "ops._nested._LEAST_SCORES": 20,
+    "machine.chain._SHARED_PRODUCT_FROM": 1 << 8,
+    "machine.chain._SHARED_KERNEL_FROM": 1 << 6,
     "machine.nest._SHARED_FROM": 1 << 10,
     "machine.nest._WOKEN_FROM": 1 << 13,
     "machine.product._SHARED_FROM": 1 << 10,

@@ -301,6 +301,9 @@ def test_addresses_and_loops(tmp_path: Path) -> None:
             yield f"mov {shown(place, 'qword')}, {NAMES[target]}", ours
         for place in PLACES:
             yield f"rex.w call {shown(place, 'qword')}", alone(64, Assembler.call, place)
+            if place.base < 8 and place.index == RSP:
+                ours = alone(64, Assembler.prefetch, place)
+                yield f"prefetcht1 {shown(place, 'byte')}", ours
         for a in range(16):
             yield f"push {NAMES[a]}", alone(64, Assembler.push, a)
             yield f"pop {NAMES[a]}", alone(64, Assembler.pop, a)

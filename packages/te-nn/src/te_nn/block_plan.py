@@ -40,8 +40,8 @@ _Array: TypeAlias = npt.NDArray[Any]
 
 #: Rows, and rows of one token each, up to which a plan is the quicker way.
 _MOST_ROWS, _MOST_TOKENS = 256, 8
-#: Plans that a thread keeps for a block, each for another shape.
-_MOST_PLANS = 4
+#: Rows of all plans that a thread keeps for a block, each for another shape.
+_MOST_KEPT = 2 * _MOST_ROWS
 _ACTIVATIONS: dict[str, type[Operation]] = {"gelu": GELU, "relu": ReLU}
 
 
@@ -110,15 +110,17 @@ class TokenStep:
         fits = x.shape == shape and shape[0] <= _MOST_TOKENS and cache.memory[0].dtype == float32
         if not fits or not _is_plain(block, x):
             return None
-        step = cache.step
-        known = isinstance(step, cls) and step.block is block
-        if not known or not step._layers.holds(block, step._before, step._behind):
+        step: TokenStep | None = cache.step
+        if step is None or step.block is not block or not step._holds():
             try:
                 step = cls(block, cache)
             except Unplanned:
                 step = None
             cache.step = step
         return step
+
+    def _holds(self) -> bool:
+        return self._layers.holds(self.block, self._before, self._behind)
 
     def run(self, x: Tensor, cache: KVCache) -> Tensor:
         """The block's result; the cache then has the tokens, too."""
@@ -155,9 +157,14 @@ class BlockPlan:
     ) -> None:
         self._layers = layers = _Layers(block, shape)
         self._plan = plan = Plan()
-        projected = layers.projections(plan, block)
+        q, k, v = layers.projections(plan, block)
         self._heads = PlannedHeads(
-            *(plan, *projected, block.self_attn.num_heads, block.self_attn.kv_heads),
+            plan,
+            q,
+            k,
+            v,
+            heads=block.self_attn.num_heads,
+            kv_heads=block.self_attn.kv_heads,
             mask=mask,
             causal=block.causal,
             distances=distances,
@@ -211,7 +218,7 @@ class BlockPlan:
             except Unplanned:
                 plan = None
         plans[key] = plan
-        if len(plans) > _MOST_PLANS:
+        while sum(batch * rows for (batch, rows, _), _, _ in plans) > _MOST_KEPT:
             plans.popitem(last=False)
         return plan
 
@@ -295,6 +302,6 @@ def _linear_layers(block: TransformerBlock) -> list[Linear]:
 
 def _arrays(block: TransformerBlock) -> list[_Array]:
     """The memory of all parameters that a plan knows."""
-    layers = [*_linear_layers(block), block.norm1, block.norm2]
+    layers: list[Linear | LayerNorm] = [*_linear_layers(block), block.norm1, block.norm2]
     parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
     return arrays_of(parameters)

@@ -173,6 +173,10 @@ class KVCache:
         held.flags.writeable = False
         return held
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies have: not what was written down for this memory."""
+        return {**self.__dict__, "step": None}
+
     def __repr__(self) -> str:
         batch, heads, length, width = self.shape
         return (

@@ -10,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from . import storage
 from .dtypes import Array
 from .machine import Steps, packed, runs_programs
 from .operation import Operation
+
+#: Elements of a weight up to which each run copies it, where others may have written to it.
+_MOST_COPIED = 1 << 14
 
 
 class Unplanned(Exception):
@@ -60,24 +65,36 @@ class Plan(Steps):
         Raises:
             Unplanned: there is no such plan, or no machine code here.
         """
-        if operation.prepare is None or not runs_programs(*arrays):
+        usual = all([array.ndim and array.size for array in arrays])
+        if operation.prepare is None or not usual or not runs_programs(*arrays):
             raise Unplanned(type(operation).__name__)
         made: Array = operation.prepare(self, *arrays)
         return made
 
-    def panels(self, weight: Array) -> Array:
-        """A weight, shape (out, in), laid out for products with its transpose.
+    def linear(self, rows: Array, weight: Array, start: Array, out: Array) -> None:
+        """Have out = start + rows @ weightᵀ made.
+
+        Args:
+            rows: shape (n, in).
+            weight: shape (out, in).
+            start: shape (out,), or (n, out), where it may be `out`.
+            out: shape (n, out).
 
         Raises:
-            Unplanned: others may write to its memory.
+            Unplanned: the weight is large, and in memory that others may write to.
         """
-        found = _laid_out(weight)
-        if found is None:
-            found = _laid_out(weight)  # it is made when it is asked for a second time
-        if found is None:
-            raise Unplanned("a weight in memory that others may write to")
-        self._layouts.append((weight, found))
-        return found
+        panels = _laid_out(weight)
+        if panels is None:
+            panels = _laid_out(weight)  # it is made when it is asked for a second time
+        if panels is not None:
+            self._layouts.append((weight, panels))
+            self.multiply(rows, panels, start, out)
+        elif weight.size <= _MOST_COPIED:
+            columns = np.empty(weight.shape[::-1], weight.dtype)
+            self.transpose(weight, columns)
+            self.product(rows, columns, start, out)
+        else:
+            raise Unplanned("a large weight in memory that others may write to")
 
     def holds(self) -> bool:
         """Whether the weights are still what they were, and the engine's threads."""

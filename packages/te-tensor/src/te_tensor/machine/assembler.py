@@ -223,6 +223,12 @@ class Assembler:
         self._code += b"\xc5\xf8\x90"
         self._operand(mask, source)
 
+    def prefetch(self, source: Memory) -> None:
+        """prefetcht1 [source]: have its line in the second-level cache soon."""
+        assert source.base < 8 and source.index == RSP
+        self._code += b"\x0f\x18"
+        self._operand(2, source)
+
     def leave_vectors(self) -> None:
         """vzeroupper: older code that follows isn't slowed down."""
         self._code += b"\xc5\xf8\x77"

@@ -111,14 +111,14 @@ class Chain:
         Returns:
             The place of the words that say how large the matrices are.
         """
-        self._call(product.address(*out.shape[-2:], whole=panels.ndim == 3), _PRODUCT_WORDS)
+        rows, columns = out.shape[-2:]
+        depth, by_row = (panels.shape[1], 0) if panels.ndim == 3 else (0, panels.strides[0])
+        self._call(product.address(rows, columns, depth), _PRODUCT_WORDS)
         for operand in (a, start, out):
             self._add_address(operand)
             self._add(operand.strides[-2] if operand.ndim > 1 else 0)
         self._add_address(panels[None])
         place = len(self._words)
-        by_row = 0 if panels.ndim == 3 else panels.strides[0]
-        rows, columns = out.shape[-2:]
         self._add(*product.head(rows, a.shape[-1], columns, by_row=by_row))
         self._add(*[0] * product.COUNTERS)
         return place
@@ -142,7 +142,7 @@ class Chain:
     def _records(self) -> Array:
         """The words of all steps, a row each."""
         steps = np.arange(self._steps)[:, None]
-        records = steps * np.array(self._growth)
+        records: Array = steps * np.array(self._growth)
         records += np.array(self._words)
         records[:, self._inside] += memory.address(records) + steps * records.strides[0]
         return records
@@ -183,7 +183,9 @@ class Steps(Chain):
         pieces = []
         for piece in parallel.split(len(first), threads):
             own = [
-                x[piece] if isinstance(x, np.ndarray) and x.ndim == 2 and len(x) == len(first) else x
+                x[piece]
+                if isinstance(x, np.ndarray) and x.ndim == 2 and len(x) == len(first)
+                else x
                 for x in given
             ]
             pieces.append(partial(self.kernel, kernel, *own))

@@ -112,19 +112,20 @@ def head(rows: int, depth: int, columns: int, by_k: int = 4, by_row: int = 0) ->
     return panels, *panel, by_k, depth * by_k, -depth * by_k, rows // _TOGETHER, *masks
 
 
-def address(rows: int, columns: int, *, whole: bool = False) -> int:
+def address(rows: int, columns: int, depth: int = 0) -> int:
     """Where the code for matrices of so many rows and columns begins.
 
     Args:
         rows: those of a.
         columns: those of the matrix.
-        whole: the last panel is as wide as the others, as those of `packed` are.
+        depth: k, where the matrix is `packed`: all panels are as wide, and the next one is fetched
+            while rows go through this one.
     """
-    return _code(rows % _TOGETHER, 1 if columns <= LANES else _VECTORS, whole).address
+    return _code(rows % _TOGETHER, 1 if columns <= LANES else _VECTORS, depth).address
 
 
 @cache
-def _code(rest: int, vectors: int, whole: bool) -> Code:
+def _code(rest: int, vectors: int, depth: int) -> Code:
     """The code for rows of which so many are left in the end, and panels of so many vectors."""
     code = Assembler()
     for register in CALLEE_SAVED:
@@ -140,7 +141,7 @@ def _code(rest: int, vectors: int, whole: bool) -> Code:
     more = code.jump("not zero")
     _load_masks(code, _LAST, vectors)
     code.land(more)
-    _through_panel(code, rest, vectors, whole)
+    _through_panel(code, rest, vectors, depth)
     code.load(_COUNT, _word(_COLUMN))
     for _ in range(_VECTORS):
         code.add_number(_COUNT, VECTOR)
@@ -172,7 +173,7 @@ def _load_masks(code: Assembler, word: int, vectors: int) -> None:
         code.load_mask(1 + vector, _word(word + vector * LANES // 8))
 
 
-def _through_panel(code: Assembler, rest: int, vectors: int, whole: bool) -> None:
+def _through_panel(code: Assembler, rest: int, vectors: int, depth: int) -> None:
     """All rows with one panel."""
     code.load(_NEXT_A, _word(_A))
     code.add(_NEXT_A, _word(_DEPTH))
@@ -184,15 +185,15 @@ def _through_panel(code: Assembler, rest: int, vectors: int, whole: bool) -> Non
     code.add_number(_COUNT, 0)
     none = code.jump("zero")
     again = code.here()
-    _rows(code, _TOGETHER, vectors, whole)
+    _rows(code, _TOGETHER, vectors, depth)
     _count_down(code, _TIMES_LEFT)
     code.jump("not zero", again)
     code.land(none)
     if rest:
-        _rows(code, rest, vectors, whole)
+        _rows(code, rest, vectors, depth)
 
 
-def _rows(code: Assembler, count: int, vectors: int, whole: bool) -> None:
+def _rows(code: Assembler, count: int, vectors: int, depth: int) -> None:
     """Some rows with one panel: sums of a number of `a` times a row of the panel."""
     sums = [[row * vectors + vector for vector in range(vectors)] for row in range(count)]
     for row in range(count):
@@ -206,13 +207,15 @@ def _rows(code: Assembler, count: int, vectors: int, whole: bool) -> None:
     code.move(_COUNT, _PANEL)
     loop = code.here()
     places = [Memory(_COUNT, offset=vector * VECTOR) for vector in range(vectors)]
-    if whole and count == 1:  # bound by memory, and a step by its sum: masks would prolong it
+    if depth and count == 1:  # bound by memory, and a step by its sum: masks would prolong it
         code.vector("vbroadcastss", _NUMBER, Memory(_ENDS[0], _K))
         for vector, register in enumerate(sums[0]):
             code.vector("vfmadd231ps", register, _NUMBER, places[vector])
     else:
         for vector, place in enumerate(places):
             code.vector("vmovups", _FACTORS + vector, place, mask=1 + vector, zero=True)
+            if depth:  # from afar the next panel would come too late
+                code.prefetch(Memory(_COUNT, offset=place.offset + depth * _PANEL_BYTES))
         for row in range(count):
             code.vector("vbroadcastss", _NUMBER + row, Memory(_ENDS[row], _K))
             for vector, register in enumerate(sums[row]):
@@ -263,13 +266,13 @@ def multiply(a: Array, panels: Array, start: Array, out: Array) -> Array:
         parts = parallel.parts() if work >= _SHARED_FROM else 1
         if parts == 1:
             record = _record(places, steps, first, 0, count, depth, columns)
-            _function(address(count, columns, whole=True), held=work <= _SHORT)(record)
+            _function(address(count, columns, depth), held=work <= _SHORT)(record)
             continue
         calls = []
         for piece in parallel.split(len(panels), parts):
             width = min(piece.stop * PANEL, columns) - piece.start * PANEL
             record = _record(places, steps, first, piece.start, count, depth, width)
-            calls.append((address(count, width, whole=True), record))
+            calls.append((address(count, width, depth), record))
         parallel.share(calls, short=work <= _SHORT)
     return out
 

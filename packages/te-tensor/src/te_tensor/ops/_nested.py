@@ -57,6 +57,7 @@ def _write_weights(weights: Matrix, scores: Value, penalty: Matrix) -> None:
 
 @kernel
 def plain_weights(weights: Matrix, penalty: Matrix, scale: Scalar) -> None:
+    """Turn products of queries and keys into shares, what is hidden into 0."""
     _write_weights(weights, weights.load() * scale.load(), penalty)
 
 
@@ -64,6 +65,7 @@ def plain_weights(weights: Matrix, penalty: Matrix, scale: Scalar) -> None:
 def biased_weights(
     weights: Matrix, penalty: Matrix, phi: Matrix, bias: Column, scale: Scalar
 ) -> None:
+    """The same with a distance bias: phi times a factor for each row."""
     products = weights.load() * scale.load()
     _write_weights(weights, times_plus(phi.load(), bias.load(), products), penalty)
 

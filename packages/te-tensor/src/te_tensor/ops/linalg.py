@@ -150,10 +150,9 @@ class Linear(Operation):
         matrices = [term if term.ndim == 1 else term.reshape(matrix.shape) for term in terms]
         if len(terms) == 2:
             plan.rows(_set_both, matrix, *matrices)
-        start = matrix
-        if len(terms) < 2:
-            start = matrices[0] if matrices else np.zeros(len(weight), x.dtype)
-        plan.multiply(rows, plan.panels(weight), start, matrix)
+        start: Array = np.zeros(len(weight), x.dtype) if not terms else matrices[0]
+        start = matrix if len(terms) == 2 else start
+        plan.linear(rows, weight, start, matrix)
         return out
 
     def multiply_adds(self) -> int:

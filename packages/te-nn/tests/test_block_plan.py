@@ -1,0 +1,341 @@
+"""Blocks of few rows: by a plan they give what the operations give, and see every change."""
+
+import copy
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import te_nn as nn
+import te_tensor as te
+from te_nn import block_plan, distances
+from te_nn.block_plan import BlockPlan, TokenStep
+
+pytestmark = pytest.mark.skipif(te.kernel_info()["kernels"] != "avx512", reason="no AVX-512 here")
+
+D, H = 16, 4
+
+
+def draw(*shape, seed=0):
+    return te.Tensor(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+def block(**options):
+    te.manual_seed(0)
+    made = nn.TransformerBlock(D, 40, H, **options).eval()
+    for parameter in made.parameters():  # norms and biases that do something
+        with parameter.lock() as array:
+            array += np.random.default_rng(array.size).normal(0, 0.1, array.shape)
+    return made
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """The number of runs of plans."""
+    runs = []
+    for kind in (BlockPlan, TokenStep):
+        original = kind.run
+
+        def run(*args, original=original):
+            result = original(*args)
+            runs.append(result is not None)
+            return result
+
+        monkeypatch.setattr(kind, "run", run)
+    return runs
+
+
+def as_usual(module, *args, **options):
+    """The result by operations: a trace wants to see them."""
+    with te.no_grad(), te.trace():
+        return module(*args, **options).numpy()
+
+
+def close(found, wanted):
+    np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=5e-6)
+
+
+OPTIONS = [
+    {},
+    {"norm": "post", "activation": "relu"},
+    {"bias": False, "kv_heads": 2, "causal": True},
+    {"kv_heads": 1, "layer_norm_eps": 0.1, "norm": "post"},
+    {"causal": True, "dropout": 0.5},
+]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (3, 1), (2, 16), (4, 7)])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_all_rows_at_once(options, size, planned):
+    made = block(**options)
+    for seed in range(4):
+        x = draw(*size, D, seed=seed)
+        with te.no_grad():
+            close(made(x).numpy(), as_usual(made, x))
+    assert planned == [False, False, True, False] + [True, False] * 2  # from the second on
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("shape", [(6, 6), (1, 1, 1, 6), (2, 1, 1, 6), (2, 1, 6, 6)])
+def test_masks(shape, causal, planned):
+    made = block(causal=causal)
+    rng = np.random.default_rng(0)
+    masks = [rng.random(shape) < 0.6, rng.normal(size=shape).astype(np.float32)]
+    masks += [te.Tensor(mask) for mask in masks] + [np.zeros(shape, bool)]
+    for mask in masks:
+        x = draw(2, 6, D)
+        with te.no_grad():
+            close(made(x, mask=mask).numpy(), as_usual(made, x, mask=mask))
+    assert planned.count(True) == len(masks) - 1
+
+
+@pytest.mark.parametrize("config", ["logarithmic", "gaussian", "alibi"])
+@pytest.mark.parametrize("lead", [(), (1,), (2,)])
+def test_distances(lead, config, planned):
+    made = block(nl_oob_config=config)
+    for seed in range(4):
+        x = draw(2, 6, D, seed=seed)
+        distance = np.random.default_rng(seed).uniform(0, 3, (*lead, 6, 6))
+        with te.no_grad():
+            found = made(x, distance=distance).numpy()
+            close(found, as_usual(made, x, distance=distance))
+            close(made(x).numpy(), as_usual(made, x))  # and without the bias
+        with made.self_attn.nl_oob.slopes.lock() as slopes:
+            slopes *= 0.5
+    assert planned.count(True) == 2 * 3
+
+
+UNUSUAL = {
+    "a mask for each head": ({}, {"mask": np.ones((2, H, 6, 6), bool)}),
+    "a list as mask": ({}, {"mask": np.ones((6, 6), bool).tolist()}),
+    "a mask in float64": ({}, {"mask": np.zeros((6, 6))}),
+    "distances for each head": ({"nl_oob_config": "gaussian"}, {"distance": np.ones((2, H, 6, 6))}),
+    "infinite distances": ({"nl_oob_config": "gaussian"}, {"distance": np.full((6, 6), np.inf)}),
+    "rates": ({"nl_oob_config": "kerple-log"}, {"distance": np.ones((6, 6))}),
+    "functions of their own": (
+        {"nl_oob_config": ["gaussian", "logarithmic"] * 2},
+        {"distance": np.ones((6, 6))},
+    ),
+    "rotary positions": ({"rope": nn.Rotary(D // H)}, {}),
+    "another activation": ({"activation": "swiglu"}, {}),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_is_not_planned_runs_as_usual(name, planned):
+    options, given = UNUSUAL[name]
+    made = block(**options)
+    for seed in range(3):
+        x = draw(2, 6, D, seed=seed)
+        with te.no_grad():
+            close(made(x, **given).numpy(), as_usual(made, x, **given))
+    assert True not in planned
+
+
+def test_errors_are_those_of_the_operations():
+    made = block()
+    x = draw(2, 6, D)
+    with te.no_grad():
+        for _ in range(3):
+            made(x)
+        with pytest.raises(ValueError, match="mask has shape"):
+            made(x, mask=np.ones((5, 6), bool))
+        with pytest.raises(TypeError, match="int64"):
+            made(x, mask=np.ones((6, 6), np.int64))
+        with pytest.raises(ValueError, match="has no distance bias"):
+            made(x, distance=np.ones((6, 6)))
+        with pytest.raises(ValueError, match="expected"):
+            made(draw(2, 6, D + 1))
+
+
+def changes():
+    def with_lock(made):
+        for parameter in made.parameters():
+            with parameter.lock() as array:
+                array *= 0.9
+
+    def load(made):
+        made.load_state_dict({n: t * 1.1 for n, t in made.state_dict().items()})
+
+    def replace(made):
+        made.linear1.weight = nn.Parameter(made.linear1.weight * 2)
+        made.norm1.bias = nn.Parameter(made.norm1.bias + 1)
+
+    def other_layer(made):
+        te.manual_seed(5)
+        made.linear2 = nn.Linear(made.linear1.out_features, D)
+
+    def threads(made):
+        te.set_num_threads(1)
+
+    return [with_lock, load, replace, other_layer, threads]
+
+
+@pytest.mark.parametrize("change", changes(), ids=lambda f: f.__name__)
+@pytest.mark.parametrize("width", [40, 2000])  # of weights that are copied, and laid out
+def test_changes_are_seen(change, width, planned):
+    before = te.get_num_threads()
+    te.manual_seed(0)
+    made = nn.TransformerBlock(D, width, H).eval()
+    x, cache = draw(1, 3, D), nn.KVCache(1, 40, H, D // H)
+    try:
+        with te.no_grad():
+            for _ in range(3):
+                made(x)
+                made(x[:, :1], cache=cache)
+            change(made)
+            planned.clear()
+            close(made(x).numpy(), as_usual(made, x))
+            other = copy.deepcopy(cache)
+            wanted = as_usual(made, x[:, :1], cache=other)
+            close(made(x[:, :1], cache=cache).numpy(), wanted)
+        assert planned == [True, False, True]
+    finally:
+        te.set_num_threads(before)
+
+
+def test_who_looks_at_operations_sees_them(planned):
+    made = block()
+    x = draw(1, 3, D)
+    with te.no_grad():
+        for _ in range(3):
+            made(x)
+        planned.clear()
+        with te.profile() as profile:
+            made(x)
+        assert "Linear" in str(profile)
+        seen = []
+        with made.linear1.register_forward_hook(lambda *given: seen.append(1)):
+            made(x)
+        assert seen == [1]
+        poisoned = x.numpy().copy()
+        poisoned[0, 0, 0] = np.nan
+        with te.detect_anomaly(), pytest.raises(FloatingPointError):
+            made(te.Tensor(poisoned))
+    result = made(x)  # gradients are wanted
+    result.sum().backward()
+    assert made.linear1.weight.grad is not None
+    assert True not in planned
+
+
+def test_dropout_drops():
+    made = block(dropout=0.5).train()
+    x = draw(1, 3, D)
+    with te.no_grad():
+        results = [made(x).numpy() for _ in range(4)]
+    assert not np.allclose(results[2], results[3])
+
+
+def test_results_are_nobodys_memory():
+    made = block()
+    with te.no_grad():
+        results = [made(draw(1, 3, D, seed=seed)) for seed in range(4)]
+        kept = [result.numpy().copy() for result in results]
+        made(draw(1, 3, D, seed=9))
+    for result, before in zip(results, kept, strict=True):
+        np.testing.assert_array_equal(result.numpy(), before)
+
+
+def test_few_plans_are_kept_and_go_with_the_block():
+    made = block()
+    with te.no_grad():
+        for length in [*range(1, 90), *range(1, 90)]:
+            made(draw(1, length, D))
+    kept = block_plan._kept.plans[made]
+    assert sum(size[1] for size, _, _ in kept) <= block_plan._MOST_KEPT
+    reference = weakref.ref(made)
+    del made, kept
+    gc.collect()
+    assert reference() is None
+
+
+def test_threads_have_plans_of_their_own():
+    made = block()
+    inputs = [draw(1, 3, D, seed=seed) for seed in range(4)]
+    wanted = [as_usual(made, x) for x in inputs]
+    failures = []
+
+    def work(place):
+        with te.no_grad():
+            for _ in range(200):
+                if not np.allclose(made(inputs[place]).numpy(), wanted[place], atol=1e-5):
+                    failures.append(place)
+
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+@pytest.mark.parametrize("batch", [1, 3, 9])  # 9 are no longer planned
+@pytest.mark.parametrize("options", OPTIONS)
+def test_tokens_with_a_cache(options, batch, planned):
+    made = block(**{**options, "causal": True})
+    x = draw(batch, 12, D)
+    full = as_usual(made, x)
+    cache = nn.KVCache(batch, 12, made.self_attn.kv_heads, D // H)
+    with te.no_grad():
+        parts = [made(x[:, :4], cache=cache).numpy()]
+        parts += [made(x[:, t : t + 1], cache=cache).numpy() for t in range(4, 12)]
+        close(np.concatenate(parts, axis=1), full)
+        assert cache.length == 12
+        with pytest.raises(ValueError, match="max_len = 12"):
+            made(x[:, :1], cache=cache)
+        assert cache.length == 12
+        cache.truncate(6)
+        close(made(x[:, 6:7], cache=cache).numpy(), full[:, 6:7])
+        cache.reset()
+        close(made(x[:, :1], cache=cache).numpy(), full[:, :1])
+    assert planned.count(True) == (0 if batch == 9 else 10)
+
+
+def test_copies_of_a_cache_go_their_own_ways():
+    made = block(causal=True)
+    x = draw(1, 8, D)
+    full = as_usual(made, x)
+    cache = nn.KVCache(1, 8, H, D // H)
+    with te.no_grad():
+        for t in range(4):
+            made(x[:, t : t + 1], cache=cache)
+        other = copy.deepcopy(cache)
+        made(draw(1, 1, D, seed=7), cache=other)
+        for t in range(4, 8):
+            close(made(x[:, t : t + 1], cache=cache).numpy(), full[:, t : t + 1])
+    assert (other.length, cache.length) == (5, 8)
+
+
+def test_a_stack_generates_what_the_full_pass_gives():
+    te.manual_seed(0)
+    encoder = nn.TransformerEncoder(3, D, 40, H, causal=True, final_norm=True).eval()
+    x = draw(2, 10, D)
+    with te.no_grad():
+        caches = encoder.make_cache(2, 10)
+        parts = [encoder(x[:, t : t + 1], cache=caches).numpy() for t in range(10)]
+    close(np.concatenate(parts, axis=1), as_usual(encoder, x))
+
+
+def test_distances_in_a_stack():
+    te.manual_seed(0)
+    encoder = nn.TransformerEncoder(2, D, 40, H, "logarithmic").eval()
+    distance = distances.sequence(6)
+    for seed in range(3):
+        x = draw(2, 6, D, seed=seed)
+        with te.no_grad():
+            found = encoder(x, distance=distance).numpy()
+        close(found, as_usual(encoder, x, distance=distance))
+
+
+def test_without_machine_code_blocks_run_as_usual(planned):
+    made, x = block(), draw(1, 3, D)
+    with te.no_grad():
+        for _ in range(2):
+            made(x)
+        try:
+            te.set_kernels("numpy")
+            close(made(x).numpy(), as_usual(made, x))
+        finally:
+            te.set_kernels("auto")
