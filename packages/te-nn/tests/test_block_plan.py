@@ -150,6 +150,46 @@ def test_errors_are_those_of_the_operations():
             made(draw(2, 6, D + 1))
 
 
+LAYERS = {
+    "self_attn.q_proj": [(D, 8), (8, D)],
+    "self_attn.k_proj": [(D, 8), (8, D)],
+    "self_attn.v_proj": [(D, 8), (8, D)],
+    "self_attn.o_proj": [(8, D), (D, 8)],
+    "linear1": [(8, 40), (D, 41)],
+    "linear2": [(39, D), (40, 8)],
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "sizes"), [(path, sizes) for path in LAYERS for sizes in LAYERS[path]]
+)
+def test_layers_that_do_not_fit_are_never_run_by_a_plan(path, sizes, planned):
+    made = block()
+    parent = made.self_attn if "." in path else made
+    setattr(parent, path.rpartition(".")[2], nn.Linear(*sizes))
+    x, cache = draw(1, 3, D), nn.KVCache(1, 8, H, D // H)
+    for _ in range(3):
+        with te.no_grad(), pytest.raises(ValueError) as usual:
+            made(x)
+        with te.no_grad(), te.trace(), pytest.raises(ValueError) as traced:
+            made(x)
+        assert str(usual.value) == str(traced.value)
+        assert usual.value.__notes__ == traced.value.__notes__
+        with te.no_grad(), pytest.raises(ValueError):
+            made(x[:, :1], cache=cache)
+    assert cache.length == 0 and True not in planned
+
+
+@pytest.mark.parametrize("norm", ["norm1", "norm2"])
+def test_norms_that_do_not_fit(norm, planned):
+    made = block()
+    setattr(made, norm, nn.LayerNorm(8))
+    for _ in range(3):
+        with te.no_grad(), pytest.raises(ValueError, match="layer_norm"):
+            made(draw(1, 3, D))
+    assert True not in planned
+
+
 def changes():
     def with_lock(made):
         for parameter in made.parameters():

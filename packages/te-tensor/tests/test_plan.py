@@ -185,6 +185,10 @@ def test_what_is_too_large_is_not_planned():
         Plan().apply(Attention(heads=2, kv_heads=2), q, q, q)
     with pytest.raises(Unplanned, match="Reshape"):
         Plan().apply(Reshape((8, 300)), q[0])
+    with pytest.raises(Unplanned, match="expected x"):
+        Plan().apply(Linear(), q[0], uniform(4, 7))
+    with pytest.raises(Unplanned, match="attention of q"):
+        PlannedHeads(Plan(), q[:, :9], q[:, :9], q[:, :9, :4], heads=2, kv_heads=2)
     with pytest.raises(Unplanned, match="others may write"):
         Plan().apply(Linear(), q[0], uniform(4000, 8))
 

@@ -98,6 +98,8 @@ class TokenStep:
         self._layers = layers = _Layers(block, (batch, 1, attend.d_model))
         self._before, self._behind = Plan(), Plan()
         q, k, v = layers.projections(self._before, block)
+        if not k.shape == v.shape == (batch, 1, heads * width):
+            raise Unplanned(f"a cache of {cache.shape} for keys {k.shape} and values {v.shape}")
         self._new = [array.reshape(batch, heads, width) for array in (k, v)]
         core = Attention(heads=attend.num_heads, kv_heads=heads)
         mixed = self._behind.apply(core, q, *cache.memory)

@@ -218,7 +218,10 @@ class TransformerBlock(Module):
         if cache is None and _worth_cutting(self, x, self.linear1.out_features):
             return _by_batch(self._run, x, mask, distance)
         planned = self._planned(x, mask, distance, cache)
-        return self._run(x, mask, distance, cache) if planned is None else planned
+        if planned is not None:
+            return planned
+        with _all_or_none([] if cache is None else [cache]):
+            return self._run(x, mask, distance, cache)
 
     def _planned(self, x: Tensor, mask: Any, distance: Any, cache: KVCache | None) -> Tensor | None:
         """The result by a plan, where there is one."""

@@ -63,12 +63,20 @@ class Plan(Steps):
             Where the result is, after each run.
 
         Raises:
-            Unplanned: there is no such plan, or no machine code here.
+            Unplanned: there is no such plan, no machine code here, or inputs that don't fit.
         """
         usual = all([array.ndim and array.size for array in arrays])
         if operation.prepare is None or not usual or not runs_programs(*arrays):
             raise Unplanned(type(operation).__name__)
+        # Machine code believes what it is told: shapes are those that forward accepts.
+        operation.needs_grad = (False,) * len(arrays)
+        try:
+            with np.errstate(all="ignore"):  # nobody has written to some of them yet
+                wanted = operation.forward(*arrays)
+        except (TypeError, ValueError) as error:
+            raise Unplanned(str(error)) from error
         made: Array = operation.prepare(self, *arrays)
+        assert isinstance(wanted, np.ndarray) and made.shape == wanted.shape
         return made
 
     def linear(self, rows: Array, weight: Array, start: Array, out: Array) -> None:

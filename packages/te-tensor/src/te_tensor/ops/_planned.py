@@ -36,7 +36,7 @@ class PlannedHeads:
         out: shape (B, S, H·d), where the result is.
 
     Raises:
-        Unplanned: it is too large for this.
+        Unplanned: it is too large for this, or shapes don't fit.
     """
 
     def __init__(
@@ -53,14 +53,15 @@ class PlannedHeads:
         distances: int = 0,
     ) -> None:
         self._plan = plan
-        self._q, self._k, self._v = (
-            x.reshape(*x.shape[:2], count, -1)
-            for x, count in ((q, heads), (k, kv_heads), (v, kv_heads))
-        )
-        batch, rows, _, width = self._q.shape
-        columns = k.shape[1]
+        (batch, rows, features), columns = q.shape, k.shape[1]
+        width = features // heads
+        sides = (batch, columns, kv_heads * width)
+        if features % heads or heads % kv_heads or not k.shape == v.shape == sides:
+            raise Unplanned(f"attention of q {q.shape}, k {k.shape} and v {v.shape}")
         if columns > MOST_COLUMNS or width > MOST_FEATURES:
             raise Unplanned(f"attention to {columns} keys of {width} features")
+        self._q = q.reshape(batch, rows, heads, width)
+        self._k, self._v = (x.reshape(batch, columns, kv_heads, width) for x in (k, v))
         self.out = np.empty(q.shape, q.dtype)
         self._scale = width**-0.5
         self._columns = columns
