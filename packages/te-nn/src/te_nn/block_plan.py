@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,6 +19,8 @@ import numpy.typing as npt
 import te_tensor as te
 from te_tensor import Tensor, modes
 from te_tensor.dtypes import bool_, float32
+from te_tensor.machine import runs_programs
+from te_tensor.memory import address
 from te_tensor.operation import Operation
 from te_tensor.ops.activation import ReLU
 from te_tensor.ops.attention import Attention, PlannedHeads
@@ -85,52 +88,52 @@ class TokenStep:
 
     Args:
         block: the block.
-        cache: its cache.
+        shape: that of the cache, (B, K, max_len, head_dim).
 
     Raises:
         Unplanned: an operation can't be planned here.
     """
 
-    def __init__(self, block: TransformerBlock, cache: KVCache) -> None:
+    def __init__(self, block: TransformerBlock, shape: tuple[int, ...]) -> None:
         attend = block.self_attn
-        batch, heads, _, width = cache.shape
-        self.block = block
+        batch, heads, _, width = shape
         self._layers = layers = _Layers(block, (batch, 1, attend.d_model))
-        self._before, self._behind = Plan(), Plan()
-        q, k, v = layers.projections(self._before, block)
+        self._before, self._behind = before, behind = Plan(), Plan()
+        q, k, v = layers.projections(before, block)
         if not k.shape == v.shape == (batch, 1, heads * width):
-            raise Unplanned(f"a cache of {cache.shape} for keys {k.shape} and values {v.shape}")
+            raise Unplanned(f"a cache of {shape} for keys {k.shape} and values {v.shape}")
         self._new = [array.reshape(batch, heads, width) for array in (k, v)]
         core = Attention(heads=attend.num_heads, kv_heads=heads)
-        mixed = self._behind.apply(core, q, *cache.memory)
-        self._out = layers.result(self._behind, block, mixed)
+        # Untouched memory stands for a cache's, and each run says which one it is.
+        memories = [np.empty(shape, float32) for _ in self._new]
+        self._out = layers.result(behind, block, behind.apply(core, q, *memories))
+        self._addresses = [address(memory) for memory in memories]
+        self._places = [behind.operands_in(memory) for memory in memories]
 
     @classmethod
-    def of(cls, block: TransformerBlock, x: Tensor, cache: KVCache) -> TokenStep | None:
-        """The plans for a block and its cache; None where the block has to run as usual."""
-        shape = (cache.shape[0], 1, block.self_attn.d_model)
-        fits = x.shape == shape and shape[0] <= _MOST_TOKENS and cache.memory[0].dtype == float32
-        if not fits or not _is_plain(block, x):
+    def run(cls, block: TransformerBlock, x: Tensor, cache: KVCache) -> Tensor | None:
+        """The block's result for tokens, which the cache then has; None to run as usual."""
+        shape = cache.shape
+        usual = x.shape == (shape[0], 1, block.self_attn.d_model) and shape[0] <= _MOST_TOKENS
+        if not usual or cache.memory[0].dtype != float32 or not _is_plain(block, x):
             return None
-        step: TokenStep | None = cache.step
-        if step is None or step.block is not block or not step._holds():
-            try:
-                step = cls(block, cache)
-            except Unplanned:
-                step = None
-            cache.step = step
-        return step
+        step = _kept_plan(block, (shape[0], shape), lambda: cls(block, shape), at_once=True)
+        return None if step is None else step._run(x, cache)
 
-    def _holds(self) -> bool:
-        return self._layers.holds(self.block, self._before, self._behind)
+    def holds(self, block: TransformerBlock) -> bool:
+        """Whether it still stands for the block."""
+        return self._layers.holds(block, self._before, self._behind)
 
-    def run(self, x: Tensor, cache: KVCache) -> Tensor:
-        """The block's result; the cache then has the tokens, too."""
+    def _run(self, x: Tensor, cache: KVCache) -> Tensor:
         stop = cache.room(1)
         np.copyto(self._layers.x, x.data)
         self._before.run()
-        for memory, new in zip(cache.memory, self._new, strict=True):
+        for number, (memory, new) in enumerate(zip(cache.memory, self._new, strict=True)):
             memory[:, :, cache.length] = new
+            there = address(memory)
+            if there != self._addresses[number]:
+                self._behind.move(self._places[number], there - self._addresses[number])
+                self._addresses[number] = there
         self._behind.set_length(stop)
         self._behind.run()
         cache.length = stop
@@ -183,11 +186,13 @@ class BlockPlan:
         prepared = None if distance is None else _usual_distance(block, distance, size)
         if (mask is None) != (masked is None) or (distance is None) != (prepared is None):
             return None
-        key = (
-            *(size, None if masked is None else masked.shape[:2]),
-            0 if prepared is None else prepared.tensor.size // size[1] ** 2,
+        shape = None if masked is None else masked.shape[:2]
+        distances = 0 if prepared is None else prepared.tensor.size // size[1] ** 2
+        plan = _kept_plan(
+            block,
+            (size[0] * size[1], size, shape, distances),
+            lambda: cls(block, size, shape, distances),
         )
-        plan = cls._of(block, *key)
         if plan is None:
             return None
         try:
@@ -198,31 +203,9 @@ class BlockPlan:
         plan._plan.run()
         return te.from_numpy(plan._out.copy())
 
-    @classmethod
-    def _of(
-        cls,
-        block: TransformerBlock,
-        size: tuple[int, ...],
-        mask: tuple[int, int] | None,
-        distances: int,
-    ) -> BlockPlan | None:
-        """This thread's plan; it is made when a shape is met for a second time."""
-        if not hasattr(_kept, "plans"):
-            _kept.plans = WeakKeyDictionary()
-        plans: OrderedDict[Any, BlockPlan | None] = _kept.plans.setdefault(block, OrderedDict())
-        key = size, mask, distances
-        known, plan = key in plans, plans.pop(key, None)
-        if plan is not None and not plan._layers.holds(block, plan._plan):
-            plan = None
-        if known and plan is None:
-            try:
-                plan = cls(block, size, mask, distances)
-            except Unplanned:
-                plan = None
-        plans[key] = plan
-        while sum(batch * rows for (batch, rows, _), _, _ in plans) > _MOST_KEPT:
-            plans.popitem(last=False)
-        return plan
+    def holds(self, block: TransformerBlock) -> bool:
+        """Whether it still stands for the block."""
+        return self._layers.holds(block, self._plan)
 
     def _set(
         self, block: TransformerBlock, mask: _Array | None, distance: te.PreparedDistance | None
@@ -235,8 +218,47 @@ class BlockPlan:
             self._heads.set_bias(distance.prepared, function, bias.factors()[0].data)
 
 
-#: This thread's plans, by block and shape.
+class _Never:
+    """Stands for a plan that can't be made, so that it isn't tried again and again."""
+
+
+_NEVER = _Never()
+#: This thread's plans, by block, number of rows and what else they are for.
 _kept = threading.local()
+_Kind = TypeVar("_Kind", TokenStep, BlockPlan)
+
+
+def _kept_plan(
+    block: TransformerBlock,
+    key: tuple[Any, ...],
+    make: Callable[[], _Kind],
+    *,
+    at_once: bool = False,
+) -> _Kind | None:
+    """This thread's plan for a block; None where there is none, or not yet.
+
+    Args:
+        block: the block.
+        key: the number of rows, and what else it is for.
+        make: makes it.
+        at_once: make it when it is asked for the first time, not the second.
+    """
+    if not hasattr(_kept, "plans"):
+        _kept.plans = WeakKeyDictionary()
+    plans: OrderedDict[Any, Any] = _kept.plans.setdefault(block, OrderedDict())
+    known = at_once or key in plans
+    plan: _Kind | _Never | None = plans.pop(key, None)
+    if isinstance(plan, (TokenStep, BlockPlan)) and not plan.holds(block):
+        plan = None
+    if known and plan is None:
+        try:
+            plan = make()
+        except Unplanned:
+            plan = _NEVER
+    plans[key] = plan
+    while sum(rows for rows, *_ in plans) > _MOST_KEPT:
+        plans.popitem(last=False)
+    return None if isinstance(plan, _Never) else plan
 
 
 def _usual_mask(mask: Any, size: tuple[int, ...]) -> _Array | None:
@@ -282,7 +304,8 @@ def _is_plain(block: TransformerBlock, x: Tensor) -> bool:
         return False
     attend, dropout = block.self_attn, block.dropout
     return (
-        x.dtype == float32
+        runs_programs()
+        and x.dtype == float32
         and x.shape[-1] == attend.d_model
         and block.activation in _ACTIVATIONS
         and attend.is_plainly(MultiHeadAttention)

@@ -66,8 +66,6 @@ class KVCache:
         self._keys = np.empty(shape, kind)
         self._values = np.empty(shape, kind)
         self.length = 0
-        #: What the block that the cache belongs to has written down for its next token.
-        self.step: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -172,10 +170,6 @@ class KVCache:
         held = memory[:, :, :stop]
         held.flags.writeable = False
         return held
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What copies have: not what was written down for this memory."""
-        return {**self.__dict__, "step": None}
 
     def __repr__(self) -> str:
         batch, heads, length, width = self.shape

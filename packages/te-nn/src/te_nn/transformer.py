@@ -229,8 +229,7 @@ class TransformerBlock(Module):
             return BlockPlan.run(self, x, mask, distance)
         if mask is not None or distance is not None:
             return None
-        step = TokenStep.of(self, x, cache)
-        return None if step is None else step.run(x, cache)
+        return TokenStep.run(self, x, cache)
 
     def _run(self, x: Tensor, mask: Any, distance: Any, cache: KVCache | None = None) -> Tensor:
         options = {"mask": mask, "causal": self.causal, "distance": distance, "cache": cache}

@@ -268,8 +268,13 @@ def share(work: list[tuple[int, bytes]], *, short: bool) -> None:
 _WAKING = 100e-6
 
 
-def wake(helpers: int) -> None:
-    """Have the first workers wait awake, for work that is to come, and wait for them a moment."""
+def wake(helpers: int, *, wait: bool) -> None:
+    """Have the first workers wait awake, for work that is to come.
+
+    Args:
+        helpers: how many.
+        wait: wait for them a moment.
+    """
     pool = _pool
     crew = pool.crew
     if crew is None:
@@ -277,8 +282,8 @@ def wake(helpers: int) -> None:
     asleep = [worker for worker in range(helpers) if not crew.awake(worker)]
     for worker in asleep:
         pool.wake(worker)
-    until = perf_counter() + _WAKING if asleep else 0.0
-    while asleep and perf_counter() < until:
+    until = perf_counter() + _WAKING
+    while wait and asleep and perf_counter() < until:
         sleep(0)  # who wakes up needs the GIL
         asleep = [worker for worker in asleep if not crew.awake(worker)]
 

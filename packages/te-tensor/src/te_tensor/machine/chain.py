@@ -26,6 +26,8 @@ from .kernel import Kernel
 _WORD, _PREFIX = 8, 16
 #: Multiply-adds, and a kernel's elements, from which threads share them in steps.
 _SHARED_PRODUCT_FROM, _SHARED_KERNEL_FROM = 1 << 16, 1 << 14
+#: Multiply-adds from which it is worth to wait until threads are awake.
+_AWAITED_FROM = 1 << 24
 
 
 @cache
@@ -68,7 +70,8 @@ class Chain:
         self._words: list[int] = []
         self._growth: list[int] = []
         self._inside: list[int] = []
-        self._alive: list[Array] = []
+        #: What the words that are addresses belong to, by their places.
+        self._operands: dict[int, Array] = {}
 
     def kernel(self, kernel: Kernel, *given: Any) -> int:
         """Have each step call a kernel over rows; the first operand says how many there are.
@@ -135,7 +138,7 @@ class Chain:
 
     def _add_address(self, stack: Array) -> None:
         """A word that says where a step's matrix is."""
-        self._alive.append(stack)
+        self._operands[len(self._words)] = stack
         self._words.append(memory.address(stack))
         self._growth.append(stack.strides[0] if stack.ndim > 1 and len(stack) > 1 else 0)
 
@@ -170,6 +173,7 @@ class Steps(Chain):
         self._written: tuple[Array, Array] | None = None
         self._crew = parallel.crew()
         self.threads = 1 if self._crew is None else parallel.parts()
+        self._work = 0
 
     def rows(self, kernel: Kernel, *given: Any) -> None:
         """Have a kernel, which adds nothing up over rows, called on rows that threads share.
@@ -193,7 +197,9 @@ class Steps(Chain):
 
     def multiply(self, a: Array, panels: Array, start: Array, out: Array) -> None:
         """As `product` with a `packed` matrix, which threads share."""
-        threads = self.threads if panels.size * len(a) >= _SHARED_PRODUCT_FROM else 1
+        work = panels.size * len(a)
+        self._work += work
+        threads = self.threads if work >= _SHARED_PRODUCT_FROM else 1
         height = product.rows_of_block(a.shape[1])
         for first in range(0, len(a), height):
             rows = slice(first, first + height)
@@ -208,8 +214,10 @@ class Steps(Chain):
     def transpose(self, source: Array, out: Array) -> None:
         """Have out[j, i] = source[i, j] copied; columns of both are contiguous."""
         self._call(transposition.transposition().address, transposition.WORDS)
-        self._add(*transposition.words(source, out))
-        self._alive += (source, out)
+        for operand in (source, out):
+            self._add_address(operand)
+            self._add(operand.strides[0])
+        self._add(*transposition.sizes(*source.shape))
 
     def side_by_side(self, pieces: Sequence[Callable[[], object]]) -> None:
         """Have pieces of work done by different threads, where there are as many.
@@ -258,6 +266,16 @@ class Steps(Chain):
             self._written = words, np.array((self._calls, memory.address(words)))
         return self._written
 
+    def operands_in(self, array: Array) -> list[int]:
+        """The places of words that are addresses in the memory of an array."""
+        start = memory.address(array)
+        stop = start + array.nbytes
+        return [place for place in self._operands if start <= self._words[place] < stop]
+
+    def move(self, places: Any, distance: int) -> None:
+        """Have addresses, which `operands_in` told, lead to memory that lies so far away."""
+        self._write()[0][places] += distance
+
     def change(self, places: Any, words: Sequence[int]) -> None:
         """Write other words, such as sizes, at places that `kernel` and `product` told."""
         self._write()[0][places] = words
@@ -265,7 +283,7 @@ class Steps(Chain):
     def run(self) -> None:
         """Make the calls."""
         if self.threads > 1:
-            parallel.wake(self.threads - 1)
+            parallel.wake(self.threads - 1, wait=self._work >= _AWAITED_FROM)
         _go_through()[0](memory.address(self._write()[1]))
 
 

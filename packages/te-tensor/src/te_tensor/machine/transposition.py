@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-from .. import memory
-from ..dtypes import Array
 from ..executable import Code
 from .assembler import R8, R14, R15, RAX, RCX, RDX, RSI, Memory
 from .program import Record, Writer, program
@@ -47,15 +45,11 @@ def transposition() -> Code:
     return program(write)
 
 
-def words(source: Array, out: Array) -> tuple[int, ...]:
-    """The record for out[j, i] = source[i, j].
+def sizes(rows: int, columns: int) -> tuple[int, ...]:
+    """The last words of a record for out[j, i] = source[i, j].
 
     Args:
-        source: shape (rows, columns), columns contiguous.
-        out: shape (columns, rows or more), likewise.
+        rows: those of the source.
+        columns: likewise.
     """
-    rows, columns = source.shape
-    return (
-        *(memory.address(source), source.strides[0], memory.address(out), out.strides[0]),
-        *(rows, *divmod(columns, _TOGETHER)),
-    )
+    return (rows, *divmod(columns, _TOGETHER))
