@@ -62,6 +62,7 @@ FLOORS: dict[str, list[str]] = {
     ],
     "te_nn": [
         "__about__",
+        "structure",
         "bias_function checks hooks loading",
         "module",
         "initialize",

@@ -11,7 +11,6 @@ import pytest
 import te_nn as nn
 import te_tensor as te
 from te_nn import block_plan, distances
-from te_nn.block_plan import BlockPlan, TokenStep
 
 pytestmark = pytest.mark.skipif(te.kernel_info()["kernels"] != "avx512", reason="no AVX-512 here")
 
@@ -33,17 +32,17 @@ def block(**options):
 
 @pytest.fixture
 def planned(monkeypatch):
-    """The number of runs of plans."""
+    """Whether a plan ran, for each time that one was asked for."""
     runs = []
-    for kind in (BlockPlan, TokenStep):
-        original = kind.run
+    for name in ("run_rows", "run_tokens"):
+        original = getattr(block_plan, name)
 
         def run(*args, original=original):
             result = original(*args)
             runs.append(result is not None)
             return result
 
-        monkeypatch.setattr(kind, "run", run)
+        monkeypatch.setattr(f"te_nn.transformer.{name}", run)
     return runs
 
 
@@ -348,25 +347,92 @@ def test_copies_of_a_cache_go_their_own_ways():
     assert (other.length, cache.length) == (5, 8)
 
 
-def test_a_stack_generates_what_the_full_pass_gives():
+def stack(**options):
     te.manual_seed(0)
-    encoder = nn.TransformerEncoder(3, D, 40, H, causal=True, final_norm=True).eval()
+    return nn.TransformerEncoder(3, D, 40, H, **options).eval()
+
+
+@pytest.mark.parametrize("final_norm", [False, True])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_stack_is_one_plan(norm, final_norm, planned):
+    encoder = stack(norm=norm, final_norm=final_norm)
+    mask = np.random.default_rng(0).random((2, 1, 1, 6)) < 0.7
+    for seed in range(3):
+        x = draw(2, 6, D, seed=seed)
+        with te.no_grad():
+            found = encoder(x, mask=mask).numpy()
+        close(found, as_usual(encoder, x, mask=mask))
+    blocks = [False] * len(encoder.layers)  # where the stack isn't planned, they are asked
+    traced = [False, *blocks]
+    assert planned == [*traced, *traced, True, *traced, True, *traced]
+
+
+def test_a_stack_generates_what_the_full_pass_gives(planned):
+    encoder = stack(causal=True, final_norm=True)
     x = draw(2, 10, D)
     with te.no_grad():
         caches = encoder.make_cache(2, 10)
         parts = [encoder(x[:, t : t + 1], cache=caches).numpy() for t in range(10)]
+        assert planned == [True] * 10
+        with pytest.raises(ValueError, match="max_len = 10"):
+            encoder(x[:, :1], cache=caches)
     close(np.concatenate(parts, axis=1), as_usual(encoder, x))
+    assert [cache.length for cache in caches] == [10] * 3
+
+
+def test_caches_of_different_lengths_run_as_usual():
+    encoder = stack(causal=True)
+    x = draw(1, 6, D)
+    caches, others = encoder.make_cache(1, 8), encoder.make_cache(1, 8)
+    with te.no_grad():
+        for own in (caches, others):
+            encoder(x, cache=own)
+            own[1].truncate(3)
+        found = encoder(x[:, :1], cache=caches).numpy()
+    close(found, as_usual(encoder, x[:, :1], cache=others))
+    assert [cache.length for cache in caches] == [7, 4, 7]
 
 
 def test_distances_in_a_stack():
     te.manual_seed(0)
-    encoder = nn.TransformerEncoder(2, D, 40, H, "logarithmic").eval()
+    functions = ["logarithmic", "gaussian", "logarithmic"]
+    encoder = stack(nl_oob_config="logarithmic")
+    for block, function in zip(encoder.layers, functions, strict=True):
+        block.self_attn.nl_oob = nn.NLOOB(H, function)
     distance = distances.sequence(6)
     for seed in range(3):
         x = draw(2, 6, D, seed=seed)
         with te.no_grad():
             found = encoder(x, distance=distance).numpy()
         close(found, as_usual(encoder, x, distance=distance))
+
+
+def test_hooks_in_a_stack_are_called():
+    encoder, seen = stack(final_norm=True), []
+    x = draw(1, 4, D)
+    with te.no_grad():
+        for _ in range(2):
+            encoder(x)
+        for module in (encoder.layers[1], encoder.layers[2].self_attn.v_proj, encoder.norm):
+            with module.register_forward_hook(lambda module, *_: seen.append(module)):
+                encoder(x)
+            assert seen.pop() is module
+        encoder(x)
+    assert not seen
+
+
+class Doubled(nn.TransformerBlock):
+    def forward(self, x, **options):
+        return super().forward(x, **options) * 2
+
+
+def test_other_blocks_run_as_they_are_written():
+    encoder = stack()
+    encoder.layers = nn.ModuleList([encoder.layers[0], Doubled(D, 40, H)]).eval()
+    for seed in range(3):
+        x = draw(1, 4, D, seed=seed)
+        with te.no_grad():
+            close(encoder(x).numpy(), as_usual(encoder, x))
 
 
 def test_without_machine_code_blocks_run_as_usual(planned):
@@ -387,7 +453,7 @@ def test_what_can_not_be_planned_is_not_tried_again(monkeypatch, planned):
     made, tries = block(), []
     made.linear1.weight = nn.Parameter(made.linear1.weight)
     monkeypatch.setattr("te_tensor.plan._MOST_COPIED", 10)  # weights this small aren't laid out
-    monkeypatch.setattr(block_plan._Layers, "__init__", counting(block_plan._Layers, tries))
+    monkeypatch.setattr(block_plan._Stack, "__init__", counting(block_plan._Stack, tries))
     with te.no_grad():
         for seed in range(5):
             made(draw(1, 3, D, seed=seed))

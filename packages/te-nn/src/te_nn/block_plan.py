@@ -1,15 +1,17 @@
-"""What a transformer block does with few rows, written down once and done time and again.
+"""What transformer blocks do with few rows, written down once and done time and again.
 
-For one token, or one short sentence, a block's products are short, and Python around them takes
-longer than they do. Where nothing wants to see the operations, a block does its work in one call;
-with a cache in two: what comes before the new keys and values are in it, and what comes behind.
+For one token, or one short sentence, the products of a block are short, and Python around them
+takes longer than they do. Where nothing wants to see the operations, all blocks of a stack do their
+work in one call.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import is_
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -34,7 +36,9 @@ from .attention import MultiHeadAttention
 from .cache import KVCache
 from .dropout import Dropout
 from .linear import Linear
+from .module import Module
 from .normalization import LayerNorm
+from .structure import structure
 
 if TYPE_CHECKING:
     from .transformer import TransformerBlock
@@ -43,222 +47,296 @@ _Array: TypeAlias = npt.NDArray[Any]
 
 #: Rows, and rows of one token each, up to which a plan is the quicker way.
 _MOST_ROWS, _MOST_TOKENS = 256, 8
-#: Rows of all plans that a thread keeps for a block, each for another shape.
+#: Rows of all plans that a thread keeps for a module, each for another shape.
 _MOST_KEPT = 2 * _MOST_ROWS
 _ACTIVATIONS: dict[str, type[Operation]] = {"gelu": GELU, "relu": ReLU}
 
 
-class _Layers:
-    """A block's layers on memory that stays, as they are written down in a plan.
+class _Stack:
+    """Blocks one after the other on memory that stays, and a norm behind them.
 
     Args:
-        block: the block.
-        shape: that of its input, (B, S, d_model).
-    """
-
-    def __init__(self, block: TransformerBlock, shape: tuple[int, ...]) -> None:
-        self.arrays = _arrays(block)
-        self.x = np.zeros(shape, float32)
-        self.pre = block.norm == "pre"
-
-    def holds(self, block: TransformerBlock, *plans: Plan) -> bool:
-        """Whether parameters and threads are those that plans were written down for."""
-        same = all([a is b for a, b in zip(self.arrays, _arrays(block), strict=True)])
-        return same and all([plan.holds() for plan in plans])
-
-    def projections(self, plan: Plan, block: TransformerBlock) -> list[_Array]:
-        """Queries, keys and values."""
-        attend = block.self_attn
-        given = _norm(plan, block.norm1, self.x) if self.pre else self.x
-        return [_linear(plan, f, given) for f in (attend.q_proj, attend.k_proj, attend.v_proj)]
-
-    def result(self, plan: Plan, block: TransformerBlock, mixed: _Array) -> _Array:
-        """What the block makes of its input and of the mixed values."""
-        x = _linear(plan, block.self_attn.o_proj, mixed, self.x)
-        if not self.pre:
-            x = _norm(plan, block.norm1, x)
-        hidden = _linear(plan, block.linear1, _norm(plan, block.norm2, x) if self.pre else x)
-        hidden = plan.apply(_ACTIVATIONS[block.activation](), hidden)
-        out = _linear(plan, block.linear2, hidden, x)
-        return out if self.pre else _norm(plan, block.norm2, out)
-
-
-class TokenStep:
-    """One new token for each of a batch, whose keys and values go into a cache.
-
-    Args:
-        block: the block.
-        shape: that of the cache, (B, K, max_len, head_dim).
-
-    Raises:
-        Unplanned: an operation can't be planned here.
-    """
-
-    def __init__(self, block: TransformerBlock, shape: tuple[int, ...]) -> None:
-        attend = block.self_attn
-        batch, heads, _, width = shape
-        self._layers = layers = _Layers(block, (batch, 1, attend.d_model))
-        self._before, self._behind = before, behind = Plan(), Plan()
-        q, k, v = layers.projections(before, block)
-        if not k.shape == v.shape == (batch, 1, heads * width):
-            raise Unplanned(f"a cache of {shape} for keys {k.shape} and values {v.shape}")
-        self._new = [array.reshape(batch, heads, width) for array in (k, v)]
-        core = Attention(heads=attend.num_heads, kv_heads=heads)
-        # Untouched memory stands for a cache's, and each run says which one it is.
-        memories = [np.empty(shape, float32) for _ in self._new]
-        self._out = layers.result(behind, block, behind.apply(core, q, *memories))
-        self._addresses = [address(memory) for memory in memories]
-        self._places = [behind.operands_in(memory) for memory in memories]
-
-    @classmethod
-    def run(cls, block: TransformerBlock, x: Tensor, cache: KVCache) -> Tensor | None:
-        """The block's result for tokens, which the cache then has; None to run as usual."""
-        shape = cache.shape
-        usual = x.shape == (shape[0], 1, block.self_attn.d_model) and shape[0] <= _MOST_TOKENS
-        if not usual or cache.memory[0].dtype != float32 or not _is_plain(block, x):
-            return None
-        step = _kept_plan(block, (shape[0], shape), lambda: cls(block, shape), at_once=True)
-        return None if step is None else step._run(x, cache)
-
-    def holds(self, block: TransformerBlock) -> bool:
-        """Whether it still stands for the block."""
-        return self._layers.holds(block, self._before, self._behind)
-
-    def _run(self, x: Tensor, cache: KVCache) -> Tensor:
-        stop = cache.room(1)
-        np.copyto(self._layers.x, x.data)
-        self._before.run()
-        for number, (memory, new) in enumerate(zip(cache.memory, self._new, strict=True)):
-            memory[:, :, cache.length] = new
-            there = address(memory)
-            if there != self._addresses[number]:
-                self._behind.move(self._places[number], there - self._addresses[number])
-                self._addresses[number] = there
-        self._behind.set_length(stop)
-        self._behind.run()
-        cache.length = stop
-        return te.from_numpy(self._out.copy())
-
-
-class BlockPlan:
-    """All rows at once, for inputs of one shape.
-
-    Args:
-        block: the block.
+        blocks: the blocks.
+        norm: the norm, or None.
         shape: that of the input, (B, S, d_model).
-        mask: that of masks, (b, s); None for none.
-        distances: how many distances there are, 1 or B; 0 for none.
-
-    Raises:
-        Unplanned: an operation can't be planned here.
+        attend: writes attention down: is given the block's number, and its queries, keys and
+            values; returns where the mixed values are.
     """
 
     def __init__(
         self,
-        block: TransformerBlock,
+        blocks: Sequence[TransformerBlock],
+        norm: LayerNorm | None,
+        shape: tuple[int, ...],
+        attend: Callable[[Plan, int, _Array, _Array, _Array], _Array],
+    ) -> None:
+        self.plan = plan = Plan()
+        self._changes = structure.changes
+        self._arrays = _arrays(blocks, norm)
+        self._x = x = np.zeros(shape, float32)
+        for number, block in enumerate(blocks):
+            given = _norm(plan, block.norm1, x) if block.norm == "pre" else x
+            attention = block.self_attn
+            layers = (attention.q_proj, attention.k_proj, attention.v_proj)
+            mixed = attend(plan, number, *[_linear(plan, layer, given) for layer in layers])
+            x = _linear(plan, attention.o_proj, mixed, x)
+            x = _feed_forward(plan, block, x)
+        self._out = x if norm is None else _norm(plan, norm, x)
+
+    def holds(self, blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> bool:
+        """Whether it still does what these do."""
+        changes = structure.changes
+        if changes != self._changes:
+            if not _are_plain(blocks, norm):
+                return False
+            if not _are_same(_arrays(blocks, norm), self._arrays):
+                return False
+            self._changes = changes
+        return self.plan.holds()
+
+    def run(self, x: Tensor) -> Tensor:
+        """The result for an input."""
+        np.copyto(self._x, x.data)
+        self.plan.run()
+        return te.from_numpy(self._out.copy())
+
+
+class RowsPlan:
+    """All rows at once, for inputs of one shape; see `run_rows`."""
+
+    def __init__(
+        self,
+        blocks: Sequence[TransformerBlock],
+        norm: LayerNorm | None,
         shape: tuple[int, ...],
         mask: tuple[int, int] | None,
         distances: int,
     ) -> None:
-        self._layers = layers = _Layers(block, shape)
-        self._plan = plan = Plan()
-        q, k, v = layers.projections(plan, block)
-        self._heads = PlannedHeads(
-            plan,
-            q,
-            k,
-            v,
-            heads=block.self_attn.num_heads,
-            kv_heads=block.self_attn.kv_heads,
-            mask=mask,
-            causal=block.causal,
-            distances=distances,
-        )
-        self._out = layers.result(plan, block, self._heads.out)
+        self._heads: list[PlannedHeads] = []
 
-    @classmethod
-    def run(cls, block: TransformerBlock, x: Tensor, mask: Any, distance: Any) -> Tensor | None:
-        """The block's result, or None where it has to run as usual."""
-        size = x.shape
-        if len(size) != 3 or not 0 < size[0] * size[1] <= _MOST_ROWS or not _is_plain(block, x):
-            return None
-        masked = None if mask is None else _usual_mask(mask, size)
-        prepared = None if distance is None else _usual_distance(block, distance, size)
-        if (mask is None) != (masked is None) or (distance is None) != (prepared is None):
-            return None
-        shape = None if masked is None else masked.shape[:2]
-        distances = 0 if prepared is None else prepared.tensor.size // size[1] ** 2
-        plan = _kept_plan(
-            block,
-            (size[0] * size[1], size, shape, distances),
-            lambda: cls(block, size, shape, distances),
-        )
-        if plan is None:
-            return None
-        try:
-            plan._set(block, masked, prepared)
-        except Unplanned:
-            return None
-        np.copyto(plan._layers.x, x.data)
-        plan._plan.run()
-        return te.from_numpy(plan._out.copy())
+        def attend(plan: Plan, number: int, q: _Array, k: _Array, v: _Array) -> _Array:
+            attention = blocks[number].self_attn
+            heads = PlannedHeads(
+                plan,
+                q,
+                k,
+                v,
+                heads=attention.num_heads,
+                kv_heads=attention.kv_heads,
+                mask=mask,
+                causal=blocks[number].causal,
+                distances=distances,
+            )
+            self._heads.append(heads)
+            return heads.out
 
-    def holds(self, block: TransformerBlock) -> bool:
-        """Whether it still stands for the block."""
-        return self._layers.holds(block, self._plan)
+        self.stack = _Stack(blocks, norm, shape, attend)
 
-    def _set(
-        self, block: TransformerBlock, mask: _Array | None, distance: te.PreparedDistance | None
+    def run(
+        self,
+        blocks: Sequence[TransformerBlock],
+        x: Tensor,
+        mask: _Array | None,
+        distance: te.PreparedDistance | None,
+    ) -> Tensor:
+        """The result.
+
+        Raises:
+            Unplanned: some distances are infinite.
+        """
+        for heads, block in zip(self._heads, blocks, strict=True):
+            if mask is not None:
+                heads.set_mask(mask)
+            bias = block.self_attn.nl_oob
+            if distance is not None and bias is not None:
+                function = te.distance_function(bias.function.name.lower())
+                heads.set_bias(distance.prepared, function, bias.factors()[0].data)
+        return self.stack.run(x)
+
+
+def run_rows(
+    owner: Module,
+    blocks: Sequence[TransformerBlock],
+    norm: LayerNorm | None,
+    x: Tensor,
+    mask: Any,
+    distance: Any,
+) -> Tensor | None:
+    """What blocks make of few rows, or None where they have to run as usual.
+
+    Args:
+        owner: the module that they belong to, with which their plans go.
+        blocks: the blocks.
+        norm: a norm behind them.
+        x: shape (B, S, d_model).
+        mask: as blocks take it.
+        distance: likewise.
+    """
+    size = x.shape
+    if len(size) != 3 or not 0 < size[0] * size[1] <= _MOST_ROWS or not _is_usual(x):
+        return None
+    masked = None if mask is None else _usual_mask(mask, size)
+    prepared = None if distance is None else _usual_distance(blocks, distance, size)
+    if (mask is None) != (masked is None) or (distance is None) != (prepared is None):
+        return None
+    shape = None if masked is None else masked.shape[:2]
+    distances = 0 if prepared is None else prepared.tensor.size // size[1] ** 2
+    make = partial(RowsPlan, blocks, norm, size, shape, distances)
+    key = (size[0] * size[1], size, shape, distances)
+    plan = _kept_plan(owner, blocks, norm, key, make)
+    try:
+        return None if plan is None else plan.run(blocks, x, masked, prepared)
+    except Unplanned:
+        return None
+
+
+class TokensPlan:
+    """One new token for each of a batch, whose keys and values go into caches; see `run_tokens`."""
+
+    def __init__(
+        self,
+        blocks: Sequence[TransformerBlock],
+        norm: LayerNorm | None,
+        shapes: Sequence[tuple[int, ...]],
     ) -> None:
-        if mask is not None:
-            self._heads.set_mask(mask)
-        bias = block.self_attn.nl_oob
-        if distance is not None and bias is not None:
-            function = te.distance_function(bias.function.name.lower())
-            self._heads.set_bias(distance.prepared, function, bias.factors()[0].data)
+        self._memories: list[_Moving] = []
+
+        def attend(plan: Plan, number: int, q: _Array, k: _Array, v: _Array) -> _Array:
+            batch, heads, room, width = shape = shapes[number]
+            if not k.shape == v.shape == (batch, 1, heads * width):
+                raise Unplanned(f"a cache of {shape} for keys {k.shape} and values {v.shape}")
+            # Untouched memory stands for that of a cache: each run says which one it is.
+            own = [_Moving(np.empty(shape, float32)) for _ in (k, v)]
+            for moving, new in zip(own, (k, v), strict=True):
+                rows = moving.memory.reshape(-1, room, width)[:, 0]
+                moving.new = plan.copy(new.reshape(-1, width), rows)
+            core = Attention(heads=blocks[number].self_attn.num_heads, kv_heads=heads)
+            mixed = plan.apply(core, q, *[moving.memory for moving in own])
+            self._memories += own
+            return mixed
+
+        size = (shapes[0][0], 1, blocks[0].self_attn.d_model)
+        self.stack = _Stack(blocks, norm, size, attend)
+        for moving in self._memories:
+            moving.find(self.stack.plan)
+
+    def run(self, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        """The result; the caches then have the tokens, too."""
+        plan, start, stop = self.stack.plan, caches[0].length, caches[0].room(1)
+        memories = [memory for cache in caches for memory in cache.memory]
+        for moving, memory in zip(self._memories, memories, strict=True):
+            moving.move(plan, memory, start)
+        plan.set_length(stop)
+        result = self.stack.run(x)
+        for cache in caches:
+            cache.length = stop
+        return result
+
+
+class _Moving:
+    """Addresses in a plan that lead to the memory of one cache or another.
+
+    Args:
+        memory: shape (B, K, max_len, head_dim).
+
+    Attributes:
+        new: the place of the address that a new row is written to.
+    """
+
+    def __init__(self, memory: _Array) -> None:
+        self.memory = memory
+        self.new = 0
+        self._start = address(memory)
+        self._row = memory.strides[2]
+        self._places: list[int] = []
+
+    def find(self, plan: Plan) -> None:
+        """Find the addresses, once all are written down."""
+        self._places = [p for p in plan.operands_in(self.memory) if p != self.new]
+
+    def move(self, plan: Plan, memory: _Array, length: int) -> None:
+        """Have them lead to other memory of this shape, which holds so many rows."""
+        start = address(memory)
+        if start != self._start:
+            plan.move(self._places, start - self._start)
+            self._start = start
+        plan.change(self.new, start + length * self._row)
+
+
+def run_tokens(
+    owner: Module,
+    blocks: Sequence[TransformerBlock],
+    norm: LayerNorm | None,
+    x: Tensor,
+    caches: Sequence[KVCache],
+) -> Tensor | None:
+    """As `run_rows`, for one token each of a batch, and a cache for each block."""
+    shapes = [cache.shape for cache in caches]
+    batch = shapes[0][0]
+    fits = x.ndim == 3 and x.shape[:2] == (batch, 1) and batch <= _MOST_TOKENS and _is_usual(x)
+    for cache, shape in zip(caches, shapes, strict=True):
+        alike = cache.length == caches[0].length and (shape[0], shape[2]) == (batch, shapes[0][2])
+        fits = fits and alike and cache.memory[0].dtype == float32
+    if not fits:
+        return None
+    make = partial(TokensPlan, blocks, norm, shapes)
+    plan = _kept_plan(owner, blocks, norm, (batch, *shapes), make, at_once=True)
+    return None if plan is None else plan.run(x, caches)
+
+
+#: This thread's plans, by module, number of rows and what else they are for.
+_kept = threading.local()
+_Kind = TypeVar("_Kind", RowsPlan, TokensPlan)
 
 
 class _Never:
-    """Stands for a plan that can't be made, so that it isn't tried again and again."""
+    """Stands for a plan that can't be made, so that it isn't tried again and again.
 
+    Args:
+        arrays: the parameters that it can't be made for.
+    """
 
-_NEVER = _Never()
-#: This thread's plans, by block, number of rows and what else they are for.
-_kept = threading.local()
-_Kind = TypeVar("_Kind", TokenStep, BlockPlan)
+    def __init__(self, arrays: list[_Array]) -> None:
+        self.arrays = arrays
 
 
 def _kept_plan(
-    block: TransformerBlock,
+    owner: Module,
+    blocks: Sequence[TransformerBlock],
+    norm: LayerNorm | None,
     key: tuple[Any, ...],
     make: Callable[[], _Kind],
     *,
     at_once: bool = False,
 ) -> _Kind | None:
-    """This thread's plan for a block; None where there is none, or not yet.
+    """This thread's plan for some blocks; None where there is none, or not yet.
 
     Args:
-        block: the block.
+        owner: the module that they belong to.
+        blocks: the blocks.
+        norm: the norm behind them.
         key: the number of rows, and what else it is for.
         make: makes it.
         at_once: make it when it is asked for the first time, not the second.
     """
     if not hasattr(_kept, "plans"):
         _kept.plans = WeakKeyDictionary()
-    plans: OrderedDict[Any, Any] = _kept.plans.setdefault(block, OrderedDict())
+    plans: OrderedDict[Any, Any] = _kept.plans.setdefault(owner, OrderedDict())
     known = at_once or key in plans
-    plan: _Kind | _Never | None = plans.pop(key, None)
-    if isinstance(plan, (TokenStep, BlockPlan)) and not plan.holds(block):
-        plan = None
-    if known and plan is None:
+    found: _Kind | _Never | None = plans.pop(key, None)
+    if isinstance(found, _Never):
+        found = found if _are_same(found.arrays, _arrays(blocks, norm)) else None
+    elif found is not None and not found.stack.holds(blocks, norm):
+        found = None
+    if known and found is None and _are_plain(blocks, norm):
         try:
-            plan = make()
+            found = make()
         except Unplanned:
-            plan = _NEVER
-    plans[key] = plan
+            found = _Never(_arrays(blocks, norm))
+    plans[key] = found
     while sum(rows for rows, *_ in plans) > _MOST_KEPT:
         plans.popitem(last=False)
-    return None if isinstance(plan, _Never) else plan
+    return None if isinstance(found, _Never) else found
 
 
 def _usual_mask(mask: Any, size: tuple[int, ...]) -> _Array | None:
@@ -274,16 +352,20 @@ def _usual_mask(mask: Any, size: tuple[int, ...]) -> _Array | None:
 
 
 def _usual_distance(
-    block: TransformerBlock, distance: Any, size: tuple[int, ...]
+    blocks: Sequence[TransformerBlock], distance: Any, size: tuple[int, ...]
 ) -> te.PreparedDistance | None:
     """Distances with phi of them; None where there are others for each head, or rates."""
-    bias = block.self_attn.nl_oob
-    if bias is None or bias.rates is not None or len(set(bias.functions)) > 1:
-        return None
+    names = set()
+    for block in blocks:
+        bias = block.self_attn.nl_oob
+        if bias is None or bias.rates is not None or len(set(bias.functions)) > 1:
+            return None
+        names.add(bias.function.name.lower())
     batch, rows, _ = size
-    if np.shape(distance) not in ((rows, rows), (1, rows, rows), (batch, rows, rows)):
+    shape = distance.shape if hasattr(distance, "shape") else np.shape(distance)
+    if shape not in ((rows, rows), (1, rows, rows), (batch, rows, rows)):
         return None
-    return te.prepare_distance(distance, bias.function.name.lower())
+    return te.prepare_distance(distance, *sorted(names))
 
 
 def _linear(plan: Plan, layer: Linear, x: _Array, residual: _Array | None = None) -> _Array:
@@ -297,17 +379,31 @@ def _norm(plan: Plan, layer: LayerNorm, x: _Array) -> _Array:
     return plan.apply(Normalization(len(layer.normalized_shape), layer.eps), x, *affine)
 
 
-def _is_plain(block: TransformerBlock, x: Tensor) -> bool:
-    """Whether nothing looks at the block's parts, and these do what they are made for."""
+def _feed_forward(plan: Plan, block: TransformerBlock, x: _Array) -> _Array:
+    """What a block makes of the sum of its input and of its attention."""
+    given = x if block.norm == "pre" else _norm(plan, block.norm1, x)
+    hidden = _linear(plan, block.linear1, _norm(plan, block.norm2, x) if given is x else given)
+    hidden = plan.apply(_ACTIVATIONS[block.activation](), hidden)
+    out = _linear(plan, block.linear2, hidden, given)
+    return out if block.norm == "pre" else _norm(plan, block.norm2, out)
+
+
+def _is_usual(x: Tensor) -> bool:
+    """Whether nothing looks at operations, and machine code runs on such an input."""
     state = modes.current()
-    if state.grad or state.trace or state.observes or state.part is not None:
-        return False
+    observed = state.grad or state.trace or state.observes or state.part is not None
+    return not observed and x.dtype == float32 and runs_programs()
+
+
+def _are_plain(blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> bool:
+    """Whether nothing looks at the parts of blocks, and these do what they are made for."""
+    return (norm is None or norm.is_plainly(LayerNorm)) and all(map(_is_plain, blocks))
+
+
+def _is_plain(block: TransformerBlock) -> bool:
     attend, dropout = block.self_attn, block.dropout
     return (
-        runs_programs()
-        and x.dtype == float32
-        and x.shape[-1] == attend.d_model
-        and block.activation in _ACTIVATIONS
+        block.activation in _ACTIVATIONS
         and attend.is_plainly(MultiHeadAttention)
         and attend.rope is None
         and dropout.is_plainly(Dropout)
@@ -325,8 +421,14 @@ def _linear_layers(block: TransformerBlock) -> list[Linear]:
     return [*projections, block.linear1, block.linear2]
 
 
-def _arrays(block: TransformerBlock) -> list[_Array]:
+def _are_same(arrays: list[_Array], others: list[_Array]) -> bool:
+    return len(arrays) == len(others) and all(map(is_, arrays, others))
+
+
+def _arrays(blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> list[_Array]:
     """The memory of all parameters that a plan knows."""
-    layers: list[Linear | LayerNorm] = [*_linear_layers(block), block.norm1, block.norm2]
+    layers: list[Linear | LayerNorm] = [] if norm is None else [norm]
+    for block in blocks:
+        layers += [*_linear_layers(block), block.norm1, block.norm2]
     parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
     return arrays_of(parameters)

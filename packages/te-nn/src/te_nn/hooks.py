@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
+from .structure import structure
+
 _numbers = itertools.count()
 
 
@@ -31,10 +33,12 @@ class HookHandle:
             hooks.clear()
         hooks[self._number] = hook
         hooks.update(others)
+        structure.note()
 
     def remove(self) -> None:
         """Take the hook out; once it is out, this does nothing."""
         self._hooks.pop(self._number, None)
+        structure.note()
 
     def __enter__(self) -> Self:
         return self

@@ -14,6 +14,7 @@ from te_tensor.dtypes import FLOATS, as_dtype
 
 from .hooks import HookHandle, note_place
 from .loading import numbers, overlap_of, write
+from .structure import structure
 
 
 class Parameter(Tensor):
@@ -174,9 +175,11 @@ class Module:
                 f"expected {wanted}"
             )
         object.__setattr__(self, name, value)
+        structure.note()
 
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
+        structure.note()
         self._buffer_names = tuple(n for n in self._buffer_names if n != name)
 
     def register_buffer(self, name: str, tensor: Tensor, persistent: bool = True) -> None:
@@ -388,6 +391,7 @@ class Module:
             if tensor.dtype in FLOATS and tensor.dtype != wanted:
                 with no_grad():
                     tensor._array = tensor.detach().astype(wanted)._array
+                structure.note()
                 tensor.zero_grad()
         return self
 

@@ -13,7 +13,7 @@ import te_tensor as te
 from te_tensor import Tensor, parallel
 
 from .attention import MultiHeadAttention
-from .block_plan import BlockPlan, TokenStep
+from .block_plan import run_rows, run_tokens
 from .cache import KVCache
 from .checks import one_of, positive
 from .container import ModuleList
@@ -225,11 +225,11 @@ class TransformerBlock(Module):
 
     def _planned(self, x: Tensor, mask: Any, distance: Any, cache: KVCache | None) -> Tensor | None:
         """The result by a plan, where there is one."""
-        if cache is None:
-            return BlockPlan.run(self, x, mask, distance)
-        if mask is not None or distance is not None:
+        if type(self) is not TransformerBlock:
             return None
-        return TokenStep.run(self, x, cache)
+        if cache is None:
+            return run_rows(self, [self], None, x, mask, distance)
+        return run_tokens(self, [self], None, x, [cache]) if mask is distance is None else None
 
     def _run(self, x: Tensor, mask: Any, distance: Any, cache: KVCache | None = None) -> Tensor:
         options = {"mask": mask, "causal": self.causal, "distance": distance, "cache": cache}
@@ -350,13 +350,29 @@ class TransformerEncoder(Module):
         if cache is not None:
             if len(cache) != len(self.layers):
                 raise ValueError(f"got {len(cache)} caches: expected {len(self.layers)}")
+            planned = self._planned(x, mask, distance, cache)
+            if planned is not None:
+                return planned
             with _all_or_none(cache):
                 return self._run(x, mask, distance, cache)
         if _worth_cutting(self, x, self._blocks()[0].linear1.out_features):
             if distance is not None and not _goes_with(distance, 3, x):
                 distance = self._prepared(x, distance)
             return _by_batch(self._run, x, mask, distance)
-        return self._run(x, mask, distance)
+        planned = self._planned(x, mask, distance, None)
+        return self._run(x, mask, distance) if planned is None else planned
+
+    def _planned(
+        self, x: Tensor, mask: Any, distance: Any, cache: Sequence[KVCache] | None
+    ) -> Tensor | None:
+        """The result by a plan, where all blocks and the norm are what they were made as."""
+        blocks, norm = self._blocks(), self.norm
+        plain = [block for block in blocks if block.is_plainly(TransformerBlock)]
+        if len(plain) < len(self.layers):
+            return None
+        if cache is None:
+            return run_rows(self, blocks, norm, x, mask, distance)
+        return run_tokens(self, blocks, norm, x, cache) if mask is distance is None else None
 
     def _blocks(self) -> list[TransformerBlock]:
         return [block for block in self.layers if isinstance(block, TransformerBlock)]

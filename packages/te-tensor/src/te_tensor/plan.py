@@ -14,11 +14,16 @@ import numpy as np
 
 from . import storage
 from .dtypes import Array
-from .machine import Steps, packed, runs_programs
+from .machine import Matrix, Steps, kernel, packed, runs_programs
 from .operation import Operation
 
 #: Elements of a weight up to which each run copies it, where others may have written to it.
 _MOST_COPIED = 1 << 14
+
+
+@kernel
+def _copy(out: Matrix, source: Matrix) -> None:
+    out.store(source.load())
 
 
 class Unplanned(Exception):
@@ -103,6 +108,11 @@ class Plan(Steps):
             self.product(rows, columns, start, out)
         else:
             raise Unplanned("a large weight in memory that others may write to")
+
+    def copy(self, source: Array, out: Array) -> int:
+        """Have rows copied; returns the place of the address that they are copied to."""
+        self.kernel(_copy, out, source)
+        return next(place for place, operand in self._operands.items() if operand is out)
 
     def holds(self) -> bool:
         """Whether the weights are still what they were, and the engine's threads."""

@@ -276,7 +276,7 @@ class Steps(Chain):
         """Have addresses, which `operands_in` told, lead to memory that lies so far away."""
         self._write()[0][places] += distance
 
-    def change(self, places: Any, words: Sequence[int]) -> None:
+    def change(self, places: Any, words: Any) -> None:
         """Write other words, such as sizes, at places that `kernel` and `product` told."""
         self._write()[0][places] = words
 
