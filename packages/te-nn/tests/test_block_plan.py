@@ -60,7 +60,7 @@ OPTIONS = [
     {},
     {"norm": "post", "activation": "relu"},
     {"bias": False, "kv_heads": 2, "causal": True},
-    {"kv_heads": 1, "layer_norm_eps": 0.1, "norm": "post"},
+    {"kv_heads": 1, "layer_norm_eps": 0.1, "norm": "post", "activation": "silu"},
     {"causal": True, "dropout": 0.5},
 ]
 

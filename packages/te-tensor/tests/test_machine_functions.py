@@ -156,6 +156,17 @@ def test_exponential_without_limits() -> None:
     assert np.isnan(apply(unlimited, np.float32([np.nan]))).all()
 
 
+def test_exponential_without_tiny_numbers() -> None:
+    def shares(x: Value) -> Value:
+        return exponential(x, tiny=False)
+
+    x = np.linspace(-79.9, 80, 1001, dtype=np.float32)
+    np.testing.assert_array_equal(apply(shares, x), apply(exponential, x))
+    below = np.float32([-80.1, -88, -100, -1e30, -np.inf] * 4)
+    np.testing.assert_array_equal(apply(shares, below), np.zeros_like(below))
+    assert np.isnan(apply(shares, np.float32([np.nan]))).all()
+
+
 def test_elements_do_not_depend_on_where_they_lie() -> None:
     x = np.random.default_rng(0).uniform(-100, 100, 1000).astype(np.float32)
     whole = apply(exponential, x)

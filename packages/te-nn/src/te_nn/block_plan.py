@@ -24,7 +24,7 @@ from te_tensor.dtypes import bool_, float32
 from te_tensor.machine import runs_programs
 from te_tensor.memory import address
 from te_tensor.operation import Operation
-from te_tensor.ops.activation import ReLU
+from te_tensor.ops.activation import ReLU, SiLU
 from te_tensor.ops.attention import Attention, PlannedHeads
 from te_tensor.ops.gelu import GELU
 from te_tensor.ops.linalg import Linear as LinearMap
@@ -49,7 +49,7 @@ _Array: TypeAlias = npt.NDArray[Any]
 _MOST_ROWS, _MOST_TOKENS = 256, 8
 #: Rows of all plans that a thread keeps for a module, each for another shape.
 _MOST_KEPT = 2 * _MOST_ROWS
-_ACTIVATIONS: dict[str, type[Operation]] = {"gelu": GELU, "relu": ReLU}
+_ACTIVATIONS: dict[str, type[Operation]] = {"gelu": GELU, "relu": ReLU, "silu": SiLU}
 
 
 class _Stack:

@@ -121,12 +121,20 @@ def address(rows: int, columns: int, depth: int = 0) -> int:
         depth: k, where the matrix is `packed`: all panels are as wide, and the next one is fetched
             while rows go through this one.
     """
-    return _code(rows % _TOGETHER, 1 if columns <= LANES else _VECTORS, depth).address
+    vectors = 1 if columns <= LANES else _VECTORS
+    return _code(rows % _TOGETHER, vectors, depth, columns % (vectors * LANES) == 0).address
 
 
 @cache
-def _code(rest: int, vectors: int, depth: int) -> Code:
-    """The code for rows of which so many are left in the end, and panels of so many vectors."""
+def _code(rest: int, vectors: int, depth: int, whole: bool) -> Code:
+    """The code for rows of which so many are left in the end, and panels of so many vectors.
+
+    Args:
+        rest: the rows.
+        vectors: of a panel.
+        depth: as for `address`.
+        whole: all panels are full: then nothing is masked, and what was written is read back soon.
+    """
     code = Assembler()
     for register in CALLEE_SAVED:
         code.push(register)
@@ -141,7 +149,7 @@ def _code(rest: int, vectors: int, depth: int) -> Code:
     more = code.jump("not zero")
     _load_masks(code, _LAST, vectors)
     code.land(more)
-    _through_panel(code, rest, vectors, depth)
+    _through_panel(code, rest, vectors, depth, whole)
     code.load(_COUNT, _word(_COLUMN))
     for _ in range(_VECTORS):
         code.add_number(_COUNT, VECTOR)
@@ -173,7 +181,7 @@ def _load_masks(code: Assembler, word: int, vectors: int) -> None:
         code.load_mask(1 + vector, _word(word + vector * LANES // 8))
 
 
-def _through_panel(code: Assembler, rest: int, vectors: int, depth: int) -> None:
+def _through_panel(code: Assembler, rest: int, vectors: int, depth: int, whole: bool) -> None:
     """All rows with one panel."""
     code.load(_NEXT_A, _word(_A))
     code.add(_NEXT_A, _word(_DEPTH))
@@ -185,21 +193,22 @@ def _through_panel(code: Assembler, rest: int, vectors: int, depth: int) -> None
     code.add_number(_COUNT, 0)
     none = code.jump("zero")
     again = code.here()
-    _rows(code, _TOGETHER, vectors, depth)
+    _rows(code, _TOGETHER, vectors, depth, whole)
     _count_down(code, _TIMES_LEFT)
     code.jump("not zero", again)
     code.land(none)
     if rest:
-        _rows(code, rest, vectors, depth)
+        _rows(code, rest, vectors, depth, whole)
 
 
-def _rows(code: Assembler, count: int, vectors: int, depth: int) -> None:
+def _rows(code: Assembler, count: int, vectors: int, depth: int, whole: bool) -> None:
     """Some rows with one panel: sums of a number of `a` times a row of the panel."""
     sums = [[row * vectors + vector for vector in range(vectors)] for row in range(count)]
+    masks = [0 if whole else 1 + vector for vector in range(vectors)]
     for row in range(count):
         for vector, register in enumerate(sums[row]):
             place = Memory(_NEXT_START, offset=vector * VECTOR)
-            code.vector("vmovups", register, place, mask=1 + vector, zero=True)
+            code.vector("vmovups", register, place, mask=masks[vector], zero=not whole)
         code.add(_NEXT_START, _word(_START_ROW))
         code.move(_ENDS[row], _NEXT_A)
         code.add(_NEXT_A, _word(_A_ROW))
@@ -213,7 +222,7 @@ def _rows(code: Assembler, count: int, vectors: int, depth: int) -> None:
             code.vector("vfmadd231ps", register, _NUMBER, places[vector])
     else:
         for vector, place in enumerate(places):
-            code.vector("vmovups", _FACTORS + vector, place, mask=1 + vector, zero=True)
+            code.vector("vmovups", _FACTORS + vector, place, mask=masks[vector], zero=not whole)
             if depth:  # from afar the next panel would come too late
                 code.prefetch(Memory(_COUNT, offset=place.offset + depth * _PANEL_BYTES))
         for row in range(count):
@@ -225,7 +234,7 @@ def _rows(code: Assembler, count: int, vectors: int, depth: int) -> None:
     code.jump("not zero", loop)
     for row in range(count):
         for vector, register in enumerate(sums[row]):
-            code.store(Memory(_NEXT_OUT, offset=vector * VECTOR), register, 1 + vector)
+            code.store(Memory(_NEXT_OUT, offset=vector * VECTOR), register, masks[vector])
         code.add(_NEXT_OUT, _word(_OUT_ROW))
 
 

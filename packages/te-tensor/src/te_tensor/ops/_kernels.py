@@ -13,7 +13,7 @@ from .. import memory, parallel
 from ..blas import gemm
 from ..checks import broadcast_shape
 from ..dtypes import WIDE_FLOATS, Array, DType, float32, float64
-from ..machine import Column, Matrix, Scalar, kernel, runs
+from ..machine import Column, Kernel, Matrix, Scalar, kernel, runs
 
 #: Elements below which NumPy's own sum over rows is quicker than a product.
 _SMALL_SUM = 1 << 13
@@ -44,6 +44,25 @@ def number(value: float, dtype: DType) -> Array:
     array = np.asarray(value, dtype)
     array.flags.writeable = False
     return array
+
+
+def by_kernel(function: Kernel, like: Array, *inputs: Array | float) -> Array | None:
+    """What a kernel makes of arrays that lie alike in memory; None where it can't run.
+
+    Args:
+        function: the kernel; it writes to its first operand.
+        like: an input, and the example for the result.
+        inputs: the others, scalars last.
+    """
+    order = None if like.flags.c_contiguous else memory.order_of(like)
+    views = [like, *(a for a in inputs if isinstance(a, np.ndarray))]
+    if order:
+        views = [a.transpose(order) for a in views]
+    if not runs(*views):
+        return None
+    out = memory.empty(views[0].shape, like.dtype)
+    function.flat(out, *views, *inputs[len(views) - 1 :])
+    return out.transpose([order.index(axis) for axis in range(like.ndim)]) if order else out
 
 
 def bits_of(array: Array) -> Array:

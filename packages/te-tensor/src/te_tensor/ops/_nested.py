@@ -51,7 +51,7 @@ def _write_weights(weights: Matrix, scores: Value, penalty: Matrix) -> None:
     off = penalty.load()
     seen = weights.keep(where_greater(off, LARGEST, -inf, scores - off))
     top = maximum(-LARGEST, seen.max())
-    shares = weights.keep(exponential(seen - top))
+    shares = weights.keep(exponential(seen - top, tiny=False))
     weights.store(shares * (1.0 / maximum(_TINY, shares.sum())))
 
 

@@ -19,7 +19,7 @@ def _scores(keys: Matrix, query: Matrix, scores: Column) -> None:
 @kernel
 def _weights(weights: Matrix, scale: Scalar) -> None:
     scores = weights.load() * scale.load()
-    shares = weights.keep(exponential(scores - scores.max()))
+    shares = weights.keep(exponential(scores - scores.max(), tiny=False))
     weights.store(shares * (1.0 / shares.sum()))
 
 

@@ -32,7 +32,7 @@ def runs_in_kernels(q: Array) -> bool:
 
 def _write_exponentials(scores: Matrix, found: Value, sums: Column, top: Column) -> None:
     highest = maximum(-LARGEST, found.max())
-    weights = exponential(found - highest)
+    weights = exponential(found - highest, tiny=False)
     scores.store(weights)
     sums.store(weights.sum())
     top.store(highest)
@@ -53,7 +53,7 @@ def _biased_exponentials(
 
 @kernel
 def _score_gradients(scores: Matrix, slope: Matrix) -> None:
-    weights = exponential(scores.load())
+    weights = exponential(scores.load(), tiny=False)
     scores.store(weights)
     slope.store(slope.load() * weights)
 
@@ -63,7 +63,8 @@ def _biased_score_gradients(
     scores: Matrix, slope: Matrix, phi: Matrix, bias: Column, of_bias: Column
 ) -> None:
     of_score = phi.load()
-    weights = exponential(times_plus(of_score, bias.load(), scores.load()))
+    less_sums = times_plus(of_score, bias.load(), scores.load())
+    weights = exponential(less_sums, tiny=False)
     scores.store(weights)
     found = slope.load() * weights
     slope.store(found)

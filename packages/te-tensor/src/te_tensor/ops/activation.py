@@ -7,10 +7,24 @@ import numpy as np
 from .. import memory, parallel
 from ..checks import check_number
 from ..dtypes import Array, bool_
-from ..machine import Kernel, Matrix, Scalar, kernel, maximum, runs, where_greater
+from ..machine import (
+    Matrix,
+    Scalar,
+    kernel,
+    logistic,
+    maximum,
+    minimum,
+    minus_times,
+    runs,
+    times_plus,
+    where_greater,
+)
 from ..operation import Gradients, Operation, Sample
 from ..plan import Plan
-from ._kernels import as_rows, limited, masked, number, select
+from ._kernels import as_rows, by_kernel, limited, masked, number, select
+
+#: Elements up to which NumPy's calls are as quick as a kernel's.
+_SHORT = 1 << 9
 
 
 def _sigmoid(out: Array, x: Array) -> None:
@@ -27,25 +41,6 @@ def _tanh_slope(out: Array | None, grad: Array, result: Array) -> Array:
     out = np.multiply(result, result, out)
     np.subtract(number(1, out.dtype), out, out)
     return np.multiply(out, grad, out)
-
-
-def _by_kernel(function: Kernel, like: Array, *inputs: Array | float) -> Array | None:
-    """What a kernel makes of arrays that lie alike in memory; None where it can't run.
-
-    Args:
-        function: the kernel; it writes to its first operand.
-        like: an input, and the example for the result.
-        inputs: the others, scalars last.
-    """
-    order = None if like.flags.c_contiguous else memory.order_of(like)
-    views = [like, *(a for a in inputs if isinstance(a, np.ndarray))]
-    if order:
-        views = [a.transpose(order) for a in views]
-    if not runs(*views):
-        return None
-    out = memory.empty(views[0].shape, like.dtype)
-    function.flat(out, *views, *inputs[len(views) - 1 :])
-    return out.transpose([order.index(axis) for axis in range(like.ndim)]) if order else out
 
 
 @kernel
@@ -77,7 +72,7 @@ class ReLU(Operation):
 
     def forward(self, x: Array) -> Array:
         """The positive part; NaN stays NaN."""
-        result = _by_kernel(_positive, x)
+        result = by_kernel(_positive, x)
         if result is None:
             result = limited(x, low=0)
         self.save(result)
@@ -92,7 +87,7 @@ class ReLU(Operation):
     def backward(self, grad: Array) -> Gradients:
         """The gradient where the result is positive."""
         (result,) = self.saved
-        made = _by_kernel(_where_positive, result, grad)
+        made = by_kernel(_where_positive, result, grad)
         if made is not None:
             return (made,)
         return (
@@ -115,13 +110,13 @@ class LeakyReLU(Operation):
     def forward(self, x: Array) -> Array:
         """The activation."""
         self.save(x)
-        result = _by_kernel(_bent_kernel, x, self.alpha)
+        result = by_kernel(_bent_kernel, x, self.alpha)
         return _bent(x, np.asarray(self.alpha, x.dtype)) if result is None else result
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient where x is positive, alpha times it elsewhere."""
         (x,) = self.saved
-        made = _by_kernel(_slopes_kernel, x, grad, self.alpha)
+        made = by_kernel(_slopes_kernel, x, grad, self.alpha)
         return (_slopes(grad, x, np.asarray(self.alpha, x.dtype)) if made is None else made,)
 
 
@@ -191,6 +186,17 @@ class PReLU(Operation):
         return _slopes(grad, x, self._aligned(weight, x)), grad_weight
 
 
+@kernel
+def _logistic_kernel(out: Matrix, x: Matrix) -> None:
+    out.store(logistic(x.load()))
+
+
+@kernel
+def _logistic_slope_kernel(out: Matrix, result: Matrix, grad: Matrix) -> None:
+    share = result.load()
+    out.store((1.0 - share) * share * grad.load())
+
+
 class Sigmoid(Operation):
     """1 / (1 + e^-x): nothing cancels, and where e^-x overflows the result is 0 but for 1e-38."""
 
@@ -198,14 +204,19 @@ class Sigmoid(Operation):
 
     def forward(self, x: Array) -> Array:
         """The logistic function."""
-        out = memory.empty(x.shape, x.dtype)
-        parallel.elementwise(_sigmoid, out, x)
+        out = by_kernel(_logistic_kernel, x)
+        if out is None:
+            out = memory.empty(x.shape, x.dtype)
+            parallel.elementwise(_sigmoid, out, x)
         self.save(out)
         return out
 
     def backward(self, grad: Array) -> Gradients:
         """G·s·(1-s)."""
         (result,) = self.saved
+        made = by_kernel(_logistic_slope_kernel, result, grad)
+        if made is not None:
+            return (made,)
         one = result.dtype.type(1)
 
         def block(out: Array, grad: Array, result: Array) -> None:
@@ -237,6 +248,20 @@ def _silu(out: Array, slope: Array | None, x: Array) -> None:
     np.multiply(out, share, out=out)
 
 
+@kernel
+def _silu_kernel(out: Matrix, x: Matrix) -> None:
+    elements = x.load()
+    out.store(maximum(-_FAR, elements) * logistic(elements))
+
+
+@kernel
+def _silu_slope_kernel(out: Matrix, slope: Matrix, x: Matrix) -> None:
+    elements = x.load()
+    share, above = logistic(elements), maximum(-_FAR, elements)
+    out.store(above * share)
+    slope.store(times_plus(minimum(_FAR, above), 1.0 - share, 1.0) * share)
+
+
 class SiLU(Operation):
     """x·σ(x), also called swish (Hendrycks and Gimpel, arXiv:1606.08415)."""
 
@@ -245,17 +270,33 @@ class SiLU(Operation):
     def forward(self, x: Array) -> Array:
         """The activation; the derivative is made on the way, while everything is in cache."""
         out = memory.empty(x.shape, x.dtype)
-        if self.needs_grad[0]:
-            slope = memory.empty(x.shape, x.dtype)
+        slope = memory.empty(x.shape, x.dtype) if self.needs_grad[0] else None
+        self.save(slope)
+        if runs(x) and slope is None:
+            _silu_kernel.flat(out, x)
+        elif runs(x):
+            _silu_slope_kernel.flat(out, slope, x)
+        elif slope is not None:
             parallel.elementwise(_silu, out, slope, x)
-            self.save(slope)
         else:
             parallel.elementwise(lambda out, x: _silu(out, None, x), out, x)
+        return out
+
+    def prepare(self, plan: Plan, x: Array) -> Array:
+        """The same, in a plan."""
+        out = np.empty(x.shape, x.dtype)
+        plan.rows(_silu_kernel, as_rows(out), as_rows(x))
         return out
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient times the derivative."""
         return (parallel.ufunc(np.multiply, grad, self.saved[0]),)
+
+
+@kernel
+def _tanh_slope_kernel(out: Matrix, result: Matrix, grad: Matrix) -> None:
+    value = result.load()
+    out.store(minus_times(1.0, value, value) * grad.load())
 
 
 class Tanh(Operation):
@@ -272,8 +313,11 @@ class Tanh(Operation):
     def backward(self, grad: Array) -> Gradients:
         """g·(1 - tanh²x)."""
         (result,) = self.saved
-        if result.ndim and result.size < parallel.PARALLEL_FROM:
+        if result.ndim and result.size < _SHORT:
             return (_tanh_slope(None, grad, result),)
+        made = by_kernel(_tanh_slope_kernel, result, grad)
+        if made is not None:
+            return (made,)
         out = memory.empty(result.shape, result.dtype)
         parallel.elementwise(_tanh_slope, out, grad, result)
         return (out,)

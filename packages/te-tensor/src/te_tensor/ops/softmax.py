@@ -73,7 +73,7 @@ def _exponentials(out: Array, x: Array, most: float) -> Array | None:
 @kernel
 def _softmax(out: Matrix, x: Matrix) -> None:
     elements = x.load()
-    shares = out.keep(exponential(elements - elements.max()))
+    shares = out.keep(exponential(elements - elements.max(), tiny=False))
     out.store(shares / shares.sum())
 
 
@@ -86,7 +86,7 @@ def _softmax_gradient(out: Matrix, p: Matrix, grad: Matrix) -> None:
 @kernel
 def _log_softmax_gradient(out: Matrix, y: Matrix, grad: Matrix) -> None:
     upstream = grad.load()
-    out.store(minus_times(upstream, exponential(y.load()), upstream.sum()))
+    out.store(minus_times(upstream, exponential(y.load(), tiny=False), upstream.sum()))
 
 
 class Softmax(_AlongAxis):
