@@ -235,6 +235,129 @@ def test_changes_are_seen(change, width, planned):
         te.set_num_threads(before)
 
 
+SETTINGS = {
+    "causal": True,
+    "norm": "post",
+    "activation": "relu",
+    "norm1.eps": 5.0,
+    "norm2.eps": 5.0,
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_other_settings_are_seen(name):
+    made, x = block(), draw(2, 6, D)
+    cache = nn.KVCache(2, 9, H, D // H)
+    with te.no_grad():
+        for _ in range(2):
+            made(x)
+            made(x[:, :1], cache=cache)
+        module = made if "." not in name else getattr(made, name.partition(".")[0])
+        setattr(module, name.rpartition(".")[2], SETTINGS[name])
+        close(made(x).numpy(), as_usual(made, x))
+        other = copy.deepcopy(cache)
+        wanted = as_usual(made, x[:, :1], cache=other)
+        close(made(x[:, :1], cache=cache).numpy(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("self_attn.num_heads", 2), ("self_attn.d_model", 17), ("norm1.normalized_shape", (6, D))],
+)
+def test_settings_that_do_not_fit_raise_as_usual(path, value):
+    made, x = block(), draw(2, 6, D)
+    with te.no_grad():
+        for _ in range(2):
+            made(x)
+        child, _, name = path.partition(".")
+        setattr(getattr(made, child), name, value)
+        for _ in range(2):
+            with pytest.raises(ValueError):
+                made(x)
+
+
+@pytest.mark.parametrize("path", ["norm1", "linear1", "self_attn", "self_attn.v_proj"])
+def test_a_forward_of_its_own_is_called(path, planned):
+    made, x = block(), draw(2, 6, D)
+    child = made.self_attn.v_proj if "." in path else getattr(made, path)
+    original = child.forward
+    with te.no_grad():
+        for _ in range(2):
+            made(x)
+        planned.clear()
+        child.forward = lambda *args, **options: original(*args, **options) * 0
+        close(made(x).numpy(), as_usual(made, x))
+        del child.forward
+        close(made(x).numpy(), as_usual(made, x))
+    assert planned == [False, False, True, False]
+
+
+def test_caches_that_are_not_plain_ones_run_as_usual(planned):
+    class Muted(nn.KVCache):
+        def joined(self, k, v):
+            return super().joined(k * 0, v * 0)
+
+    encoder = stack(causal=True)
+    x = draw(1, 1, D)
+    results = []
+    for kind in (Muted, nn.KVCache):
+        own = [kind(1, 9, H, D // H) for _ in range(3)]
+        again = [kind(1, 9, H, D // H) for _ in range(3)]
+        with te.no_grad():
+            found = encoder(x, cache=own).numpy()
+        close(found, as_usual(encoder, x, cache=again))
+        results.append(found)
+    assert not np.allclose(*results)
+    one, two = (nn.KVCache(1, 9, H, D // H) for _ in range(2))
+    with te.no_grad():
+        found = encoder(x, cache=[one] * 3).numpy()
+    close(found, as_usual(encoder, x, cache=[two] * 3))
+    assert one.length == two.length == 3
+    assert planned.count(True) == 1 + 3  # three blocks one after the other append three times
+
+
+def test_a_cache_is_never_left():
+    made, cache = block(), nn.KVCache(1, 4, H, D // H)
+    for length in (-1, 5, 1.0, True, None):
+        with pytest.raises(ValueError, match="length is"):
+            cache.length = length
+    with pytest.raises(AttributeError):
+        cache.max_len = 100
+    cache.length = 4
+    with te.no_grad(), pytest.raises(ValueError, match="max_len = 4"):
+        made(draw(1, 1, D), cache=cache)
+
+
+def test_a_part_of_another_kind_after_a_plan_that_can_not_be_made(monkeypatch):
+    made, x = block(), draw(1, 3, D)
+    monkeypatch.setattr("te_tensor.plan._MOST_COPIED", 10)
+    with te.no_grad():
+        for _ in range(3):
+            made(x)
+        made.norm1 = nn.RMSNorm(D)
+        close(made(x).numpy(), as_usual(made, x))
+
+
+def test_distance_biases_are_checked_as_usual():
+    class Halved(nn.NLOOB):
+        def options(self):
+            found = super().options()
+            return {**found, "slopes": found["slopes"] * 0.5}
+
+    made, x, distance = block(nl_oob_config="gaussian"), draw(1, 3, D), np.ones((3, 3))
+    distance[0, 1] = 2.0
+    with te.no_grad():
+        for bias in (nn.NLOOB(H, "gaussian"), Halved(H, "gaussian")):
+            made.self_attn.nl_oob = bias
+            for _ in range(3):
+                found = made(x, distance=distance).numpy()
+                close(found, as_usual(made, x, distance=distance))
+        made.self_attn.nl_oob = nn.NLOOB(1, "gaussian")
+        for _ in range(3):
+            with pytest.raises(ValueError, match="slopes"):
+                made(x, distance=distance)
+
+
 def test_who_looks_at_operations_sees_them(planned):
     made = block()
     x = draw(1, 3, D)

@@ -844,3 +844,41 @@ def test_the_gradient_of_a_sum_is_one_number_everywhere(value, dtype, size):
     with x.grad.lock() as array:  # memory of its own
         array[0] = 1
     assert x.grad.data[1, 0] != 1
+
+
+def test_what_only_stands_for_an_array_is_not_written_to():
+    kept = []
+
+    class Holder:
+        def __init__(self, array):
+            self.array = array
+
+        def __array__(self, dtype=None, copy=None):
+            return self.array
+
+    class Doubled(te.Operation):
+        def forward(self, x):
+            return x * 1.0
+
+        def backward(self, grad):
+            kept.append(grad * 2)
+            return (Holder(kept[-1]),)
+
+    x = te.Tensor([1.0, 2.0], requires_grad=True)
+    (x.sum() + te.Tensor.apply(Doubled(), x).sum()).backward()
+    assert x.grad.tolist() == [3.0, 3.0]
+    assert kept[0].tolist() == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("retain_graph", [False, True])
+def test_backward_has_to_return_a_sequence(retain_graph):
+    class Generating(te.Operation):
+        def forward(self, x):
+            return x * 1.0
+
+        def backward(self, grad):
+            return (g for g in (grad,))
+
+    x = te.Tensor([1.0], requires_grad=True)
+    with pytest.raises(TypeError):
+        te.Tensor.apply(Generating(), x).backward(retain_graph=retain_graph)

@@ -256,3 +256,13 @@ def test_use_generator_as_decorator():
     a, b = draw(), draw()
     assert (a != b).numpy().all()  # one generator, going on
     assert generator.get_state() == (7, 2)
+
+
+def test_a_nan_that_would_be_added_in_place_is_found():
+    w = te.Tensor(np.ones((2, 2), np.float32), requires_grad=True)
+    zeros, ones = te.zeros(2, 2), te.ones(2, 2)
+    with te.detect_anomaly():
+        roots = (zeros @ w).sqrt().sum()  # of infinite gradient: 0 times that is NaN
+        total = (ones @ w).sum() + roots
+        with pytest.raises(FloatingPointError, match="backward of MatMul"):
+            total.backward()

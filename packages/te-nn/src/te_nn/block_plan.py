@@ -37,6 +37,7 @@ from .cache import KVCache
 from .dropout import Dropout
 from .linear import Linear
 from .module import Module
+from .nl_oob import NLOOB
 from .normalization import LayerNorm
 from .structure import structure
 
@@ -50,6 +51,45 @@ _MOST_ROWS, _MOST_TOKENS = 256, 8
 #: Rows of all plans that a thread keeps for a module, each for another shape.
 _MOST_KEPT = 2 * _MOST_ROWS
 _ACTIVATIONS: dict[str, type[Operation]] = {"gelu": GELU, "relu": ReLU, "silu": SiLU}
+
+
+class _Parts:
+    """What plans of plain blocks depend on, beside values: memory of parameters, and settings."""
+
+    def __init__(self, blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> None:
+        self._arrays = _arrays(blocks, norm)
+        self._settings = _settings(blocks, norm)
+
+    def are_those_of(self, blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> bool:
+        """Whether plain blocks and a norm have the same."""
+        arrays = _arrays(blocks, norm)
+        same = len(arrays) == len(self._arrays) and all(map(is_, arrays, self._arrays))
+        return same and _settings(blocks, norm) == self._settings
+
+
+def _arrays(blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> list[_Array]:
+    """The memory of all parameters that a plan knows."""
+    layers: list[Linear | LayerNorm] = [] if norm is None else [norm]
+    for block in blocks:
+        layers += [*_linear_layers(block), block.norm1, block.norm2]
+    parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
+    return arrays_of(parameters)
+
+
+def _settings(
+    blocks: Sequence[TransformerBlock], norm: LayerNorm | None
+) -> list[tuple[Any, ...] | None]:
+    found: list[tuple[Any, ...] | None] = [None if norm is None else _settings_of_norm(norm)]
+    for block in blocks:
+        attend = block.self_attn
+        found.append((block.norm, block.activation, block.causal))
+        found.append((attend.d_model, attend.num_heads, attend.kv_heads, attend.head_dim))
+        found += [_settings_of_norm(block.norm1), _settings_of_norm(block.norm2)]
+    return found
+
+
+def _settings_of_norm(norm: LayerNorm) -> tuple[Any, ...]:
+    return norm.normalized_shape, norm.eps, norm.weight is None, norm.bias is None
 
 
 class _Stack:
@@ -72,7 +112,7 @@ class _Stack:
     ) -> None:
         self.plan = plan = Plan()
         self._changes = structure.changes
-        self._arrays = _arrays(blocks, norm)
+        self._parts = _Parts(blocks, norm)
         self._x = x = np.zeros(shape, float32)
         for number, block in enumerate(blocks):
             given = _norm(plan, block.norm1, x) if block.norm == "pre" else x
@@ -87,9 +127,7 @@ class _Stack:
         """Whether it still does what these do."""
         changes = structure.changes
         if changes != self._changes:
-            if not _are_plain(blocks, norm):
-                return False
-            if not _are_same(_arrays(blocks, norm), self._arrays):
+            if not _are_plain(blocks, norm) or not self._parts.are_those_of(blocks, norm):
                 return False
             self._changes = changes
         return self.plan.holds()
@@ -173,7 +211,8 @@ def run_rows(
         distance: likewise.
     """
     size = x.shape
-    if len(size) != 3 or not 0 < size[0] * size[1] <= _MOST_ROWS or not _is_usual(x):
+    few = len(size) == 3 and 0 < size[0] * size[1] <= _MOST_ROWS
+    if not few or not _is_usual(x, blocks):
         return None
     masked = None if mask is None else _usual_mask(mask, size)
     prepared = None if distance is None else _usual_distance(blocks, distance, size)
@@ -273,12 +312,15 @@ def run_tokens(
     """As `run_rows`, for one token each of a batch, and a cache for each block."""
     shapes = [cache.shape for cache in caches]
     batch = shapes[0][0]
-    fits = x.ndim == 3 and x.shape[:2] == (batch, 1) and batch <= _MOST_TOKENS and _is_usual(x)
-    for cache, shape in zip(caches, shapes, strict=True):
-        alike = cache.length == caches[0].length and (shape[0], shape[2]) == (batch, shapes[0][2])
-        fits = fits and alike and cache.memory[0].dtype == float32
-    if not fits:
+    few = x.ndim == 3 and x.shape[:2] == (batch, 1) and batch <= _MOST_TOKENS
+    if not few or not _is_usual(x, blocks) or len({id(cache) for cache in caches}) < len(caches):
         return None
+    first = caches[0].length, batch, shapes[0][2]
+    for cache, shape in zip(caches, shapes, strict=True):
+        usual = type(cache) is KVCache and all(m.flags.c_contiguous for m in cache.memory)
+        alike = (cache.length, shape[0], shape[2]) == first
+        if not usual or not alike or cache.memory[0].dtype != float32:
+            return None
     make = partial(TokensPlan, blocks, norm, shapes)
     plan = _kept_plan(owner, blocks, norm, (batch, *shapes), make, at_once=True)
     return None if plan is None else plan.run(x, caches)
@@ -293,11 +335,11 @@ class _Never:
     """Stands for a plan that can't be made, so that it isn't tried again and again.
 
     Args:
-        arrays: the parameters that it can't be made for.
+        parts: what it can't be made of.
     """
 
-    def __init__(self, arrays: list[_Array]) -> None:
-        self.arrays = arrays
+    def __init__(self, parts: _Parts) -> None:
+        self.parts = parts
 
 
 def _kept_plan(
@@ -325,14 +367,15 @@ def _kept_plan(
     known = at_once or key in plans
     found: _Kind | _Never | None = plans.pop(key, None)
     if isinstance(found, _Never):
-        found = found if _are_same(found.arrays, _arrays(blocks, norm)) else None
+        plain = _are_plain(blocks, norm)
+        found = found if plain and found.parts.are_those_of(blocks, norm) else None
     elif found is not None and not found.stack.holds(blocks, norm):
         found = None
     if known and found is None and _are_plain(blocks, norm):
         try:
             found = make()
         except Unplanned:
-            found = _Never(_arrays(blocks, norm))
+            found = _Never(_Parts(blocks, norm))
     plans[key] = found
     while sum(rows for rows, *_ in plans) > _MOST_KEPT:
         plans.popitem(last=False)
@@ -357,13 +400,15 @@ def _usual_distance(
     """Distances with phi of them; None where there are others for each head, or rates."""
     names = set()
     for block in blocks:
-        bias = block.self_attn.nl_oob
-        if bias is None or bias.rates is not None or len(set(bias.functions)) > 1:
+        bias, shape = block.self_attn.nl_oob, (1, block.self_attn.num_heads, 1, 1)
+        if type(bias) is not NLOOB or bias.rates is not None or bias.slopes.shape != shape:
+            return None
+        if len(set(bias.functions)) > 1:
             return None
         names.add(bias.function.name.lower())
     batch, rows, _ = size
-    shape = distance.shape if hasattr(distance, "shape") else np.shape(distance)
-    if shape not in ((rows, rows), (1, rows, rows), (batch, rows, rows)):
+    given = distance.shape if hasattr(distance, "shape") else np.shape(distance)
+    if given not in ((rows, rows), (1, rows, rows), (batch, rows, rows)):
         return None
     return te.prepare_distance(distance, *sorted(names))
 
@@ -388,11 +433,13 @@ def _feed_forward(plan: Plan, block: TransformerBlock, x: _Array) -> _Array:
     return out if block.norm == "pre" else _norm(plan, block.norm2, out)
 
 
-def _is_usual(x: Tensor) -> bool:
+def _is_usual(x: Tensor, blocks: Sequence[TransformerBlock]) -> bool:
     """Whether nothing looks at operations, and machine code runs on such an input."""
     state = modes.current()
     observed = state.grad or state.trace or state.observes or state.part is not None
-    return not observed and x.dtype == float32 and runs_programs()
+    if observed or x.dtype != float32 or not runs_programs():
+        return False
+    return all([block.self_attn.d_model == x.shape[2] for block in blocks])
 
 
 def _are_plain(blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> bool:
@@ -419,16 +466,3 @@ def _linear_layers(block: TransformerBlock) -> list[Linear]:
     attend = block.self_attn
     projections = [attend.q_proj, attend.k_proj, attend.v_proj, attend.o_proj]
     return [*projections, block.linear1, block.linear2]
-
-
-def _are_same(arrays: list[_Array], others: list[_Array]) -> bool:
-    return len(arrays) == len(others) and all(map(is_, arrays, others))
-
-
-def _arrays(blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> list[_Array]:
-    """The memory of all parameters that a plan knows."""
-    layers: list[Linear | LayerNorm] = [] if norm is None else [norm]
-    for block in blocks:
-        layers += [*_linear_layers(block), block.norm1, block.norm2]
-    parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
-    return arrays_of(parameters)

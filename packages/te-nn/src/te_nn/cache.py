@@ -53,11 +53,10 @@ class KVCache:
         head_dim: int,
         dtype: npt.DTypeLike = "float32",
     ) -> None:
-        self.max_len = positive("max_len", max_len)
         shape = (
             positive("batch", batch),
             positive("kv_heads", kv_heads),
-            self.max_len,
+            positive("max_len", max_len),
             positive("head_dim", head_dim),
         )
         kind = as_dtype(dtype)
@@ -65,7 +64,25 @@ class KVCache:
             raise TypeError(f"a cache of {kind}: expected a float dtype")
         self._keys = np.empty(shape, kind)
         self._values = np.empty(shape, kind)
-        self.length = 0
+        self._length = 0
+
+    @property
+    def max_len(self) -> int:
+        """The most positions that it can hold."""
+        return self._keys.shape[2]
+
+    @property
+    def length(self) -> int:
+        """How many positions it holds; settable, and those that are added are what was there."""
+        return self._length
+
+    @length.setter
+    def length(self, value: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"length is {value!r}: expected a whole number")
+        if not 0 <= value <= self.max_len:
+            raise ValueError(f"length is {value}: expected 0 … {self.max_len}")
+        self._length = value
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -157,8 +157,9 @@ class Module:
         return HookHandle(self._forward_hooks, hook, first=prepend)
 
     def is_plainly(self, kind: type[Module]) -> bool:
-        """Whether it is of this very class and has no hooks, so that others may do its work."""
-        return type(self) is kind and not (self._forward_pre_hooks or self._forward_hooks)
+        """Whether it is of this very class, with its forward and no hooks, to be done elsewhere."""
+        observed = self._forward_pre_hooks or self._forward_hooks
+        return type(self) is kind and not observed and "forward" not in self.__dict__
 
     def has_hooks(self) -> bool:
         """Whether this module or one below it has hooks, which want to see the whole batch."""

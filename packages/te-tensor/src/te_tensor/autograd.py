@@ -357,17 +357,20 @@ class _Walk:
                 incoming[index] = grad.astype(float32)
         operation.check_unchanged()
         operation.retains_graph = self.retain_graph
-        outs = None if operation.backward_into is None else self._owned_arrays(operation)
+        # In anomaly mode nothing is added in place: each gradient is looked at by itself.
+        whole = operation.backward_into is None or self.state.anomaly
+        outs = None if whole else self._owned_arrays(operation)
         begin = perf_counter()
         try:
             if outs is not None and operation.backward_into is not None:
-                outgoing = list(operation.backward_into(*incoming, outs=outs))
+                returned = operation.backward_into(*incoming, outs=outs)
             else:
-                outgoing = list(operation.backward(*incoming))
+                returned = operation.backward(*incoming)
         except Exception as error:
             _note(error, operation)
             raise
-        _check_count(operation, outgoing)
+        _check_count(operation, returned)
+        outgoing = list(returned)
         if self.state.profile is not None:
             self.state.profile.note(operation, False, perf_counter() - begin, outgoing)
         for position, tensor in enumerate(operation.inputs):
@@ -448,7 +451,7 @@ def _called(hooks: Hooks, grad: Any) -> Any:
 def _fit(operation: Operation, grad: Array, like: Array) -> Array:
     """The gradient in the shape and dtype of its input."""
     if not isinstance(grad, np.ndarray):
-        grad = np.asarray(grad)
+        grad = np.array(np.asarray(grad))  # what it stands for may be somebody's
     if grad.shape != like.shape:
         if not operation.broadcasts or not _stretches(like.shape, grad.shape):
             raise ValueError(
