@@ -94,9 +94,12 @@ class Nest:
 
     Args:
         lead: lengths of up to three axes. They are cut over the threads along the first one.
+        alone: all of it is for the caller's thread: then matrices may write to the same memory,
+            one after the other.
     """
 
-    def __init__(self, *lead: int) -> None:
+    def __init__(self, *lead: int, alone: bool = False) -> None:
+        self._alone = alone
         self._lead = (1,) * (_AXES - len(lead)) + lead
         self._calls: list[Callable[[_Part], None]] = []
         self._work = 0
@@ -155,7 +158,7 @@ class Nest:
     def run(self) -> None:
         """Make the calls for all matrices."""
         work = self._work * prod(self._lead)
-        pieces = parallel.split(self._lead[0], _threads(work))
+        pieces = parallel.split(self._lead[0], 1 if self._alone else _threads(work))
         parts = [_Part(self._lead, piece, self._calls) for piece in pieces]
         if len(parts) > 1:
             parallel.share([(_code().address, p.record) for p in parts], short=work < _WOKEN_FROM)

@@ -241,9 +241,14 @@ class DistanceBias:
                 distance[None, None, None] if distance.ndim == 2 else distance[:, None, None]
             )
 
+    @property
+    def phi_is_shared(self) -> bool:
+        """Whether all heads have the phi that is held."""
+        return bool(self.held) and not self.per_head
+
     def whole_vectors(self, parts: Sequence[Part], size: tuple[int, ...]) -> Array:
         """Phi for all heads of the whole problem, its rows whole vectors."""
-        if self.held and not self.per_head:
+        if self.phi_is_shared:
             return self._prepared.whole_vectors(self.functions[0])
         if len(parts) == 1:
             return whole_vectors(parts[0].phi)

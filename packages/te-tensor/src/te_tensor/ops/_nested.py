@@ -10,6 +10,7 @@ from .. import memory
 from ..autograd import sum_to_shape
 from ..dtypes import Array, bool_, float32
 from ..machine import (
+    LANES,
     Column,
     Matrix,
     Nest,
@@ -101,6 +102,8 @@ class Nested:
         mask: broadcasts to (B, H, S, T), boolean or additive.
         bias: what goes by distances.
         causal_from: the column that row 0 stands at, where rows see no column behind their own.
+        keep: keep the weights of all heads, for backward; without, memory for those of one head
+            serves all of them, on one thread.
     """
 
     def __init__(
@@ -112,35 +115,53 @@ class Nested:
         mask: Array | None,
         bias: DistanceBias | None,
         causal_from: int | None,
+        *,
+        keep: bool = True,
     ) -> None:
         self.given = q, k, v
-        self.scale, self.bias = scale, bias
+        self.scale, self.mask, self.bias = scale, mask, bias
+        self.causal_from, self.keep = causal_from, keep
         self.key_heads = k.shape[1]
         self.q = self._group(q)
         self.k, self.v = k[:, :, None], v[:, :, None]
         self.size = (*self.q.shape[:4], k.shape[2])
+        #: Shares that sum to 1 in a row, 0 behind the last column; those of the last head that was
+        #: gone through, where they aren't kept.
+        self.weights = np.empty(0, float32)
+        self.parts: list[Part] = []
+        self.phi: Array | None = None
+
+    def _begin(self) -> Nest:
+        """A nest that makes the weights."""
+        bias = self.bias
         self.parts = [] if bias is None else bias.parts(Block.of_all(self.size))
         self.phi = None if bias is None else bias.whole_vectors(self.parts, self.size)
-        penalty = whole_vectors(self._penalty(mask, causal_from), fill=inf)
-        keys = whole_vectors(self.k.swapaxes(-1, -2))
-        #: Shares that sum to 1 in a row, 0 behind the last column.
-        self.weights = memory.empty((*self.size[:4], keys.shape[-1]), q.dtype)
-        self.forward = nest = Nest(*self.size[:3])
+        penalty = whole_vectors(self._penalty(), fill=inf)
+        columns, long = self.size[4], penalty.shape[-1]
+        keys = memory.empty((*self.k.shape[:3], self.k.shape[4], long + LANES), float32)
+        keys = keys[..., :long]  # whose lines lie apart in the cache
+        keys[..., :columns] = self.k.swapaxes(-1, -2)
+        keys[..., columns:] = 0
+        lead = self.size[:3] if self.keep else (1, 1, 1)
+        self.weights = memory.empty((*lead, self.size[3], long), float32)
+        nest = Nest(*self.size[:3], alone=not self.keep)
         nest.product(self.q, keys, self.weights)
         if bias is None:
-            nest.kernel(plain_weights, self.weights, penalty, scale)
+            nest.kernel(plain_weights, self.weights, penalty, self.scale)
         else:
             slopes = -bias.slopes[None]
-            nest.kernel(biased_weights, self.weights, penalty, self.phi, slopes, scale)
+            nest.kernel(biased_weights, self.weights, penalty, self.phi, slopes, self.scale)
+        return nest
 
     def _group(self, x: Array) -> Array:
         return grouped(x, self.key_heads)
 
-    def _penalty(self, mask: Array | None, causal_from: int | None) -> Array:
+    def _penalty(self) -> Array:
         """What is subtracted from scores, on five axes of which the last one is T long."""
         rows, columns = self.size[3:]
         penalty = np.zeros((1, 1, 1, 1, columns), float32)
         hidden = [_on_heads(part, part.hidden, self.size) for part in self.parts]
+        mask, causal_from = self.mask, self.causal_from
         if mask is not None:
             mask = self._group(mask[None, None] if mask.ndim == 2 else mask)
             if mask.dtype == bool_:
@@ -157,9 +178,15 @@ class Nested:
 
     def mix(self, out: Array) -> None:
         """Write the weighted means of v, shape (B, H, S, e)."""
-        self.forward.product(self.weights[..., : self.size[4]], self.v, self._group(out))
-        self.forward.run()
-        del self.forward
+        nest = self._begin()
+        nest.product(self.weights[..., : self.size[4]], self.v, self._group(out))
+        nest.run()
+        if not self.keep:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what the next pass makes anew."""
+        self.weights, self.parts, self.phi = np.empty(0, float32), [], None
 
     def backward(
         self, grad: Array, out: Array, needs: dict[str, bool], shapes: dict[str, tuple[int, ...]]
@@ -175,13 +202,13 @@ class Nested:
         batch, _, _, rows, columns = self.size
         values = whole_vectors(self.v.swapaxes(-1, -2))
         grad = self._group(_rows_together(grad))
+        nest = Nest(*self.size[:3]) if self.keep else self._begin()
         whole = any(map(needs.get, ("mask", "distance", "rates")))
-        lead = self.size[:3] if whole else (batch, 1, 1)
+        lead = self.size[:3] if whole else (batch if self.keep else 1, 1, 1)
         of_vectors = memory.empty((*lead, rows, values.shape[-1]), float32)
         of_scores = of_vectors[..., :columns]
         factor = 1.0 if whole else self.scale
         of_bias = np.empty((*self.size[:4], 1), float32)
-        nest = Nest(*self.size[:3])
         nest.product(grad, values, of_vectors)
         if self.phi is None or not needs["slopes"]:
             nest.kernel(_gradient, of_vectors, self.weights, factor)
@@ -198,6 +225,8 @@ class Nested:
             if needs[name]:
                 results[name] = self._over_group(nest, given, a, b)
         nest.run()
+        if not self.keep:
+            self._forget()
         if whole:
             for name in {"q", "k"} & results.keys():
                 results[name] *= float32.type(self.scale)

@@ -153,8 +153,9 @@ class Attention(Operation):
             prepared = self.prepared or Prepared(named["distance"])
             factors = named["slopes"], named.get("rates")
             bias = DistanceBias(prepared, *factors, self.functions(), k.shape[1])
-        if not self.dropout and is_small(q, k):
-            return self._at_once(q, k, v, mask, bias, extra)
+        small = not self.dropout and is_small(q, k)
+        if small or self._streams(q, k, v, mask, bias):
+            return self._at_once(q, k, v, mask, bias, extra, keep=small)
         out = self._in_blocks(q, k, v, mask, bias, extra)
         return _side_by_side(out) if self.joined[0] else out
 
@@ -166,20 +167,39 @@ class Attention(Operation):
         mask: Array | None,
         bias: DistanceBias | None,
         extra: tuple[Array, ...],
+        *,
+        keep: bool,
     ) -> Array:
-        """A small problem as one block, whose weights backward finds."""
-        causal_from = self.offset if self.causal else None
-        kind = Nested if nests(q, k, v) else AtOnce
-        work = kind(q, k, v, self._scale(q), mask, bias, causal_from)
-        if self.joined[0]:
-            batch, heads, rows, _ = q.shape
-            result = memory.empty((batch, rows, heads * v.shape[3]), q.dtype)
-            out = _heads_apart(result, heads)
-        else:
-            out = result = memory.empty_like(q, (*q.shape[:3], v.shape[3]))
+        """A small problem as one block, whose weights are kept for backward; or head by head."""
+        given = q, k, v, self._scale(q), mask, bias, self.offset if self.causal else None
+        work: Nested | AtOnce
+        work = Nested(*given, keep=keep) if nests(q, k, v) else AtOnce(*given)
+        result, out = self._empty(q, v)
         work.mix(out)
         self.save(work, out, None, q, k, v, *extra)
         return result
+
+    def _empty(self, q: Array, v: Array) -> tuple[Array, Array]:
+        """Memory for the result, and that on four axes."""
+        if not self.joined[0]:
+            out = memory.empty_like(q, (*q.shape[:3], v.shape[3]))
+            return out, out
+        batch, heads, rows, _ = q.shape
+        result = memory.empty((batch, rows, heads * v.shape[3]), q.dtype)
+        return result, _heads_apart(result, heads)
+
+    def _streams(
+        self, q: Array, k: Array, v: Array, mask: Array | None, bias: DistanceBias | None
+    ) -> bool:
+        """Whether one thread goes through head after head, keeping nothing of their scores."""
+        alone = parallel.in_parallel() or parallel.get_num_threads() == 1
+        if not alone or self.dropout or not nests(q, k, v):
+            return False
+        # What needs gradients of all scores at once, or differs by head, goes in blocks.
+        needs = dict(zip(self.operands, self.needs_grad[3:], strict=True))
+        by_head = mask is not None and mask.ndim == 4 and mask.shape[1] > 1
+        shared = bias is None or bias.phi_is_shared
+        return shared and not by_head and not any(map(needs.get, ("mask", "distance", "rates")))
 
     def _in_blocks(
         self,
