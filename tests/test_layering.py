@@ -70,6 +70,7 @@ FLOORS: dict[str, list[str]] = {
         " container",
         "cache distances nl_oob rotary",
         "attention",
+        "stack_plan",
         "block_plan",
         "transformer",
         "plot summary",

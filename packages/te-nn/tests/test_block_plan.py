@@ -10,7 +10,7 @@ import pytest
 
 import te_nn as nn
 import te_tensor as te
-from te_nn import block_plan, distances
+from te_nn import block_plan, distances, stack_plan
 
 pytestmark = pytest.mark.skipif(te.kernel_info()["kernels"] != "avx512", reason="no AVX-512 here")
 
@@ -405,8 +405,8 @@ def test_few_plans_are_kept_and_go_with_the_block():
     with te.no_grad():
         for length in [*range(1, 90), *range(1, 90)]:
             made(draw(1, length, D))
-    kept = block_plan._kept.plans[made]
-    assert 100 < sum(rows for rows, *_ in kept) <= block_plan._MOST_KEPT
+    kept = stack_plan._kept.plans[made]
+    assert 100 < sum(rows for rows, *_ in kept) <= stack_plan._MOST_KEPT
     reference = weakref.ref(made)
     del made, kept
     gc.collect()
@@ -576,7 +576,7 @@ def test_what_can_not_be_planned_is_not_tried_again(monkeypatch, planned):
     made, tries = block(), []
     made.linear1.weight = nn.Parameter(made.linear1.weight)
     monkeypatch.setattr("te_tensor.plan._MOST_COPIED", 10)  # weights this small aren't laid out
-    monkeypatch.setattr(block_plan._Stack, "__init__", counting(block_plan._Stack, tries))
+    monkeypatch.setattr(stack_plan.Stack, "__init__", counting(stack_plan.Stack, tries))
     with te.no_grad():
         for seed in range(5):
             made(draw(1, 3, D, seed=seed))

@@ -7,136 +7,30 @@ work in one call.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from operator import is_
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 import te_tensor as te
-from te_tensor import Tensor, modes
+from te_tensor import Tensor
 from te_tensor.dtypes import bool_, float32
-from te_tensor.machine import runs_programs
 from te_tensor.memory import address
-from te_tensor.operation import Operation
-from te_tensor.ops.activation import ReLU, SiLU
 from te_tensor.ops.attention import Attention, PlannedHeads
-from te_tensor.ops.gelu import GELU
-from te_tensor.ops.linalg import Linear as LinearMap
-from te_tensor.ops.normalization import LayerNorm as Normalization
 from te_tensor.plan import Plan, Unplanned
-from te_tensor.tensor import arrays_of
 
-from .attention import MultiHeadAttention
 from .cache import KVCache
-from .dropout import Dropout
-from .linear import Linear
 from .module import Module
 from .nl_oob import NLOOB
 from .normalization import LayerNorm
-from .structure import structure
+from .stack_plan import MOST_ROWS, Floats, Stack, is_usual, kept_plan
 
 if TYPE_CHECKING:
     from .transformer import TransformerBlock
 
-_Array: TypeAlias = npt.NDArray[Any]
-
-#: Rows, and rows of one token each, up to which a plan is the quicker way.
-_MOST_ROWS, _MOST_TOKENS = 256, 8
-#: Rows of all plans that a thread keeps for a module, each for another shape.
-_MOST_KEPT = 2 * _MOST_ROWS
-_ACTIVATIONS: dict[str, type[Operation]] = {"gelu": GELU, "relu": ReLU, "silu": SiLU}
-
-
-class _Parts:
-    """What plans of plain blocks depend on, beside values: memory of parameters, and settings."""
-
-    def __init__(self, blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> None:
-        self._arrays = _arrays(blocks, norm)
-        self._settings = _settings(blocks, norm)
-
-    def are_those_of(self, blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> bool:
-        """Whether plain blocks and a norm have the same."""
-        arrays = _arrays(blocks, norm)
-        same = len(arrays) == len(self._arrays) and all(map(is_, arrays, self._arrays))
-        return same and _settings(blocks, norm) == self._settings
-
-
-def _arrays(blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> list[_Array]:
-    """The memory of all parameters that a plan knows."""
-    layers: list[Linear | LayerNorm] = [] if norm is None else [norm]
-    for block in blocks:
-        layers += [*_linear_layers(block), block.norm1, block.norm2]
-    parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
-    return arrays_of(parameters)
-
-
-def _settings(
-    blocks: Sequence[TransformerBlock], norm: LayerNorm | None
-) -> list[tuple[Any, ...] | None]:
-    found: list[tuple[Any, ...] | None] = [None if norm is None else _settings_of_norm(norm)]
-    for block in blocks:
-        attend = block.self_attn
-        found.append((block.norm, block.activation, block.causal))
-        found.append((attend.d_model, attend.num_heads, attend.kv_heads, attend.head_dim))
-        found += [_settings_of_norm(block.norm1), _settings_of_norm(block.norm2)]
-    return found
-
-
-def _settings_of_norm(norm: LayerNorm) -> tuple[Any, ...]:
-    return norm.normalized_shape, norm.eps, norm.weight is None, norm.bias is None
-
-
-class _Stack:
-    """Blocks one after the other on memory that stays, and a norm behind them.
-
-    Args:
-        blocks: the blocks.
-        norm: the norm, or None.
-        shape: that of the input, (B, S, d_model).
-        attend: writes attention down: is given the block's number, and its queries, keys and
-            values; returns where the mixed values are.
-    """
-
-    def __init__(
-        self,
-        blocks: Sequence[TransformerBlock],
-        norm: LayerNorm | None,
-        shape: tuple[int, ...],
-        attend: Callable[[Plan, int, _Array, _Array, _Array], _Array],
-    ) -> None:
-        self.plan = plan = Plan()
-        self._changes = structure.changes
-        self._parts = _Parts(blocks, norm)
-        self._x = x = np.zeros(shape, float32)
-        for number, block in enumerate(blocks):
-            given = _norm(plan, block.norm1, x) if block.norm == "pre" else x
-            attention = block.self_attn
-            layers = (attention.q_proj, attention.k_proj, attention.v_proj)
-            mixed = attend(plan, number, *[_linear(plan, layer, given) for layer in layers])
-            x = _linear(plan, attention.o_proj, mixed, x)
-            x = _feed_forward(plan, block, x)
-        self._out = x if norm is None else _norm(plan, norm, x)
-
-    def holds(self, blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> bool:
-        """Whether it still does what these do."""
-        changes = structure.changes
-        if changes != self._changes:
-            if not _are_plain(blocks, norm) or not self._parts.are_those_of(blocks, norm):
-                return False
-            self._changes = changes
-        return self.plan.holds()
-
-    def run(self, x: Tensor) -> Tensor:
-        """The result for an input."""
-        np.copyto(self._x, x.data)
-        self.plan.run()
-        return te.from_numpy(self._out.copy())
+#: Rows of one token each up to which a plan is the quicker way.
+_MOST_TOKENS = 8
 
 
 class RowsPlan:
@@ -152,7 +46,7 @@ class RowsPlan:
     ) -> None:
         self._heads: list[PlannedHeads] = []
 
-        def attend(plan: Plan, number: int, q: _Array, k: _Array, v: _Array) -> _Array:
+        def attend(plan: Plan, number: int, q: Floats, k: Floats, v: Floats) -> Floats:
             attention = blocks[number].self_attn
             heads = PlannedHeads(
                 plan,
@@ -168,13 +62,13 @@ class RowsPlan:
             self._heads.append(heads)
             return heads.out
 
-        self.stack = _Stack(blocks, norm, shape, attend)
+        self.stack = Stack(blocks, norm, shape, attend)
 
     def run(
         self,
         blocks: Sequence[TransformerBlock],
         x: Tensor,
-        mask: _Array | None,
+        mask: Floats | None,
         distance: te.PreparedDistance | None,
     ) -> Tensor:
         """The result.
@@ -211,8 +105,8 @@ def run_rows(
         distance: likewise.
     """
     size = x.shape
-    few = len(size) == 3 and 0 < size[0] * size[1] <= _MOST_ROWS
-    if not few or not _is_usual(x, blocks):
+    few = len(size) == 3 and 0 < size[0] * size[1] <= MOST_ROWS
+    if not few or not is_usual(x, blocks):
         return None
     masked = None if mask is None else _usual_mask(mask, size)
     prepared = None if distance is None else _usual_distance(blocks, distance, size)
@@ -222,7 +116,7 @@ def run_rows(
     distances = 0 if prepared is None else prepared.tensor.size // size[1] ** 2
     make = partial(RowsPlan, blocks, norm, size, shape, distances)
     key = (size[0] * size[1], size, shape, distances)
-    plan = _kept_plan(owner, blocks, norm, key, make)
+    plan = kept_plan(owner, blocks, norm, key, make)
     try:
         return None if plan is None else plan.run(blocks, x, masked, prepared)
     except Unplanned:
@@ -240,7 +134,7 @@ class TokensPlan:
     ) -> None:
         self._memories: list[_Moving] = []
 
-        def attend(plan: Plan, number: int, q: _Array, k: _Array, v: _Array) -> _Array:
+        def attend(plan: Plan, number: int, q: Floats, k: Floats, v: Floats) -> Floats:
             batch, heads, room, width = shape = shapes[number]
             if not k.shape == v.shape == (batch, 1, heads * width):
                 raise Unplanned(f"a cache of {shape} for keys {k.shape} and values {v.shape}")
@@ -255,7 +149,7 @@ class TokensPlan:
             return mixed
 
         size = (shapes[0][0], 1, blocks[0].self_attn.d_model)
-        self.stack = _Stack(blocks, norm, size, attend)
+        self.stack = Stack(blocks, norm, size, attend)
         for moving in self._memories:
             moving.find(self.stack.plan)
 
@@ -282,7 +176,7 @@ class _Moving:
         new: the place of the address that a new row is written to.
     """
 
-    def __init__(self, memory: _Array) -> None:
+    def __init__(self, memory: Floats) -> None:
         self.memory = memory
         self.new = 0
         self._start = address(memory)
@@ -293,7 +187,7 @@ class _Moving:
         """Find the addresses, once all are written down."""
         self._places = [p for p in plan.operands_in(self.memory) if p != self.new]
 
-    def move(self, plan: Plan, memory: _Array, length: int) -> None:
+    def move(self, plan: Plan, memory: Floats, length: int) -> None:
         """Have them lead to other memory of this shape, which holds so many rows."""
         start = address(memory)
         if start != self._start:
@@ -313,7 +207,7 @@ def run_tokens(
     shapes = [cache.shape for cache in caches]
     batch = shapes[0][0]
     few = x.ndim == 3 and x.shape[:2] == (batch, 1) and batch <= _MOST_TOKENS
-    if not few or not _is_usual(x, blocks) or len({id(cache) for cache in caches}) < len(caches):
+    if not few or not is_usual(x, blocks) or len({id(cache) for cache in caches}) < len(caches):
         return None
     first = caches[0].length, batch, shapes[0][2]
     for cache, shape in zip(caches, shapes, strict=True):
@@ -322,67 +216,11 @@ def run_tokens(
         if not usual or not alike or cache.memory[0].dtype != float32:
             return None
     make = partial(TokensPlan, blocks, norm, shapes)
-    plan = _kept_plan(owner, blocks, norm, (batch, *shapes), make, at_once=True)
+    plan = kept_plan(owner, blocks, norm, (batch, *shapes), make, at_once=True)
     return None if plan is None else plan.run(x, caches)
 
 
-#: This thread's plans, by module, number of rows and what else they are for.
-_kept = threading.local()
-_Kind = TypeVar("_Kind", RowsPlan, TokensPlan)
-
-
-class _Never:
-    """Stands for a plan that can't be made, so that it isn't tried again and again.
-
-    Args:
-        parts: what it can't be made of.
-    """
-
-    def __init__(self, parts: _Parts) -> None:
-        self.parts = parts
-
-
-def _kept_plan(
-    owner: Module,
-    blocks: Sequence[TransformerBlock],
-    norm: LayerNorm | None,
-    key: tuple[Any, ...],
-    make: Callable[[], _Kind],
-    *,
-    at_once: bool = False,
-) -> _Kind | None:
-    """This thread's plan for some blocks; None where there is none, or not yet.
-
-    Args:
-        owner: the module that they belong to.
-        blocks: the blocks.
-        norm: the norm behind them.
-        key: the number of rows, and what else it is for.
-        make: makes it.
-        at_once: make it when it is asked for the first time, not the second.
-    """
-    if not hasattr(_kept, "plans"):
-        _kept.plans = WeakKeyDictionary()
-    plans: OrderedDict[Any, Any] = _kept.plans.setdefault(owner, OrderedDict())
-    known = at_once or key in plans
-    found: _Kind | _Never | None = plans.pop(key, None)
-    if isinstance(found, _Never):
-        plain = _are_plain(blocks, norm)
-        found = found if plain and found.parts.are_those_of(blocks, norm) else None
-    elif found is not None and not found.stack.holds(blocks, norm):
-        found = None
-    if known and found is None and _are_plain(blocks, norm):
-        try:
-            found = make()
-        except Unplanned:
-            found = _Never(_Parts(blocks, norm))
-    plans[key] = found
-    while sum(rows for rows, *_ in plans) > _MOST_KEPT:
-        plans.popitem(last=False)
-    return None if isinstance(found, _Never) else found
-
-
-def _usual_mask(mask: Any, size: tuple[int, ...]) -> _Array | None:
+def _usual_mask(mask: Any, size: tuple[int, ...]) -> Floats | None:
     """A mask for all heads as (b, s, T); None where it is another one."""
     if not isinstance(mask, (Tensor, np.ndarray)) or mask.dtype not in (bool_, float32):
         return None
@@ -411,58 +249,3 @@ def _usual_distance(
     if given not in ((rows, rows), (1, rows, rows), (batch, rows, rows)):
         return None
     return te.prepare_distance(distance, *sorted(names))
-
-
-def _linear(plan: Plan, layer: Linear, x: _Array, residual: _Array | None = None) -> _Array:
-    parameters = arrays_of([p for p in (layer.weight, layer.bias) if p is not None])
-    residuals = [] if residual is None else [residual]
-    return plan.apply(LinearMap(residual is not None), x, *parameters, *residuals)
-
-
-def _norm(plan: Plan, layer: LayerNorm, x: _Array) -> _Array:
-    affine = arrays_of([p for p in (layer.weight, layer.bias) if p is not None])
-    return plan.apply(Normalization(len(layer.normalized_shape), layer.eps), x, *affine)
-
-
-def _feed_forward(plan: Plan, block: TransformerBlock, x: _Array) -> _Array:
-    """What a block makes of the sum of its input and of its attention."""
-    given = x if block.norm == "pre" else _norm(plan, block.norm1, x)
-    hidden = _linear(plan, block.linear1, _norm(plan, block.norm2, x) if given is x else given)
-    hidden = plan.apply(_ACTIVATIONS[block.activation](), hidden)
-    out = _linear(plan, block.linear2, hidden, given)
-    return out if block.norm == "pre" else _norm(plan, block.norm2, out)
-
-
-def _is_usual(x: Tensor, blocks: Sequence[TransformerBlock]) -> bool:
-    """Whether nothing looks at operations, and machine code runs on such an input."""
-    state = modes.current()
-    observed = state.grad or state.trace or state.observes or state.part is not None
-    if observed or x.dtype != float32 or not runs_programs():
-        return False
-    return all([block.self_attn.d_model == x.shape[2] for block in blocks])
-
-
-def _are_plain(blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> bool:
-    """Whether nothing looks at the parts of blocks, and these do what they are made for."""
-    return (norm is None or norm.is_plainly(LayerNorm)) and all(map(_is_plain, blocks))
-
-
-def _is_plain(block: TransformerBlock) -> bool:
-    attend, dropout = block.self_attn, block.dropout
-    return (
-        block.activation in _ACTIVATIONS
-        and attend.is_plainly(MultiHeadAttention)
-        and attend.rope is None
-        and dropout.is_plainly(Dropout)
-        and not (dropout.training and dropout.p)
-        and not (attend.training and attend.dropout)
-        and all([layer.is_plainly(Linear) for layer in _linear_layers(block)])
-        and block.norm1.is_plainly(LayerNorm)
-        and block.norm2.is_plainly(LayerNorm)
-    )
-
-
-def _linear_layers(block: TransformerBlock) -> list[Linear]:
-    attend = block.self_attn
-    projections = [attend.q_proj, attend.k_proj, attend.v_proj, attend.o_proj]
-    return [*projections, block.linear1, block.linear2]
