@@ -405,6 +405,11 @@ def test_few_plans_are_kept_and_go_with_the_block():
     with te.no_grad():
         for length in [*range(1, 90), *range(1, 90)]:
             made(draw(1, length, D))
+        for room in range(1, 40):
+            made(draw(1, 1, D), cache=nn.KVCache(1, room, H, D // H))
+        assert len(stack_plan._kept.plans[made]) == stack_plan._MOST_PLANS
+        for length in [*range(60, 80), *range(60, 80)]:
+            made(draw(1, length, D))
     kept = stack_plan._kept.plans[made]
     assert 100 < sum(rows for rows, *_ in kept) <= stack_plan._MOST_KEPT
     reference = weakref.ref(made)
@@ -542,6 +547,16 @@ def test_hooks_in_a_stack_are_called():
             assert seen.pop() is module
         encoder(x)
     assert not seen
+
+
+def test_a_stack_without_blocks():
+    encoder = stack(causal=True)
+    encoder.layers = nn.ModuleList([])
+    x = draw(1, 1, D)
+    with te.no_grad():
+        for _ in range(3):
+            np.testing.assert_array_equal(encoder(x, cache=[]).numpy(), x.numpy())
+            np.testing.assert_array_equal(encoder._run(x, None, None).numpy(), x.numpy())
 
 
 class Doubled(nn.TransformerBlock):

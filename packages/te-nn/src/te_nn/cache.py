@@ -78,10 +78,7 @@ class KVCache:
 
     @length.setter
     def length(self, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"length is {value!r}: expected a whole number")
-        if not 0 <= value <= self.max_len:
-            raise ValueError(f"length is {value}: expected 0 … {self.max_len}")
+        self._check_length(value, self.max_len)
         self._length = value
 
     @property
@@ -128,11 +125,15 @@ class KVCache:
         Raises:
             ValueError: it holds fewer.
         """
+        self._check_length(length, self.length)
+        self.length = length
+
+    @staticmethod
+    def _check_length(length: int, most: int) -> None:
         if isinstance(length, bool) or not isinstance(length, int):
             raise ValueError(f"length is {length!r}: expected a whole number")
-        if not 0 <= length <= self.length:
-            raise ValueError(f"length is {length}: expected 0 … {self.length}")
-        self.length = length
+        if not 0 <= length <= most:
+            raise ValueError(f"length is {length}: expected 0 … {most}")
 
     def joined(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values that it holds with new ones behind them; `length` stays as it is.

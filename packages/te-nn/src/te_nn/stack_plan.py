@@ -38,8 +38,8 @@ Floats: TypeAlias = npt.NDArray[Any]
 
 #: Rows up to which a plan is the quicker way.
 MOST_ROWS = 256
-#: Rows of all plans that a thread keeps for a module, each for another shape.
-_MOST_KEPT = 2 * MOST_ROWS
+#: Plans that a thread keeps for a module, each for another shape, and the rows of all of them.
+_MOST_PLANS, _MOST_KEPT = 16, 2 * MOST_ROWS
 _ACTIVATIONS: dict[str, type[Operation]] = {"gelu": GELU, "relu": ReLU, "silu": SiLU}
 
 
@@ -241,6 +241,6 @@ def kept_plan(
         except Unplanned:
             found = _Never(_Parts(blocks, norm))
     plans[key] = found
-    while sum(rows for rows, *_ in plans) > _MOST_KEPT:
+    while len(plans) > _MOST_PLANS or sum(rows for rows, *_ in plans) > _MOST_KEPT:
         plans.popitem(last=False)
     return None if isinstance(found, _Never) else found

@@ -368,7 +368,7 @@ class TransformerEncoder(Module):
         """The result by a plan, where all blocks and the norm are what they were made as."""
         blocks, norm = self._blocks(), self.norm
         plain = [block for block in blocks if block.is_plainly(TransformerBlock)]
-        if len(plain) < len(self.layers):
+        if not plain or len(plain) < len(self.layers):
             return None
         if cache is None:
             return run_rows(self, blocks, norm, x, mask, distance)

@@ -290,4 +290,5 @@ class Steps(Chain):
 def _as_words(scalars: Sequence[float]) -> tuple[int, ...]:
     """Numbers of float32, two to a word."""
     words = -(-len(scalars) // 2)
-    return struct.unpack(f"={words}q", struct.pack(f"={len(scalars)}f", *scalars).ljust(8 * words))
+    packed = struct.pack(f"={len(scalars)}f", *scalars)
+    return struct.unpack(f"={words}q", packed.ljust(8 * words, b"\0"))
