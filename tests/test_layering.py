@@ -36,6 +36,7 @@ FLOORS: dict[str, list[str]] = {
         "machine/transposition",
         "machine/chain machine/nest",
         "machine/batch machine/correlation machine/pooling",
+        "machine/tiles",
         "machine/__init__",
         "storage hooks",
         "blas_library",

@@ -309,7 +309,7 @@ def test_too_large_for_the_interface_goes_to_numpy():
 def test_info():
     te.set_num_threads(3)
     info = te.blas_info()
-    assert set(info) == {"library", "version", "kernel", "threads", "path"}
+    assert set(info) == {"library", "version", "kernel", "threads", "path", "tiles"}
     assert info["threads"] == 3
     assert info["library"] in ("scipy-openblas32", "system", "numpy")
     te.set_blas("numpy")

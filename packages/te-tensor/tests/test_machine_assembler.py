@@ -113,13 +113,22 @@ BOTH = {
     "vfmadd231ps": 2,
     "vfnmadd213ps": 2,
     "vfnmadd231ps": 2,
+    "vunpcklps": 2,
+    "vunpckhps": 2,
+    "vpaddd": 2,
 }
-WITH_BYTE = {"vpermilps": (1, 0x4E), "vpslld": (1, 23), "vpsrld": (1, 23)}
+WITH_BYTE = {
+    "vpermilps": (1, 0x4E),
+    "vpslld": (1, 23),
+    "vpsrld": (1, 23),
+    "vshufps": (2, 0xEE),
+}
 OWN = {
     64: {
         "vscalefps": (2, None),
         "vgetexpps": (1, None),
         "vgetmantps": (1, 0x0C),
+        "vrangeps": (2, 0x0B),
         "vrndscaleps": (1, 8),
         "vshuff32x4": (2, 0xB1),
         "vpermt2ps": (2, None),
@@ -260,6 +269,26 @@ def test_masks(tmp_path: Path) -> None:
     check(list(cases()), tmp_path)
 
 
+def test_tiles(tmp_path: Path) -> None:
+    def cases() -> Iterator[Case]:
+        for tile, place in itertools.product((0, 3, 7), [p for p in PLACES if p.index != RSP]):
+            text = shown(place, "").removeprefix(" ptr ")
+            yield f"tileloadd tmm{tile}, {text}", alone(64, Assembler.load_tile, tile, place)
+            yield f"tilestored {text}, tmm{tile}", alone(64, Assembler.store_tile, place, tile)
+        for place in BASES:
+            text = shown(place, "").removeprefix(" ptr ")
+            yield f"ldtilecfg {text}", alone(64, Assembler.shape_tiles, place)
+        yield "tilerelease", alone(64, Assembler.leave_tiles)
+        for out, a, b in itertools.permutations(range(8), 3):
+            ours = alone(64, Assembler.multiply_tiles, out, a, b)
+            yield f"tdpbf16ps tmm{out}, tmm{a}, tmm{b}", ours
+        for number in range(8):
+            yield f"tilezero tmm{number}", alone(64, Assembler.clear_tile, number)
+            yield f"kortestw k{number}, k{number}", alone(64, Assembler.any_lane, number)
+
+    check(list(cases()), tmp_path)
+
+
 def test_lanes_chosen_by_vectors(tmp_path: Path) -> None:
     def cases() -> Iterator[Case]:
         some = REGISTERS[32]
@@ -304,6 +333,8 @@ def test_addresses_and_loops(tmp_path: Path) -> None:
             if place.base < 8 and place.index == RSP:
                 ours = alone(64, Assembler.prefetch, place)
                 yield f"prefetcht1 {shown(place, 'byte')}", ours
+                ours = alone(64, Assembler.prefetch_to_write, place)
+                yield f"prefetchw {shown(place, 'byte')}", ours
         for a in range(16):
             yield f"push {NAMES[a]}", alone(64, Assembler.push, a)
             yield f"pop {NAMES[a]}", alone(64, Assembler.pop, a)

@@ -105,7 +105,7 @@ FOUND = {
 def test_what_processors_can_do(name, patch):
     features, fitting = FOUND[name]
     patch.setattr(executable, "possible", lambda: True)
-    patch.setattr(kernels, "_features", lambda: features)
+    patch.setattr(kernels, "_features", lambda: (*features, 0))
     assert kernels._fitting() == fitting
     te.set_kernels("auto")
     assert te.kernel_info()["kernels"] == (fitting[0] if fitting else "numpy")

@@ -1,6 +1,7 @@
 """Matrix products of arrays, small and large, with one another and in batches.
 
-Small ones are NumPy's. Others go to BLAS, and large ones are cut over the engine's threads.
+Small ones are NumPy's. Others go to BLAS or, large ones of float32, to the processor's tiles, and
+large ones are cut over the engine's threads.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from . import memory, parallel
-from .blas_library import SMALL, NumPyBlas, OpenBlas, library
+from .blas_library import SMALL, NumPyBlas, OpenBlas, library, uses_tiles
 from .checks import broadcast_shape
 from .dtypes import WIDE_FLOATS, Array
+from .machine import tiles
 
 #: Multiply-adds from which a product is cut over the threads.
 _PARALLEL_FROM = 1 << 24
@@ -70,11 +72,27 @@ def gemm(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.
     if inner == 0:
         _scale(out, beta)
         return out
-    blas: OpenBlas | NumPyBlas = library()
-    if out.dtype not in WIDE_FLOATS:
-        blas = NumPyBlas()
-    blas.gemm(a, b, out, alpha, beta, _parts(rows * columns * inner, min(rows, columns) == 1))
+    parts = _parts(rows * columns * inner, min(rows, columns) == 1)
+    blas: OpenBlas | NumPyBlas = library() if out.dtype in WIDE_FLOATS else NumPyBlas()
+    _multiply(blas, a, b, out, alpha, beta, parts)
     return out
+
+
+def _multiply(
+    blas: OpenBlas | NumPyBlas,
+    a: Array,
+    b: Array,
+    out: Array,
+    alpha: float,
+    beta: float,
+    parts: int = 1,
+) -> None:
+    """One product of matrices, by tiles where these are ahead."""
+    if beta not in (0.0, 1.0) or not tiles.suits(a, b, out) or not uses_tiles():
+        blas.gemm(a, b, out, alpha, beta, parts)
+        return
+    for rows, columns in tiles.multiply(a, b, out, alpha=alpha, add=beta == 1.0, parts=parts):
+        blas.gemm(a[rows], b[:, columns], out[rows, columns], alpha, beta)
 
 
 def is_small(a: Array, b: Array, out: Array) -> bool:
@@ -136,11 +154,16 @@ def gemm_batch(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: floa
     else:
         pieces = parallel.split(lead[longest], threads)
     blas: OpenBlas | NumPyBlas = library() if out.dtype in WIDE_FLOATS else NumPyBlas()
-    before = (slice(None),) * longest
+    before, first = (slice(None),) * longest, (0,) * len(lead)
 
     def run(index: int) -> None:
         piece = (*before, pieces[index])
-        blas.gemm_batch(a[piece], b[piece], out[piece], alpha, beta)
+        own = a[piece], b[piece], out[piece]
+        if not tiles.suits(a[first], b[first], out[first]):
+            blas.gemm_batch(*own, alpha, beta)
+            return
+        for place in np.ndindex(own[2].shape[:-2]):
+            _multiply(blas, own[0][place], own[1][place], own[2][place], alpha, beta)
 
     parallel.parallel_for(run, len(pieces))
     return out

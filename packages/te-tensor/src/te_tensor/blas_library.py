@@ -23,6 +23,7 @@ import numpy as np
 
 from . import memory, parallel
 from .dtypes import Array
+from .machine.kernel import has_tiles
 
 #: Multiply-adds up to which a call of ours costs more than its product, so that NumPy makes it, or
 #: a whole batch of them. Up to here its own BLAS uses no threads either. (OpenBLAS's batched
@@ -339,6 +340,8 @@ def _addressable(matrix: Array) -> tuple[Array, tuple[int, int]]:
 
 _CHOICES = ("auto", "openblas", "scipy-openblas32", "system", "numpy")
 _current: OpenBlas | NumPyBlas | None = None
+#: Whether nobody asked for a library, so that large products go by tiles where there are some.
+_automatic = False
 _guard = threading.Lock()
 
 
@@ -382,12 +385,20 @@ def _load(choice: str) -> OpenBlas | NumPyBlas:
 
 def library() -> OpenBlas | NumPyBlas:
     """What makes products now; loaded when first asked for."""
-    global _current
+    global _current, _automatic
     if _current is None:
         with _guard:
             if _current is None:
-                _current = _load(os.environ.get("TE_BLAS", "auto"))
+                choice = os.environ.get("TE_BLAS", "auto")
+                _automatic = choice == "auto"
+                _current = _load(choice)
     return _current
+
+
+def uses_tiles() -> bool:
+    """Whether large products of float32 are made by the processor's tiles."""
+    library()
+    return _automatic and has_tiles()
 
 
 def set_blas(choice: str) -> None:
@@ -397,16 +408,17 @@ def set_blas(choice: str) -> None:
 
     Args:
         choice: "auto", "openblas" (the wheel's or the system's), "scipy-openblas32", "system",
-            or "numpy".
+            or "numpy". With "auto", the processor's tiles (AMX) make large products of float32,
+            where it has them, and OpenBLAS the others.
 
     Raises:
         ValueError: choice is none of these.
         OSError: the library isn't there or can't be used; the earlier choice stays.
     """
-    global _current
+    global _current, _automatic
     loaded = _load(choice)
     with _guard:
-        _current = loaded
+        _current, _automatic = loaded, choice == "auto"
 
 
 def blas_info() -> dict[str, Any]:
@@ -414,12 +426,12 @@ def blas_info() -> dict[str, Any]:
 
     Returns:
         `library` ("scipy-openblas32", "system" or "numpy"), `version`, `kernel` (the processor
-        that OpenBLAS chose its loops for), `threads` (the engine's; OpenBLAS itself has one)
-        and `path`.
+        that OpenBLAS chose its loops for), `threads` (the engine's; OpenBLAS itself has one),
+        `path`, and `tiles` (whether the processor's tiles make large products of float32).
 
     Example:
         >>> sorted(blas_info())
-        ['kernel', 'library', 'path', 'threads', 'version']
+        ['kernel', 'library', 'path', 'threads', 'tiles', 'version']
     """
     blas = library()
     return {
@@ -428,4 +440,5 @@ def blas_info() -> dict[str, Any]:
         "kernel": blas.kernel,
         "threads": parallel.get_num_threads(),
         "path": blas.path,
+        "tiles": uses_tiles(),
     }

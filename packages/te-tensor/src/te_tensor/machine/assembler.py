@@ -1,8 +1,9 @@
 """x86-64 instructions as bytes: those that kernels are made of, and no others.
 
 Vector instructions are EVEX-encoded with 512-bit registers (AVX-512 F and DQ) or VEX-encoded with
-256-bit ones (AVX2 and FMA). The source is Intel's Software Developer's Manual, volume 2; tests
-compare each instruction with what the GNU assembler makes of it.
+256-bit ones (AVX2 and FMA); those of tiles (AMX) are VEX-encoded. The source is Intel's Software
+Developer's Manual, volume 2; tests compare each instruction with what the GNU assembler makes of
+it.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ CALLEE_SAVED: Final = (RBX, RBP, R12, R13, R14, R15)
 
 #: Bytes 0F, 0F 38 and 0F 3A before an opcode, by their number in a prefix.
 _0F, _0F38, _0F3A = 1, 2, 3
-#: The prefixes "none", 66 and F3, by their number.
-_NONE, _66, _F3 = 0, 1, 2
+#: The prefixes "none", 66, F3 and F2, by their number.
+_NONE, _66, _F3, _F2 = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,10 @@ _FORMS: Final = {
     "vfnmadd231ps": _Form(_66, _0F38, 0xBC),
     "vcmpps": _Form(_NONE, _0F, 0xC2),
     "vpermilps": _Form(_66, _0F3A, 0x04, unary=True),
+    "vunpcklps": _Form(_NONE, _0F, 0x14),
+    "vunpckhps": _Form(_NONE, _0F, 0x15),
+    "vshufps": _Form(_NONE, _0F, 0xC6),
+    "vpaddd": _Form(_66, _0F, 0xFE),
     "vcvtps2dq": _Form(_66, _0F, 0x5B, unary=True),
     "vcvtdq2ps": _Form(_NONE, _0F, 0x5B, unary=True),
     "vpslld": _Form(_66, _0F, 0x72, unary=True, extension=6),
@@ -92,6 +97,7 @@ _FORMS: Final = {
     "vgetexpps": _Form(_66, _0F38, 0x42, unary=True),
     "vgetmantps": _Form(_66, _0F3A, 0x26, unary=True),
     "vblendmps": _Form(_66, _0F38, 0x65),
+    "vrangeps": _Form(_66, _0F3A, 0x50),
     "vrndscaleps": _Form(_66, _0F3A, 0x08, unary=True),
     "vshuff32x4": _Form(_66, _0F3A, 0x23),
     "vpermt2ps": _Form(_66, _0F38, 0x7F),
@@ -223,11 +229,57 @@ class Assembler:
         self._code += b"\xc5\xf8\x90"
         self._operand(mask, source)
 
+    def any_lane(self, mask: int) -> None:
+        """Kortestw mask, mask: `jump` says "zero" if no lane is chosen."""
+        self._code += bytes((0xC5, 0xF8, 0x98, 0xC0 | mask << 3 | mask))
+
+    # -- tiles ----------------------------------------------------------------------------
+
+    def shape_tiles(self, source: Memory) -> None:
+        """Ldtilecfg [source]: how many rows and bytes each tile has, from 64 bytes."""
+        self._tile(_NONE, 0x49, 0, source)
+
+    def leave_tiles(self) -> None:
+        """tilerelease: who saves registers, saves no tiles."""
+        self._tile(_NONE, 0x49, 0, 0)
+
+    def clear_tile(self, tile: int) -> None:
+        """Tilezero tile."""
+        self._tile(_F2, 0x49, tile, 0)
+
+    def load_tile(self, tile: int, source: Memory) -> None:
+        """Tileloadd tile, [source]: rows as many bytes apart as the index register says."""
+        self._tile(_F2, 0x4B, tile, source)
+
+    def store_tile(self, target: Memory, tile: int) -> None:
+        """Tilestored [target], tile; as for `load_tile`."""
+        self._tile(_F3, 0x4B, tile, target)
+
+    def multiply_tiles(self, out: int, a: int, b: int) -> None:
+        """Tdpbf16ps out, a, b: out += a @ b, where a and b hold pairs of bfloat16."""
+        self._tile(_F3, 0x5C, out, a, b)
+
+    def _tile(
+        self, prefix: int, opcode: int, tile: int, last: int | Memory, second: int = 0
+    ) -> None:
+        high_x, high_b = _high_bits(last)
+        head = _inverted(0, 7) | _inverted(high_x, 6) | _inverted(high_b, 5) | _0F38
+        self._code += bytes((0xC4, head, (~second & 15) << 3 | prefix, opcode))
+        self._operand(tile, last)
+
+    # -- the cache ------------------------------------------------------------------------
+
     def prefetch(self, source: Memory) -> None:
         """prefetcht1 [source]: have its line in the second-level cache soon."""
         assert source.base < 8 and source.index == RSP
         self._code += b"\x0f\x18"
         self._operand(2, source)
+
+    def prefetch_to_write(self, target: Memory) -> None:
+        """prefetchw [target]: have its line soon, and alone."""
+        assert target.base < 8 and target.index == RSP
+        self._code += b"\x0f\x0d"
+        self._operand(1, target)
 
     def leave_vectors(self) -> None:
         """vzeroupper: older code that follows isn't slowed down."""

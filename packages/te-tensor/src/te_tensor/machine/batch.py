@@ -17,7 +17,7 @@ import numpy as np
 
 from ..dtypes import Array, float32
 from ..memory import address
-from .chain import _WORD, _go_through
+from .chain import _WORD, go_through
 from .compiler import OPERAND_SIZE
 from .kernel import _KEEP_GIL, Kernel
 
@@ -26,9 +26,9 @@ _HEAD = struct.Struct("=2q").pack
 
 
 @cache
-def _callers() -> tuple[Any, Any]:
+def callers() -> tuple[Any, Any]:
     """What goes through a chain's calls: once with the GIL kept, once with it given away."""
-    released, code = _go_through()
+    released, code = go_through()
     return ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(code.address), released
 
 
@@ -87,7 +87,7 @@ class Batch:
         self._given[calls] = [id(array) for array in given]
         self._scalars[calls] = scalars
         start, stop = calls.start, calls.stop
-        held, released = _callers()
+        held, released = callers()
         call = held if self._edges[stop] - self._edges[start] <= _KEEP_GIL else released
         call(_HEAD(stop - start, self._start + self._length * start))
 

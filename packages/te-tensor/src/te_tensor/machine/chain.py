@@ -31,8 +31,8 @@ _AWAITED_FROM = 1 << 24
 
 
 @cache
-def _go_through() -> tuple[Any, Code]:
-    """A function of how many calls there are, and the address of the first."""
+def go_through() -> tuple[Any, Code]:
+    """What goes through calls: a function of how many there are, and the address of the first."""
     code = Assembler()
     code.push(RBX)
     code.push(R12)
@@ -153,9 +153,8 @@ class Chain:
     def run(self) -> None:
         """Go through the steps."""
         records = self._records()
-        go_through, _ = _go_through()
         head = np.array((self._calls * self._steps, memory.address(records)))
-        go_through(memory.address(head))
+        go_through()[0](memory.address(head))
 
 
 #: Words of a product's record.
@@ -235,7 +234,7 @@ class Steps(Chain):
         self._add(len(pieces))
         tasks = len(self._words)
         for mailbox, _ in zip(self._crew.mailboxes, pieces, strict=False):
-            self._add(mailbox, _go_through()[1].address, 0)
+            self._add(mailbox, go_through()[1].address, 0)
         for number, write in enumerate(pieces):
             head, before = len(self._words), self._calls
             self._set_inside(tasks + 3 * number + 2, head)
@@ -284,7 +283,7 @@ class Steps(Chain):
         """Make the calls."""
         if self.threads > 1:
             parallel.wake(self.threads - 1, wait=self._work >= _AWAITED_FROM)
-        _go_through()[0](memory.address(self._write()[1]))
+        go_through()[0](memory.address(self._write()[1]))
 
 
 def _as_words(scalars: Sequence[float]) -> tuple[int, ...]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from .. import executable, parallel
@@ -26,12 +28,13 @@ _UNIT = 16
 #: Elements up to which the GIL is kept: the call takes less time than giving it away.
 _KEEP_GIL = 1 << 14
 
-# A function of a leaf (edi), a subleaf (esi) and a place (rdx): cpuid's eax, ebx and ecx go there;
-# for the leaf -1 xgetbv's eax does, which tells the registers that the system saves.
+# A function of a leaf (edi), a subleaf (esi) and a place (rdx): cpuid's eax, ebx, ecx and edx go
+# there; for the leaf -1 xgetbv's eax does, which tells the registers that the system saves.
 _CPUID = bytes.fromhex(
     "53 4989d0 89f8 89f1"  # push rbx; mov r8, rdx; mov eax, edi; mov ecx, esi
-    "83ffff 740f"  # cmp edi, -1; je to xor
-    "0fa2 418900 41895804 41894808"  # cpuid; mov [r8], eax; mov [r8+4], ebx; mov [r8+8], ecx
+    "83ffff 7413"  # cmp edi, -1; je to xor
+    "0fa2 418900 41895804"  # cpuid; mov [r8], eax; mov [r8+4], ebx
+    "41894808 4189500c"  # mov [r8+8], ecx; mov [r8+12], edx
     "5b c3"  # pop rbx; ret
     "31c9 0f01d0 418900 5b c3"  # xor ecx, ecx; xgetbv; mov [r8], eax; pop rbx; ret
 )
@@ -39,20 +42,21 @@ _CPUID = bytes.fromhex(
 _XGETBV = 1 << 27
 
 
-def _features() -> tuple[int, int, int]:
-    """What processor and system can do, in bits: leaf 1 of cpuid, ecx; leaf 7, ebx; xgetbv."""
+def _features() -> tuple[int, int, int, int]:
+    """What processor and system can do, in bits: leaf 1, ecx; leaf 7, ebx; xgetbv; leaf 7, edx."""
     code = Code(_CPUID)
     function = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_int, ctypes.c_void_p)(code.address)
-    found = (ctypes.c_uint32 * 3)()
+    found = (ctypes.c_uint32 * 4)()
 
-    def ask(leaf: int) -> tuple[int, int, int]:
+    def ask(leaf: int) -> tuple[int, int, int, int]:
         function(leaf, 0, ctypes.addressof(found))
-        return found[0], found[1], found[2]
+        return found[0], found[1], found[2], found[3]
 
     leaves, more = ask(0)[0], ask(1)[2]
     if leaves < 7 or not more & _XGETBV:
-        return 0, 0, 0
-    return more, ask(7)[1], ask(-1)[0]
+        return 0, 0, 0, 0
+    _, first, _, second = ask(7)
+    return more, first, ask(-1)[0], second
 
 
 def _fitting() -> list[str]:
@@ -66,8 +70,37 @@ def _fitting() -> list[str]:
     return [
         target.name
         for target in TARGETS.values()
-        if all(has & need == need for has, need in zip(found, target.needs, strict=True))
+        if all(has & need == need for has, need in zip(found, target.needs, strict=False))
     ]
+
+
+#: Bits that tiles of bfloat16 need, beside those of AVX-512: of xgetbv, and of leaf 7, edx.
+_TILE_REGISTERS, _TILE_FEATURES = 1 << 17 | 1 << 18, 1 << 22 | 1 << 24
+#: The system call by which Linux on x86-64 grants a process registers, what is asked of it, and
+#: the registers: the contents of tiles.
+_ARCH_PRCTL, _REQUEST, _CONTENTS = 158, 0x1023, 18
+
+
+@cache
+def _tiles_granted() -> bool:
+    """Whether processor and system have tiles for this process; Linux has to be asked first."""
+    if not sys.platform.startswith("linux") or not executable.possible():
+        return False
+    try:
+        *_, registers, features = _features()
+    except OSError:
+        return False
+    if (
+        registers & _TILE_REGISTERS != _TILE_REGISTERS
+        or features & _TILE_FEATURES != _TILE_FEATURES
+    ):
+        return False
+    return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _CONTENTS) == 0)
+
+
+def has_tiles() -> bool:
+    """Whether machine code may use tiles: kernels are of AVX-512, and the processor has tiles."""
+    return (_state.current or _current()) == "avx512" and _tiles_granted()
 
 
 _CHOICES = ("auto", *TARGETS, "numpy")

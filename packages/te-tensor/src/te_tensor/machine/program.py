@@ -32,6 +32,7 @@ class Record:
     def __init__(
         self, *names: str, variables: tuple[str, ...] = (), behind: Record | None = None
     ) -> None:
+        self.names = names
         self.pack: Callable[..., bytes] = struct.Struct(f"={len(names)}q").pack
         self._places: dict[str, Memory] = dict(behind._places) if behind else {}
         at = 8 * len(self._places)

@@ -1,0 +1,714 @@
+"""Products of float32 by a processor's tiles, which multiply bfloat16 sixteen times as fast (AMX).
+
+A number of float32 is the sum of three of bfloat16, each with 8 of its 24 bits:
+x = x₀ + x₁ + x₂. Of the nine products of such parts, three are too small to count, and the others
+add up in float32: Σ xᵢ yⱼ for i + j ≤ 2. Six products of tiles are still well ahead of one of
+vectors, and as exact: tests hold them to the error of a BLAS (Henry, Tang and Heinecke, "Leveraging
+the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", 2019).
+
+Two things are not as in float32, and where they could matter the product isn't made here:
+infinities and NaN can't be split, and parts below 2⁻¹²⁶ are 0 to tiles. So each block of rows is
+made only if it and the other matrix hold finite numbers, the largest of them from 2⁻⁵⁰ to 2⁵⁰.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import product
+from math import ceil
+
+import numpy as np
+
+from .. import memory, parallel
+from ..dtypes import Array, float32
+from ..executable import Code
+from .assembler import (
+    R8,
+    R9,
+    R10,
+    R11,
+    R12,
+    R13,
+    R14,
+    R15,
+    RAX,
+    RBP,
+    RBX,
+    RCX,
+    RDX,
+    RSI,
+    Memory,
+)
+from .batch import callers
+from .chain import go_through
+from .compiler import LANES, VECTOR
+from .program import Record, Writer, program
+
+#: Rows and columns of a tile of the product; and numbers of k that tiles of bfloat16 have, in
+#: pairs: the first 16 beside the others.
+_SIDE, _DEPTH = 16, 32
+#: Bytes of a tile, and of the three that are the parts of 16 x 32 numbers.
+_TILE, _PARTS = 1024, 3 * 1024
+#: Rows whose parts stay in the second-level cache, and k that goes through the tiles at once.
+_ROWS, _K = 128, 512
+#: Numbers whose largest is outside of this are left to others.
+_LOW, _HIGH = 2.0**-50, 2.0**50
+
+_WORD, _PREFIX = 8, 16
+#: Tiles begin where lines of the cache do.
+_PAGE = 64
+
+
+# -- laying out ------------------------------------------------------------------------------
+
+_LAY_OUT = Record(
+    *("source", "row", "second", "chunk", "tile", "chunks", "tiles"),
+    *("out", "out_pair", "parts", "found_before", "found", "scratch"),
+    *("first_mask", "second_mask", "bits"),
+)
+#: What rounds to the upper half of a number's bits, and what leaves nothing but this half.
+_BITS: int = struct.unpack("=q", struct.pack("=2I", 0x8000, 0xFFFF0000))[0]
+_ROUND, _UPPER, _ZERO, _NOT_FINITE, _LARGEST = 31, 30, 29, 28, 27
+#: Of `vrangeps`: the larger magnitude, without sign.
+_MAGNITUDE = 0b1011
+_ABOVE, _UNORDERED = 0x1E, 0x03
+
+
+@cache
+def _lay_out(turned: bool, first: int, second: int) -> Code:
+    """Code that lays out blocks of 16 x 32 numbers as tiles of their three parts.
+
+    A block is two vectors in each of 16 rows, whose elements stand in pairs in the tiles.
+
+    Args:
+        turned: rows and lanes are exchanged.
+        first: rows that the first vectors are read of; the rest are 0.
+        second: the same of the second ones.
+    """
+    record = _LAY_OUT
+    tile, block, row, other, out, target, scratch = RSI, RBX, RCX, RDX, R8, R9, R10
+
+    def half(code: Writer, rows: int, mask: int, at: int) -> None:
+        """Sixteen vectors of a block, turned, into memory beside the others."""
+        for i in range(_SIDE):
+            if i < rows:
+                code.vector("vmovups", i, Memory(row), mask=mask, zero=True)
+                code.add(row, record["row"])
+            else:
+                code.vector("vxorps", i, i, i)
+        for i, register in enumerate(_transpose(code)):
+            code.store(Memory(scratch, offset=2 * VECTOR * i + at), register)
+
+    def split(code: Writer, place: int) -> None:
+        """The parts of two vectors, each a row of a tile."""
+        numbers, upper, both = (0, 1), (2, 3), 4
+        for number in numbers:
+            code.vector("vrangeps", _LARGEST, _LARGEST, number, immediate=_MAGNITUDE)
+        for part in range(3):
+            source = upper if part < 2 else numbers
+            if part < 2:
+                for number, rounded in zip(numbers, upper, strict=True):
+                    code.vector("vpaddd", rounded, number, _ROUND)
+                    code.vector("vandps", rounded, rounded, _UPPER)
+                    code.vector("vsubps", number, number, rounded)
+            code.vector("vpsrld", both, source[0], immediate=16)
+            code.vector("vorps", both, both, source[1])
+            code.store(Memory(target, offset=part * _TILE + place), both)
+        for number in numbers:  # NaN, if anything was not finite
+            code.vector("vfmadd231ps", _NOT_FINITE, number, _ZERO)
+
+    def write(code: Writer) -> None:
+        code.load_mask(1, record["first_mask"])
+        code.load_mask(2, record["second_mask"])
+        bits = record["bits"]
+        code.vector("vbroadcastss", _ROUND, bits)
+        code.vector("vbroadcastss", _UPPER, Memory(bits.base, offset=bits.offset + 4))
+        code.vector("vxorps", _ZERO, _ZERO, _ZERO)
+        code.load(RAX, record["found_before"])
+        code.vector("vmovups", _LARGEST, Memory(RAX))
+        code.vector("vmovups", _NOT_FINITE, Memory(RAX, offset=VECTOR))
+        code.load(tile, record["source"])
+        code.load(out, record["out"])
+        code.load(scratch, record["scratch"])
+        with code.times(R14, record["tiles"]):
+            code.move(block, tile)
+            code.move(target, out)
+            with code.times(R15, record["chunks"]):
+                code.move(row, block)
+                code.move(other, block)
+                code.add(other, record["second"])
+                if turned:
+                    half(code, first, 1, 0)
+                    code.move(row, other)
+                    half(code, second, 2, VECTOR)
+                for i in range(_SIDE):
+                    if turned:
+                        for number in range(2):
+                            place = Memory(scratch, offset=VECTOR * (2 * i + number))
+                            code.vector("vmovups", number, place)
+                    else:
+                        for number, (start, rows) in enumerate(((row, first), (other, second))):
+                            if i < rows:
+                                place = Memory(start)
+                                code.vector("vmovups", number, place, mask=1 + number, zero=True)
+                                code.add(start, record["row"])
+                            else:
+                                code.vector("vxorps", number, number, number)
+                    split(code, VECTOR * i)
+                code.add(block, record["chunk"])
+                code.add(target, record["parts"])
+            code.add(tile, record["tile"])
+            code.add(out, record["out_pair"])
+        code.load(RAX, record["found"])
+        code.store(Memory(RAX), _LARGEST)
+        code.store(Memory(RAX, offset=VECTOR), _NOT_FINITE)
+
+    return program(write)
+
+
+def _transpose(code: Writer) -> list[int]:
+    """Exchange rows and lanes of registers 0 … 15.
+
+    Returns:
+        The registers that hold what were the lanes; one more may be among them.
+    """
+    held, spare = list(range(_SIDE)), _SIDE
+
+    def exchange(i: int, j: int, low: tuple[str, int | None], high: tuple[str, int | None]) -> None:
+        nonlocal spare
+        a, b = held[i], held[j]
+        code.vector(low[0], spare, a, b, immediate=low[1])
+        code.vector(high[0], a, a, b, immediate=high[1])
+        held[i], held[j], spare = spare, a, b
+
+    for i in range(0, _SIDE, 2):
+        exchange(i, i + 1, ("vunpcklps", None), ("vunpckhps", None))
+    for i, j in product(range(0, _SIDE, 4), (0, 1)):
+        exchange(i + j, i + j + 2, ("vshufps", 0x44), ("vshufps", 0xEE))
+    for i, j in product(range(4), (0, 8)):
+        exchange(i + j, i + j + 4, ("vshuff32x4", 0x44), ("vshuff32x4", 0xEE))
+    for i in range(8):
+        exchange(i, i + 8, ("vshuff32x4", 0x88), ("vshuff32x4", 0xDD))
+    # lane 4 i + j is where quarter i, and in each quarter element j, have come to
+    quarters, elements = (0, 8, 4, 12), (0, 2, 1, 3)
+    return [held[quarter + element] for quarter, element in product(quarters, elements)]
+
+
+# -- multiplying -----------------------------------------------------------------------------
+
+_MULTIPLY = Record(
+    *("a", "b", "pair", "chunks", "row_pairs", "column_pairs", "rows", "masks"),
+    *("out", "out_row", "out_tile", "start", "start_row", "alpha", "scratch"),
+    *("found_a", "found_b", "bounds", "parts", "one", "two", "shapes", "skipped"),
+    variables=("columns_left", "rows_left", "out_column", "start_column"),
+)
+#: Eight tiles, all of them whole.
+_SHAPES = np.frombuffer(
+    struct.pack("=2B14x16H16B", 1, 0, *[64] * 8, *[0] * 8, *[_SIDE] * 8, *[0] * 8), np.uint8
+)
+
+
+@cache
+def _multiply(whole: bool) -> Code:
+    """Code for products of matrices laid out as tiles, two by two.
+
+    Args:
+        whole: pairs of tiles are whole, and out = a @ b; else out = start + alpha * a @ b.
+    """
+    record = _MULTIPLY
+    a, out, start, b = R8, R9, R10, RBX
+    of_a, of_b, left, place, line = RAX, RDX, R11, R12, RSI
+    number, count, one, two = R13, RBP, R15, R14  # bytes from row to row of one tile, and two
+    sums, tiles_of_a, tiles_of_b = ((0, 1), (2, 3)), (4, 5), (6, 7)
+    cells = [(i, j) for i in range(2) for j in range(2)]
+
+    def check(code: Writer, found: str) -> list[int]:
+        """Jumps, should the numbers that were found be none to be split."""
+        code.load(RAX, record[found])
+        code.vector("vmovups", 0, Memory(RAX))
+        code.vector("vmovups", 1, Memory(RAX, offset=VECTOR))
+        bounds = record["bounds"]
+        code.vector("vbroadcastss", 2, bounds)
+        code.vector("vbroadcastss", 3, Memory(bounds.base, offset=bounds.offset + 4))
+        jumps = []
+        for pair, condition, jump in (
+            ((0, 2), _ABOVE, "zero"),
+            ((0, 3), _ABOVE, "not zero"),
+            ((1, 1), _UNORDERED, "not zero"),
+        ):
+            code.vector("vcmpps", 1, *pair, immediate=condition)
+            code.any_lane(1)
+            jumps.append(code.jump(jump))
+        return jumps
+
+    def load(code: Writer, matrix: str, i: int, part: int) -> None:
+        tiles, at = (tiles_of_a, of_a) if matrix == "a" else (tiles_of_b, of_b)
+        code.load_tile(tiles[i], Memory(at, one, i * _PARTS + part * _TILE))
+
+    def add(code: Writer, *places: tuple[int, int]) -> None:
+        for i, j in places:
+            code.multiply_tiles(sums[i][j], tiles_of_a[i], tiles_of_b[j])
+
+    def chunk(code: Writer) -> None:
+        """Six products for each of four tiles; what is loaded next comes between them."""
+        load(code, "a", 0, 0)
+        load(code, "b", 0, 2)
+        add(code, (0, 0))
+        load(code, "b", 1, 2)
+        add(code, (0, 1))
+        load(code, "a", 1, 0)
+        add(code, (1, 0))
+        load(code, "b", 0, 1)
+        add(code, (1, 1), (0, 0))
+        load(code, "b", 1, 1)
+        add(code, (1, 0), (0, 1))
+        load(code, "a", 0, 1)
+        add(code, (1, 1))
+        load(code, "a", 1, 1)
+        add(code, (0, 0), (0, 1), (1, 0))
+        load(code, "b", 0, 0)
+        add(code, (1, 1))
+        load(code, "b", 1, 0)
+        add(code, (0, 0), (1, 0), (0, 1))
+        load(code, "a", 0, 2)
+        add(code, (1, 1))
+        load(code, "a", 1, 2)
+        add(code, (0, 0), (0, 1))
+        load(code, "a", 0, 0)
+        add(code, (1, 0), (1, 1))
+        load(code, "a", 1, 0)
+        add(code, (0, 0), (0, 1), (1, 0), (1, 1))
+
+    def cell(i: int, j: int) -> Memory:
+        """Where rows of out are that a tile holds; in `place` the lower ones begin."""
+        return Memory(place if i else out, number, VECTOR * j)
+
+    def pair(code: Writer) -> None:
+        """Two by two tiles of the product."""
+        code.move(line, out)
+        for _ in range(2 * _SIDE):  # here when they are wanted
+            code.prefetch_to_write(Memory(line))
+            code.prefetch_to_write(Memory(line, offset=2 * VECTOR - 4))
+            code.add(line, record["out_row"])
+        code.move(of_a, a)
+        code.move(of_b, b)
+        if whole:
+            code.load(number, record["out_row"])
+            code.move(place, out)
+            code.add(place, record["out_tile"])
+        for i, j in cells:
+            code.clear_tile(sums[i][j])
+        with code.times(left, record["chunks"]):
+            chunk(code)
+            code.add(of_a, record["parts"])
+            code.add(of_b, record["parts"])
+        if whole:
+            for i, j in cells:
+                code.store_tile(cell(i, j), sums[i][j])
+            for _ in range(2):
+                code.add(out, record["out_tile"])
+        else:
+            code.load(place, record["scratch"])
+            for i, j in cells:
+                code.store_tile(Memory(place, two, 2 * _TILE * i + VECTOR * j), sums[i][j])
+            mix(code)
+
+    def mix(code: Writer) -> None:
+        """What the tiles hold to its place."""
+        code.load(count, record["rows"])
+        loop = code.here()
+        for j in range(2):
+            code.vector("vmovups", j, Memory(start, offset=VECTOR * j), mask=1 + j, zero=True)
+            code.vector("vmovups", 2 + j, Memory(place, offset=VECTOR * j))
+            code.vector("vfmadd231ps", j, 2 + j, 4)
+            code.store(Memory(out, offset=VECTOR * j), j, 1 + j)
+        code.add(start, record["start_row"])
+        code.add(out, record["out_row"])
+        code.add(place, record["two"])
+        code.add_number(count, -1)
+        code.jump("not zero", loop)
+
+    def write(code: Writer) -> None:
+        wrong = [*check(code, "found_a"), *check(code, "found_b")]
+        code.load(RAX, record["shapes"])
+        code.shape_tiles(Memory(RAX))
+        code.load(one, record["one"])
+        code.load(two, record["two"])
+        code.load(b, record["b"])
+        code.vector("vbroadcastss", 4, record["alpha"])
+        masks = record["masks"]
+        for j in range(2):
+            code.load_mask(1 + j, Memory(masks.base, offset=masks.offset + 2 * j))
+        for name in ("out", "start"):
+            code.load(number, record[name])
+            code.keep(record[f"{name}_column"], number)
+        with code.times_kept(record["columns_left"], record["column_pairs"], number):
+            code.load(a, record["a"])
+            code.load(out, record["out_column"])
+            code.load(start, record["start_column"])
+            with code.times_kept(record["rows_left"], record["row_pairs"], number):
+                pair(code)
+                code.add(a, record["pair"])
+            code.add(b, record["pair"])
+            for name in ("out_column", "start_column"):
+                code.load(number, record[name])
+                code.add(number, record["two"])
+                code.keep(record[name], number)
+        code.leave_tiles()
+        code.clear(RAX)
+        code.add_number(RAX, 0)
+        done = code.jump("zero")
+        for jump in wrong:
+            code.land(jump)
+        code.load(RAX, record["one"])
+        code.keep(record["skipped"], RAX)
+        code.land(done)
+
+    return program(write)
+
+
+# -- products of matrices --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """How a matrix lies.
+
+    Args:
+        step: bytes from row to row, or from column to column.
+        by_k: whether what is contiguous are the numbers of k.
+    """
+
+    step: int
+    by_k: bool
+
+
+class _Words:
+    """Calls and their records, as words, with addresses that count from one of several bases."""
+
+    def __init__(self) -> None:
+        self.words: list[int] = []
+        self.calls = 0
+        self.based: dict[str, list[int]] = {}
+
+    def call(self, code: Code, record: Record, **words: int | tuple[str, int]) -> int:
+        """Add a call.
+
+        Args:
+            code: what is called.
+            record: what it reads.
+            words: numbers by name, or addresses: a base, and the distance from it.
+
+        Returns:
+            The place of the record's first word.
+        """
+        self.calls += 1
+        names = record.names
+        self.words += (code.address, _PREFIX + len(names) * _WORD)
+        first = len(self.words)
+        for name in names:
+            word = words[name]
+            if isinstance(word, tuple):
+                base, word = word
+                self.based.setdefault(base, []).append(len(self.words))
+            self.words.append(word)
+        return first
+
+
+@dataclass(frozen=True)
+class _Template:
+    """The calls of a product of a certain size.
+
+    Args:
+        words: those of all calls.
+        calls: how many.
+        based: the places of addresses, by what they count from.
+        alphas: the places of the factor.
+        skipped: the places that say whether a block of rows was left out.
+        size: bytes of memory to work in.
+    """
+
+    words: Array
+    calls: int
+    based: dict[str, Array]
+    alphas: Array
+    skipped: Array
+    size: int
+
+
+#: The bits of 1, a factor that changes nothing.
+_ONE = int.from_bytes(struct.pack("=f", 1.0), "little")
+_FOUND = 2 * VECTOR
+_BOUNDS = int.from_bytes(struct.pack("=2f", _LOW, _HIGH), "little")
+_ZEROS = np.zeros(2 * VECTOR, np.uint8)
+
+
+def _regions(length: int, unit: int) -> list[tuple[int, int, int]]:
+    """Where units begin, how many there are, and how long they are: whole ones, and the rest."""
+    whole, rest = divmod(length, unit)
+    return [(0, whole, unit)] * bool(whole) + [(whole, 1, rest)] * bool(rest)
+
+
+def _every_other(length: int) -> list[tuple[int, int, int]]:
+    """The same for tiles: first the even ones, then the odd ones, then the rest."""
+    whole, rest = divmod(length, _SIDE)
+    found = [(0, (whole + 1) // 2, _SIDE), (1, whole // 2, _SIDE), (whole, int(rest > 0), rest)]
+    return [region for region in found if region[1]]
+
+
+def _add_layout(
+    words: _Words, source: str, at: int, operand: _Operand, turned: bool, size: tuple[int, int],
+    out: int, found: int, scratch: int,
+) -> None:  # fmt: skip
+    """Calls that lay out a matrix.
+
+    Args:
+        words: where they are added.
+        source: the matrix.
+        at: bytes from its beginning to what is laid out.
+        operand: how it lies.
+        turned: whether numbers that are contiguous come into a column of the tiles.
+        size: how many rows or columns, and k.
+        out: where the tiles go; one more than needed may be read.
+        found: where it goes what was found.
+        scratch: memory for a block.
+    """
+    length, depth = size
+    along, across = 4, operand.step
+    by_k, by_tile = (along, across) if operand.by_k else (across, along)
+    pair = 2 * ceil(depth / _DEPTH) * _PARTS
+    before: tuple[str, int] = ("zeros", 0)
+    for (tile, tiles, high), (chunk, chunks, deep) in product(
+        _every_other(length), _regions(depth, _DEPTH)
+    ):
+        halves = min(deep, LANES), max(deep - LANES, 0)
+        rows, lanes = ((high, high), halves) if operand.by_k else (halves, (high, high))
+        first, second = rows[0], rows[1] if halves[1] else 0
+        words.call(
+            _lay_out(turned, first, second),
+            _LAY_OUT,
+            source=(source, at + tile * _SIDE * by_tile + chunk * _DEPTH * by_k),
+            row=operand.step,
+            second=LANES * by_k,
+            chunk=_DEPTH * by_k,
+            tile=2 * _SIDE * by_tile,
+            chunks=chunks,
+            tiles=tiles,
+            out=("work", out + tile // 2 * pair + (2 * chunk + tile % 2) * _PARTS),
+            out_pair=pair,
+            parts=2 * _PARTS,
+            found_before=before,
+            found=("work", found),
+            scratch=("work", scratch),
+            first_mask=(1 << lanes[0]) - 1,
+            second_mask=(1 << lanes[1]) - 1,
+            bits=_BITS,
+        )
+        before = ("work", found)
+
+
+@lru_cache(512)
+def _template(
+    size: tuple[int, int, int], a: _Operand, b: _Operand, out_row: int, start_row: int, plain: bool
+) -> _Template:
+    """The calls of a product (rows, columns, k)."""
+    rows, columns, depth = size
+    chunks = ceil(depth / _DEPTH)
+    pair = 2 * chunks * _PARTS
+    of_b, of_a = 0, ceil(columns / (2 * _SIDE)) * pair
+    scratch = of_a + ceil(min(rows, _ROWS) / (2 * _SIDE)) * pair
+    found_a = scratch + 4 * _TILE
+    found_b = found_a + _FOUND
+    words = _Words()
+    alphas, skipped = [], []
+    _add_layout(words, "b", 0, b, b.by_k, (columns, depth), of_b, found_b, scratch)
+    by_row = 4 if not a.by_k else a.step
+    place = 0
+    for first in range(0, rows, _ROWS):
+        count = min(_ROWS, rows - first)
+        at = first * by_row
+        _add_layout(words, "a", at, a, not a.by_k, (count, depth), of_a, found_a, scratch)
+        for piece, (row, row_pairs, high), (column, column_pairs, wide) in product(
+            parallel.split(chunks, ceil(depth / _K)),
+            _regions(count, 2 * _SIDE),
+            _regions(columns, 2 * _SIDE),
+        ):
+            further = piece.start > 0
+            # Sums of a block begin at 0: their errors are those of numbers as large as its own.
+            whole = plain and not further and high == wide == 2 * _SIDE
+            step = out_row if further else start_row
+            beside = column * 2 * VECTOR
+            row_at = first + row * 2 * _SIDE
+            ahead = piece.start * 2 * _PARTS
+            place = words.call(
+                _multiply(whole),
+                _MULTIPLY,
+                a=("work", of_a + row * pair + ahead),
+                b=("work", of_b + column * pair + ahead),
+                pair=pair,
+                chunks=piece.stop - piece.start,
+                row_pairs=row_pairs,
+                column_pairs=column_pairs,
+                rows=high,
+                masks=(1 << wide) - 1,
+                out=("out", row_at * out_row + beside),
+                out_row=out_row,
+                out_tile=out_row * _SIDE,
+                start=("out" if further else "start", row_at * step + beside),
+                start_row=step,
+                alpha=0,
+                scratch=("work", scratch),
+                found_a=("work", found_a),
+                found_b=("work", found_b),
+                bounds=_BOUNDS,
+                parts=2 * _PARTS,
+                one=VECTOR,
+                two=2 * VECTOR,
+                shapes=("shapes", 0),
+                skipped=0,
+            )
+            alphas.append(place + _MULTIPLY.names.index("alpha"))
+        skipped.append(place + _MULTIPLY.names.index("skipped"))
+    return _Template(
+        np.array(words.words, np.int64),
+        words.calls,
+        {base: np.array(places) for base, places in words.based.items()},
+        np.array(alphas),
+        np.array(skipped),
+        found_b + _FOUND,
+    )
+
+
+#: Multiply-adds up to which a product is short, and keeps the GIL.
+_SHORT = 1 << 24
+
+
+def _lying(matrix: Array, by_k_axis: int) -> _Operand | None:
+    """How a matrix lies; None where neither axis is contiguous."""
+    strides = matrix.strides
+    for axis in (by_k_axis, 1 - by_k_axis):
+        if strides[axis] == 4 and strides[1 - axis] > 0:
+            return _Operand(strides[1 - axis], axis == by_k_axis)
+    return None
+
+
+class _Piece:
+    """A part of a product, as the calls that make it."""
+
+    def __init__(
+        self, a: Array, b: Array, out: Array, operands: tuple[_Operand, _Operand],
+        alpha: int, add: bool, place: tuple[int, int],
+    ) -> None:  # fmt: skip
+        rows, columns = out.shape
+        out_row = out.strides[0]
+        self.place, self.shape = place, out.shape
+        self.template = template = _template(
+            (rows, columns, a.shape[1]),
+            *operands,
+            out_row,
+            out_row if add else 0,
+            alpha == _ONE and not add,
+        )
+        self.zeros = memory.empty((columns,), float32) if not add else None
+        if self.zeros is not None:
+            self.zeros.fill(0)
+        self.work = memory.empty((template.size // 4 + _PAGE,), float32)
+        self.words = template.words.copy()
+        at_out, at_work = memory.address(out), memory.address(self.work)
+        bases = {
+            "a": memory.address(a),
+            "b": memory.address(b),
+            "out": at_out,
+            "start": at_out if self.zeros is None else memory.address(self.zeros),
+            "work": at_work + -at_work % _PAGE,
+            "zeros": memory.address(_ZEROS),
+            "shapes": memory.address(_SHAPES),
+        }
+        for base, places in template.based.items():
+            self.words[places] += bases[base]
+        self.words[template.alphas] = alpha
+        self.record = struct.pack("=2q", template.calls, memory.address(self.words))
+
+    def left_out(self) -> list[tuple[slice, slice]]:
+        """Rows and columns that aren't made."""
+        skipped = self.words[self.template.skipped]
+        if not skipped.any():
+            return []
+        (row, column), (rows, columns) = self.place, self.shape
+        return [
+            (
+                slice(row + n * _ROWS, row + min((n + 1) * _ROWS, rows)),
+                slice(column, column + columns),
+            )
+            for n in np.flatnonzero(skipped)
+        ]
+
+
+def multiply(
+    a: Array, b: Array, out: Array, *, alpha: float, add: bool, parts: int
+) -> list[tuple[slice, slice]]:
+    """out = alpha * a @ b, or that added to out, but for blocks that tiles can't make.
+
+    Args:
+        a: shape (rows, k), float32 as the others, one of its axes contiguous.
+        b: shape (k, columns), likewise.
+        out: shape (rows, columns), likewise; shares no memory with a or b.
+        alpha: the factor.
+        add: whether the product is added.
+        parts: how many threads share the work.
+
+    Returns:
+        The blocks of out that aren't made and are as they were: rows, and columns.
+    """
+    if out.strides[1] != 4:  # outᵀ = bᵀ aᵀ has contiguous rows
+        blocks = multiply(b.T, a.T, out.T, alpha=alpha, add=add, parts=parts)
+        return [(rows, columns) for columns, rows in blocks]
+    rows, columns = out.shape
+    of_a, of_b = _lying(a, 1), _lying(b, 0)
+    assert of_a and of_b
+    factor = int.from_bytes(struct.pack("=f", alpha), "little")
+    by_rows = rows >= columns  # each thread lays out the whole of the other matrix for itself
+    pieces = []
+    for piece in cuts(rows if by_rows else columns, parts):
+        if by_rows:
+            own = a[piece], b, out[piece]
+            place = piece.start, 0
+        else:
+            own = a, b[:, piece], out[:, piece]
+            place = 0, piece.start
+        pieces.append(_Piece(*own, (of_a, of_b), factor, add, place))
+    short = rows * columns * a.shape[1] <= _SHORT
+    if len(pieces) == 1:
+        held, released = callers()
+        (held if short else released)(pieces[0].record)
+    else:
+        code = go_through()[1].address
+        parallel.share([(code, piece.record) for piece in pieces], short=short)
+    return [block for piece in pieces for block in piece.left_out()]
+
+
+def cuts(length: int, parts: int) -> list[slice]:
+    """Slices of a length, in whole pairs of tiles but for the last one."""
+    unit = 2 * _SIDE
+    units = parallel.split(-(-length // unit), parts)
+    return [slice(u.start * unit, min(u.stop * unit, length)) for u in units]
+
+
+#: Multiply-adds, and length of each axis, from which tiles are ahead.
+_FROM, _SHORTEST = 1 << 21, 32
+
+
+def suits(a: Array, b: Array, out: Array) -> bool:
+    """Whether tiles would make a product of 2-D views sooner than a BLAS."""
+    rows, columns = out.shape
+    depth = a.shape[1]
+    return (
+        out.dtype is float32
+        and rows * columns * depth >= _FROM
+        and min(rows, columns, depth) >= _SHORTEST
+        and _lying(a, 1) is not None
+        and _lying(b, 0) is not None
+        and _lying(out, 1) is not None
+    )

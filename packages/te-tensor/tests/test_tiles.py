@@ -1,0 +1,217 @@
+"""Products by tiles of bfloat16: as exact as those of float32, of any layout and any numbers."""
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+
+import te_tensor as te
+from te_tensor import blas, blas_library, parallel
+from te_tensor.dtypes import float32
+from te_tensor.machine import tiles
+
+pytestmark = pytest.mark.skipif(not te.blas_info()["tiles"], reason="no tiles here")
+
+EPS = np.finfo(float32).eps
+
+
+def matrix(rng, rows, columns, turned=False, scale=1.0):
+    shape = (columns, rows) if turned else (rows, columns)
+    made = (rng.standard_normal(shape) * scale).astype(float32)
+    return made.T if turned else made
+
+
+def bound(a, b):
+    """What a product in float32 may be off: its length times half a unit in the last place."""
+    wide = np.abs(a.astype(np.float64)) @ np.abs(b)
+    return EPS / 2 * np.sqrt(a.shape[1]) * wide + 1e-37
+
+
+SIZES = [(1, 1, 1), (16, 16, 32), (33, 31, 65), (200, 47, 31), (40, 300, 17)]
+
+
+@pytest.mark.parametrize("turned", list(itertools.product((False, True), repeat=3)))
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_any_size_and_layout(turned, add, parts):
+    rng = np.random.default_rng(0)
+    for rows, columns, depth in [
+        (1, 1, 1),
+        (16, 16, 32),
+        (33, 31, 65),
+        (200, 47, 31),
+        (40, 300, 17),
+    ]:
+        a, b = matrix(rng, rows, depth, turned[0]), matrix(rng, depth, columns, turned[1])
+        out = matrix(rng, rows, columns, turned[2])
+        for alpha in (1.0, -0.5):
+            want = alpha * (a.astype(np.float64) @ b) + (out if add else 0)
+            assert tiles.multiply(a, b, out, alpha=alpha, add=add, parts=parts) == []
+            off = np.abs(out - want)
+            assert (off <= bound(a, b) + EPS * np.abs(want)).all()
+
+
+def test_nothing_beside_the_product_is_read_or_written():
+    rng = np.random.default_rng(0)
+    for rows, columns, depth in [(35, 45, 70), (130, 32, 64)]:
+        whole_a = np.full((rows + 2, depth + 3), np.nan, float32)
+        whole_b = np.full((depth + 2, columns + 3), np.nan, float32)
+        whole_out = np.full((rows + 2, columns + 3), 7, float32)
+        a, b, out = (w[1:-1, 1:-2] for w in (whole_a, whole_b, whole_out))
+        a[...], b[...] = matrix(rng, rows, depth), matrix(rng, depth, columns)
+        want = a.astype(np.float64) @ b
+        assert tiles.multiply(a, b, out, alpha=1.0, add=False, parts=1) == []
+        assert (np.abs(out - want) <= bound(a, b)).all()
+        out[...] = 7
+        assert (whole_out == 7).all()
+
+
+def test_more_exact_than_blas():
+    """Numbers of one sign, where errors would add up, and a long k."""
+    rng = np.random.default_rng(1)
+    a, b = rng.random((256, 4096), float32), rng.random((4096, 128), float32)
+    want = a.astype(np.float64) @ b
+    ours, theirs = np.empty((2, 256, 128), float32)
+    assert tiles.multiply(a, b, ours, alpha=1.0, add=False, parts=1) == []
+    blas_library.library().gemm(a, b, theirs, 1.0, 0.0)
+    off, reference = (np.sqrt(np.mean((x - want) ** 2)) for x in (ours, theirs))
+    assert off <= reference
+
+
+def test_whole_numbers_are_exact():
+    rng = np.random.default_rng(2)
+    a, b = (rng.integers(-255, 256, (128, 128)).astype(float32) for _ in range(2))
+    out = np.empty_like(a)
+    assert tiles.multiply(a, b, out, alpha=1.0, add=False, parts=1) == []
+    assert np.array_equal(out, a.astype(np.float64) @ b)
+
+
+@pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan, 3.4e38, 1e20, -1e16])
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_numbers_that_tiles_cannot_split(number, add, parts):
+    """A block of rows with such a number is left as it was; in b, all of them are."""
+    rng = np.random.default_rng(3)
+    a, b = matrix(rng, 300, 64), matrix(rng, 64, 96)
+    before = matrix(rng, 300, 96)
+    a[200, 5] = number
+    out = before.copy()
+    left = tiles.multiply(a, b, out, alpha=1.0, add=add, parts=parts)
+    assert len(left) == 1
+    ((rows, columns),) = left
+    assert rows.start <= 200 < rows.stop <= 300 and columns == slice(0, 96)
+    assert np.array_equal(out[rows], before[rows])
+    made = np.delete(np.arange(300), rows)
+    want = a[made].astype(np.float64) @ b + (before[made] if add else 0)
+    assert np.allclose(out[made], want, atol=1e-5)
+    a[200, 5], b[3, 4] = 0, number
+    out = before.copy()
+    left = tiles.multiply(a, b, out, alpha=1.0, add=add, parts=parts)
+    assert sum(rows.stop - rows.start for rows, _ in left) == 300
+    assert np.array_equal(out, before)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-16, 1e-30, 1e-38, 1e-44])
+def test_numbers_too_small(scale):
+    rng = np.random.default_rng(4)
+    a, b = matrix(rng, 256, 96, scale=scale), matrix(rng, 96, 128)
+    for x, y in ((a, b), (b.T, a.T)):
+        out = np.full((len(x), y.shape[1]), np.nan, float32)
+        assert tiles.multiply(x, y, out, alpha=1.0, add=False, parts=1)
+        assert np.isnan(out).all()
+        blas.gemm(x, y, out)  # by others
+        want = x.astype(np.float64) @ y
+        assert (np.abs(out - want) <= bound(x, y) + 1e-44 * 96).all()
+
+
+def test_small_numbers_beside_large_ones():
+    rng = np.random.default_rng(5)
+    a, b = matrix(rng, 128, 128), matrix(rng, 128, 128)
+    a[::2] *= np.float32(1e-28)
+    out = np.empty((128, 128), float32)
+    assert tiles.multiply(a, b, out, alpha=1.0, add=False, parts=1) == []
+    assert (np.abs(out - a.astype(np.float64) @ b) <= bound(a, b)).all()
+
+
+@pytest.mark.parametrize("number", [1.0, np.inf, np.nan, 1e-40])
+def test_gemm_is_whole_whatever_the_numbers(number):
+    rng = np.random.default_rng(6)
+    a, b = matrix(rng, 300, 130), matrix(rng, 130, 140, turned=True)
+    a[17, 3] = number
+    for out in (np.empty((300, 140), float32), np.empty((140, 300), float32).T):
+        blas.gemm(a, b, out)
+        want = a.astype(np.float64) @ b
+        assert np.allclose(out, want, rtol=1e-5, atol=1e-4, equal_nan=True)
+        blas.gemm(a, b, out, beta=1.0)
+        assert np.allclose(out, 2 * want, rtol=1e-5, atol=2e-4, equal_nan=True)
+
+
+def test_batches():
+    rng = np.random.default_rng(7)
+    a = rng.standard_normal((3, 2, 160, 128), float32)
+    b = rng.standard_normal((2, 128, 144), float32)
+    b[1, 2, 3] = np.inf
+    out = blas.matmul(a, b)
+    want = a.astype(np.float64) @ b
+    assert np.allclose(out, want, rtol=1e-5, atol=1e-4, equal_nan=True)
+
+
+def test_the_number_of_threads_changes_nothing():
+    rng = np.random.default_rng(8)
+    before = te.get_num_threads()
+    try:
+        for rows, columns in ((500, 130), (130, 500)):
+            a, b = matrix(rng, rows, 700), matrix(rng, 700, columns)
+            made = []
+            for threads in (1, 2, 3):
+                te.set_num_threads(threads)
+                made.append(blas.gemm(a, b, np.empty((rows, columns), float32)))
+            assert all(np.array_equal(made[0], other) for other in made[1:])
+    finally:
+        te.set_num_threads(before)
+
+
+def test_many_threads_at_once():
+    rng = np.random.default_rng(9)
+    a, b = matrix(rng, 260, 260), matrix(rng, 260, 260)
+    want = blas.gemm(a, b, np.empty((260, 260), float32))
+    wrong = []
+
+    def work():
+        for _ in range(50):
+            if not np.array_equal(blas.gemm(a, b, np.empty((260, 260), float32)), want):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_who_asks_for_a_library_gets_it():
+    rng = np.random.default_rng(10)
+    a, b = matrix(rng, 256, 256), matrix(rng, 256, 256)
+    by_tiles = blas.gemm(a, b, np.empty((256, 256), float32))
+    try:
+        te.set_blas("openblas")
+        assert not te.blas_info()["tiles"]
+        by_library = blas.gemm(a, b, np.empty((256, 256), float32))
+        assert not np.array_equal(by_library, by_tiles)
+        te.set_blas("auto")
+        te.set_kernels("numpy")
+        assert not te.blas_info()["tiles"]
+    finally:
+        te.set_blas("auto")
+        te.set_kernels("auto")
+    assert np.array_equal(blas.gemm(a, b, np.empty((256, 256), float32)), by_tiles)
+
+
+def test_pieces_cover_everything():
+    for length, parts in itertools.product((1, 31, 32, 33, 100, 1000), (1, 2, 3, 7)):
+        pieces = tiles.cuts(length, parts)
+        assert [p.start for p in pieces[1:]] == [p.stop for p in pieces[:-1]]
+        assert pieces[0].start == 0 and pieces[-1].stop == length
+        assert len(pieces) <= min(parts, len(parallel.split(length, parts)))
