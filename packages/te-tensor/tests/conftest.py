@@ -29,6 +29,8 @@ CUT = {
     "ops._nested._LEAST_SCORES": 20,
     "machine.chain._SHARED_PRODUCT_FROM": 1 << 8,
     "machine.chain._SHARED_KERNEL_FROM": 1 << 6,
+    "machine.tiles._FROM": 1 << 14,
+    "machine.tiles._SHORTEST": 5,
     "machine.nest._SHARED_FROM": 1 << 10,
     "machine.nest._WOKEN_FROM": 1 << 13,
     "machine.product._SHARED_FROM": 1 << 10,

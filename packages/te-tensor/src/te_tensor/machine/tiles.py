@@ -680,9 +680,11 @@ def multiply(
             place = 0, piece.start
         pieces.append(_Piece(*own, (of_a, of_b), factor, add, place))
     short = rows * columns * a.shape[1] <= _SHORT
+    held, released = callers()
     if len(pieces) == 1:
-        held, released = callers()
         (held if short else released)(pieces[0].record)
+    elif parallel.crew() is None:
+        parallel.parallel_for(lambda index: released(pieces[index].record), len(pieces))
     else:
         code = go_through()[1].address
         parallel.share([(code, piece.record) for piece in pieces], short=short)
