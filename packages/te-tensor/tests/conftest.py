@@ -31,6 +31,7 @@ CUT = {
     "machine.chain._SHARED_KERNEL_FROM": 1 << 6,
     "machine.tiles._FROM": 1 << 14,
     "machine.tiles._SHORTEST": 5,
+    "machine.tiles._SHALLOWEST": 5,
     "machine.nest._SHARED_FROM": 1 << 10,
     "machine.nest._WOKEN_FROM": 1 << 13,
     "machine.product._SHARED_FROM": 1 << 10,

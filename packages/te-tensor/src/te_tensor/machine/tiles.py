@@ -14,10 +14,10 @@ made only if it and the other matrix hold finite numbers, the largest of them fr
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import product
 from math import ceil
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,37 +58,40 @@ _LOW, _HIGH = 2.0**-50, 2.0**50
 
 _WORD, _PREFIX = 8, 16
 #: Tiles begin where lines of the cache do.
-_PAGE = 64
+_LINE = 64
 
 
 # -- laying out ------------------------------------------------------------------------------
 
 _LAY_OUT = Record(
-    *("source", "row", "second", "chunk", "tile", "chunks", "tiles"),
-    *("out", "out_pair", "parts", "found_before", "found", "scratch"),
+    *("source", "row", "second", "tile", "outer", "outer_step", "inner", "inner_step"),
+    *("out", "out_outer", "out_inner", "found_before", "found", "scratch"),
     *("first_mask", "second_mask", "bits"),
 )
 #: What rounds to the upper half of a number's bits, and what leaves nothing but this half.
 _BITS: int = struct.unpack("=q", struct.pack("=2I", 0x8000, 0xFFFF0000))[0]
-_ROUND, _UPPER, _ZERO, _NOT_FINITE, _LARGEST = 31, 30, 29, 28, 27
+_ROUND, _UPPER, _ZERO = 31, 30, 29
+#: What is found, of first and of second vectors: NaN, if any number isn't finite; the largest.
+_NOT_FINITE, _LARGEST = (28, 27), (26, 25)
 #: Of `vrangeps`: the larger magnitude, without sign.
 _MAGNITUDE = 0b1011
 _ABOVE, _UNORDERED = 0x1E, 0x03
 
 
 @cache
-def _lay_out(turned: bool, first: int, second: int) -> Code:
+def _lay_out(turned: bool, tiles: int, first: int, second: int) -> Code:
     """Code that lays out blocks of 16 x 32 numbers as tiles of their three parts.
 
     A block is two vectors in each of 16 rows, whose elements stand in pairs in the tiles.
 
     Args:
         turned: rows and lanes are exchanged.
+        tiles: blocks that lie beside each other in the source and become one pair of tiles, or 1.
         first: rows that the first vectors are read of; the rest are 0.
         second: the same of the second ones.
     """
     record = _LAY_OUT
-    tile, block, row, other, out, target, scratch = RSI, RBX, RCX, RDX, R8, R9, R10
+    blocks, block, row, other, out, target, scratch = RSI, RBX, RCX, RDX, R8, R9, R10
 
     def half(code: Writer, rows: int, mask: int, at: int) -> None:
         """Sixteen vectors of a block, turned, into memory beside the others."""
@@ -104,8 +107,8 @@ def _lay_out(turned: bool, first: int, second: int) -> Code:
     def split(code: Writer, place: int) -> None:
         """The parts of two vectors, each a row of a tile."""
         numbers, upper, both = (0, 1), (2, 3), 4
-        for number in numbers:
-            code.vector("vrangeps", _LARGEST, _LARGEST, number, immediate=_MAGNITUDE)
+        for number, largest in zip(numbers, _LARGEST, strict=True):
+            code.vector("vrangeps", largest, largest, number, immediate=_MAGNITUDE)
         for part in range(3):
             source = upper if part < 2 else numbers
             if part < 2:
@@ -116,8 +119,28 @@ def _lay_out(turned: bool, first: int, second: int) -> Code:
             code.vector("vpsrld", both, source[0], immediate=16)
             code.vector("vorps", both, both, source[1])
             code.store(Memory(target, offset=part * _TILE + place), both)
-        for number in numbers:  # NaN, if anything was not finite
-            code.vector("vfmadd231ps", _NOT_FINITE, number, _ZERO)
+        for number, found in zip(numbers, _NOT_FINITE, strict=True):
+            code.vector("vfmadd231ps", found, number, _ZERO)
+
+    def one_block(code: Writer, tile: int) -> None:
+        code.move(row, R11)
+        code.move(other, R11)
+        code.add(other, record["second"])
+        if turned:
+            half(code, first, 1, 0)
+            code.move(row, other)
+            half(code, second, 2, VECTOR)
+        for i in range(_SIDE):
+            for number, (start, rows) in enumerate(((row, first), (other, second))):
+                if turned:
+                    place = Memory(scratch, offset=VECTOR * (2 * i + number))
+                    code.vector("vmovups", number, place)
+                elif i < rows:
+                    code.vector("vmovups", number, Memory(start), mask=1 + number, zero=True)
+                    code.add(start, record["row"])
+                else:
+                    code.vector("vxorps", number, number, number)
+            split(code, tile * _PARTS + VECTOR * i)
 
     def write(code: Writer) -> None:
         code.load_mask(1, record["first_mask"])
@@ -127,43 +150,30 @@ def _lay_out(turned: bool, first: int, second: int) -> Code:
         code.vector("vbroadcastss", _UPPER, Memory(bits.base, offset=bits.offset + 4))
         code.vector("vxorps", _ZERO, _ZERO, _ZERO)
         code.load(RAX, record["found_before"])
-        code.vector("vmovups", _LARGEST, Memory(RAX))
-        code.vector("vmovups", _NOT_FINITE, Memory(RAX, offset=VECTOR))
-        code.load(tile, record["source"])
+        for found in (_LARGEST, _NOT_FINITE):
+            code.vector("vmovups", found[0], Memory(RAX, offset=VECTOR * (found is _NOT_FINITE)))
+            code.vector("vxorps", found[1], found[1], found[1])
+        code.load(blocks, record["source"])
         code.load(out, record["out"])
         code.load(scratch, record["scratch"])
-        with code.times(R14, record["tiles"]):
-            code.move(block, tile)
+        with code.times(R14, record["outer"]):
+            code.move(block, blocks)
             code.move(target, out)
-            with code.times(R15, record["chunks"]):
-                code.move(row, block)
-                code.move(other, block)
-                code.add(other, record["second"])
-                if turned:
-                    half(code, first, 1, 0)
-                    code.move(row, other)
-                    half(code, second, 2, VECTOR)
-                for i in range(_SIDE):
-                    if turned:
-                        for number in range(2):
-                            place = Memory(scratch, offset=VECTOR * (2 * i + number))
-                            code.vector("vmovups", number, place)
-                    else:
-                        for number, (start, rows) in enumerate(((row, first), (other, second))):
-                            if i < rows:
-                                place = Memory(start)
-                                code.vector("vmovups", number, place, mask=1 + number, zero=True)
-                                code.add(start, record["row"])
-                            else:
-                                code.vector("vxorps", number, number, number)
-                    split(code, VECTOR * i)
-                code.add(block, record["chunk"])
-                code.add(target, record["parts"])
-            code.add(tile, record["tile"])
-            code.add(out, record["out_pair"])
+            with code.times(R15, record["inner"]):
+                code.move(R11, block)
+                for tile in range(tiles):
+                    if tile:
+                        code.add(R11, record["tile"])
+                    one_block(code, tile)
+                code.add(block, record["inner_step"])
+                code.add(target, record["out_inner"])
+            code.add(blocks, record["outer_step"])
+            code.add(out, record["out_outer"])
         code.load(RAX, record["found"])
-        code.store(Memory(RAX), _LARGEST)
-        code.store(Memory(RAX, offset=VECTOR), _NOT_FINITE)
+        code.vector("vrangeps", _LARGEST[0], *_LARGEST, immediate=_MAGNITUDE)
+        code.vector("vaddps", _NOT_FINITE[0], *_NOT_FINITE)
+        code.store(Memory(RAX), _LARGEST[0])
+        code.store(Memory(RAX, offset=VECTOR), _NOT_FINITE[0])
 
     return program(write)
 
@@ -372,17 +382,17 @@ def _multiply(whole: bool) -> Code:
 # -- products of matrices --------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Operand:
-    """How a matrix lies.
+class _Operand(NamedTuple):
+    """How a matrix lies."""
 
-    Args:
-        step: bytes from row to row, or from column to column.
-        by_k: whether what is contiguous are the numbers of k.
-    """
-
+    #: Bytes from row to row, or from column to column.
     step: int
+    #: Whether what is contiguous are the numbers of k.
     by_k: bool
+
+
+#: What addresses count from; "alpha" is no address, but the bits of the factor.
+_BASES = ("", "a", "b", "out", "start", "work", "zeros", "shapes", "alpha")
 
 
 class _Words:
@@ -390,8 +400,8 @@ class _Words:
 
     def __init__(self) -> None:
         self.words: list[int] = []
+        self.bases: list[int] = []
         self.calls = 0
-        self.based: dict[str, list[int]] = {}
 
     def call(self, code: Code, record: Record, **words: int | tuple[str, int]) -> int:
         """Add a call.
@@ -405,36 +415,27 @@ class _Words:
             The place of the record's first word.
         """
         self.calls += 1
-        names = record.names
-        self.words += (code.address, _PREFIX + len(names) * _WORD)
+        self.words += (code.address, _PREFIX + len(record.names) * _WORD)
+        self.bases += (0, 0)
         first = len(self.words)
-        for name in names:
+        for name in record.names:
             word = words[name]
-            if isinstance(word, tuple):
-                base, word = word
-                self.based.setdefault(base, []).append(len(self.words))
+            base, word = word if isinstance(word, tuple) else ("", word)
             self.words.append(word)
+            self.bases.append(_BASES.index(base))
         return first
 
 
-@dataclass(frozen=True)
-class _Template:
-    """The calls of a product of a certain size.
-
-    Args:
-        words: those of all calls.
-        calls: how many.
-        based: the places of addresses, by what they count from.
-        alphas: the places of the factor.
-        skipped: the places that say whether a block of rows was left out.
-        size: bytes of memory to work in.
-    """
+class _Template(NamedTuple):
+    """The calls of a product of a certain size."""
 
     words: Array
+    #: What each word counts from, by number.
+    bases: Array
     calls: int
-    based: dict[str, Array]
-    alphas: Array
+    #: The places of words that say whether a block of rows was left out.
     skipped: Array
+    #: Numbers of float32 to work in.
     size: int
 
 
@@ -451,10 +452,11 @@ def _regions(length: int, unit: int) -> list[tuple[int, int, int]]:
     return [(0, whole, unit)] * bool(whole) + [(whole, 1, rest)] * bool(rest)
 
 
-def _every_other(length: int) -> list[tuple[int, int, int]]:
-    """The same for tiles: first the even ones, then the odd ones, then the rest."""
+def _pairs(length: int) -> list[tuple[int, int, int, int]]:
+    """Where pairs of tiles begin, how many there are, of how many tiles, and how long these are."""
     whole, rest = divmod(length, _SIDE)
-    found = [(0, (whole + 1) // 2, _SIDE), (1, whole // 2, _SIDE), (whole, int(rest > 0), rest)]
+    pairs, odd = divmod(whole, 2)
+    found = [(0, pairs, 2, _SIDE), (2 * pairs, odd, 1, _SIDE), (whole, int(rest > 0), 1, rest)]
     return [region for region in found if region[1]]
 
 
@@ -480,25 +482,30 @@ def _add_layout(
     by_k, by_tile = (along, across) if operand.by_k else (across, along)
     pair = 2 * ceil(depth / _DEPTH) * _PARTS
     before: tuple[str, int] = ("zeros", 0)
-    for (tile, tiles, high), (chunk, chunks, deep) in product(
-        _every_other(length), _regions(depth, _DEPTH)
+    for (tile, pairs, tiles, high), (chunk, chunks, deep) in product(
+        _pairs(length), _regions(depth, _DEPTH)
     ):
         halves = min(deep, LANES), max(deep - LANES, 0)
         rows, lanes = ((high, high), halves) if operand.by_k else (halves, (high, high))
         first, second = rows[0], rows[1] if halves[1] else 0
+        loops = [(pairs, 2 * _SIDE * by_tile, pair), (chunks, _DEPTH * by_k, 2 * _PARTS)]
+        if not operand.by_k:  # along what is contiguous
+            loops.reverse()
+        (outer, outer_step, out_outer), (inner, inner_step, out_inner) = loops
         words.call(
-            _lay_out(turned, first, second),
+            _lay_out(turned, tiles, first, second),
             _LAY_OUT,
             source=(source, at + tile * _SIDE * by_tile + chunk * _DEPTH * by_k),
             row=operand.step,
             second=LANES * by_k,
-            chunk=_DEPTH * by_k,
-            tile=2 * _SIDE * by_tile,
-            chunks=chunks,
-            tiles=tiles,
+            tile=_SIDE * by_tile,
+            outer=outer,
+            outer_step=outer_step,
+            inner=inner,
+            inner_step=inner_step,
             out=("work", out + tile // 2 * pair + (2 * chunk + tile % 2) * _PARTS),
-            out_pair=pair,
-            parts=2 * _PARTS,
+            out_outer=out_outer,
+            out_inner=out_inner,
             found_before=before,
             found=("work", found),
             scratch=("work", scratch),
@@ -522,7 +529,7 @@ def _template(
     found_a = scratch + 4 * _TILE
     found_b = found_a + _FOUND
     words = _Words()
-    alphas, skipped = [], []
+    skipped = []
     _add_layout(words, "b", 0, b, b.by_k, (columns, depth), of_b, found_b, scratch)
     by_row = 4 if not a.by_k else a.step
     place = 0
@@ -558,7 +565,7 @@ def _template(
                 out_tile=out_row * _SIDE,
                 start=("out" if further else "start", row_at * step + beside),
                 start_row=step,
-                alpha=0,
+                alpha=("alpha", 0),
                 scratch=("work", scratch),
                 found_a=("work", found_a),
                 found_b=("work", found_b),
@@ -569,16 +576,20 @@ def _template(
                 shapes=("shapes", 0),
                 skipped=0,
             )
-            alphas.append(place + _MULTIPLY.names.index("alpha"))
         skipped.append(place + _MULTIPLY.names.index("skipped"))
     return _Template(
         np.array(words.words, np.int64),
+        np.array(words.bases),
         words.calls,
-        {base: np.array(places) for base, places in words.based.items()},
-        np.array(alphas),
         np.array(skipped),
-        found_b + _FOUND,
+        (found_b + _FOUND + _LINE) // 4,
     )
+
+
+@lru_cache
+def _nothing(columns: int) -> Array:
+    """What a product is added to that isn't added to anything."""
+    return np.zeros(columns, float32)
 
 
 #: Multiply-adds up to which a product is short, and keeps the GIL.
@@ -611,24 +622,22 @@ class _Piece:
             out_row if add else 0,
             alpha == _ONE and not add,
         )
-        self.zeros = memory.empty((columns,), float32) if not add else None
-        if self.zeros is not None:
-            self.zeros.fill(0)
-        self.work = memory.empty((template.size // 4 + _PAGE,), float32)
-        self.words = template.words.copy()
-        at_out, at_work = memory.address(out), memory.address(self.work)
-        bases = {
-            "a": memory.address(a),
-            "b": memory.address(b),
-            "out": at_out,
-            "start": at_out if self.zeros is None else memory.address(self.zeros),
-            "work": at_work + -at_work % _PAGE,
-            "zeros": memory.address(_ZEROS),
-            "shapes": memory.address(_SHAPES),
-        }
-        for base, places in template.based.items():
-            self.words[places] += bases[base]
-        self.words[template.alphas] = alpha
+        self.work = memory.empty((template.size,), float32)
+        work = memory.address(self.work)
+        bases = np.array(
+            (
+                0,
+                memory.address(a),
+                memory.address(b),
+                memory.address(out),
+                memory.address(out if add else _nothing(columns)),
+                work + -work % _LINE,
+                memory.address(_ZEROS),
+                memory.address(_SHAPES),
+                alpha,
+            )
+        )
+        self.words = template.words + bases[template.bases]
         self.record = struct.pack("=2q", template.calls, memory.address(self.words))
 
     def left_out(self) -> list[tuple[slice, slice]]:
@@ -698,8 +707,8 @@ def cuts(length: int, parts: int) -> list[slice]:
     return [slice(u.start * unit, min(u.stop * unit, length)) for u in units]
 
 
-#: Multiply-adds, and length of each axis, from which tiles are ahead.
-_FROM, _SHORTEST = 1 << 21, 32
+#: Multiply-adds, and rows and columns, and k, from which tiles are ahead.
+_FROM, _SHORTEST, _SHALLOWEST = 1 << 21, 64, 32
 
 
 def suits(a: Array, b: Array, out: Array) -> bool:
@@ -709,7 +718,8 @@ def suits(a: Array, b: Array, out: Array) -> bool:
     return (
         out.dtype is float32
         and rows * columns * depth >= _FROM
-        and min(rows, columns, depth) >= _SHORTEST
+        and min(rows, columns) >= _SHORTEST
+        and depth >= _SHALLOWEST
         and _lying(a, 1) is not None
         and _lying(b, 0) is not None
         and _lying(out, 1) is not None
