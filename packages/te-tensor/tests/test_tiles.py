@@ -31,10 +31,10 @@ def bound(a, b):
 SIZES = [(1, 1, 1), (16, 16, 32), (33, 31, 65), (200, 47, 31), (40, 300, 17)]
 
 
-@pytest.mark.parametrize("turned", list(itertools.product((False, True), repeat=3)))
-@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("turned", list(itertools.product((False, True), repeat=2)))
+@pytest.mark.parametrize("to", ["nothing", "out", "a row", "another"])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_any_size_and_layout(turned, add, parts):
+def test_any_size_and_layout(turned, to, parts):
     rng = np.random.default_rng(0)
     for rows, columns, depth in [
         (1, 1, 1),
@@ -44,10 +44,16 @@ def test_any_size_and_layout(turned, add, parts):
         (40, 300, 17),
     ]:
         a, b = matrix(rng, rows, depth, turned[0]), matrix(rng, depth, columns, turned[1])
-        out = matrix(rng, rows, columns, turned[2])
+        out = matrix(rng, rows, columns)
         for alpha in (1.0, -0.5):
-            want = alpha * (a.astype(np.float64) @ b) + (out if add else 0)
-            assert tiles.multiply(a, b, out, alpha=alpha, add=add, parts=parts) == []
+            start = {
+                "nothing": None,
+                "out": out,
+                "a row": matrix(rng, 1, columns)[0],
+                "another": matrix(rng, rows, columns + 3)[:, 1:-2],
+            }[to]
+            want = alpha * (a.astype(np.float64) @ b) + (0 if start is None else start)
+            assert tiles.multiply(a, b, out, start=start, alpha=alpha, parts=parts) == []
             off = np.abs(out - want)
             assert (off <= bound(a, b) + EPS * np.abs(want)).all()
 
@@ -61,7 +67,7 @@ def test_nothing_beside_the_product_is_read_or_written():
         a, b, out = (w[1:-1, 1:-2] for w in (whole_a, whole_b, whole_out))
         a[...], b[...] = matrix(rng, rows, depth), matrix(rng, depth, columns)
         want = a.astype(np.float64) @ b
-        assert tiles.multiply(a, b, out, alpha=1.0, add=False, parts=1) == []
+        assert tiles.multiply(a, b, out) == []
         assert (np.abs(out - want) <= bound(a, b)).all()
         out[...] = 7
         assert (whole_out == 7).all()
@@ -73,7 +79,7 @@ def test_more_exact_than_blas():
     a, b = rng.random((256, 4096), float32), rng.random((4096, 128), float32)
     want = a.astype(np.float64) @ b
     ours, theirs = np.empty((2, 256, 128), float32)
-    assert tiles.multiply(a, b, ours, alpha=1.0, add=False, parts=1) == []
+    assert tiles.multiply(a, b, ours) == []
     blas_library.library().gemm(a, b, theirs, 1.0, 0.0)
     off, reference = (np.sqrt(np.mean((x - want) ** 2)) for x in (ours, theirs))
     assert off <= reference
@@ -83,7 +89,7 @@ def test_whole_numbers_are_exact():
     rng = np.random.default_rng(2)
     a, b = (rng.integers(-255, 256, (128, 128)).astype(float32) for _ in range(2))
     out = np.empty_like(a)
-    assert tiles.multiply(a, b, out, alpha=1.0, add=False, parts=1) == []
+    assert tiles.multiply(a, b, out) == []
     assert np.array_equal(out, a.astype(np.float64) @ b)
 
 
@@ -97,7 +103,7 @@ def test_numbers_that_tiles_cannot_split(number, add, parts):
     before = matrix(rng, 300, 96)
     a[200, 5] = number
     out = before.copy()
-    left = tiles.multiply(a, b, out, alpha=1.0, add=add, parts=parts)
+    left = tiles.multiply(a, b, out, start=out if add else None, parts=parts)
     assert len(left) == 1
     ((rows, columns),) = left
     assert rows.start <= 200 < rows.stop <= 300 and columns == slice(0, 96)
@@ -107,7 +113,7 @@ def test_numbers_that_tiles_cannot_split(number, add, parts):
     assert np.allclose(out[made], want, atol=1e-5)
     a[200, 5], b[3, 4] = 0, number
     out = before.copy()
-    left = tiles.multiply(a, b, out, alpha=1.0, add=add, parts=parts)
+    left = tiles.multiply(a, b, out, start=out if add else None, parts=parts)
     assert sum(rows.stop - rows.start for rows, _ in left) == 300
     assert np.array_equal(out, before)
 
@@ -118,7 +124,7 @@ def test_numbers_too_small(scale):
     a, b = matrix(rng, 256, 96, scale=scale), matrix(rng, 96, 128)
     for x, y in ((a, b), (b.T, a.T)):
         out = np.full((len(x), y.shape[1]), np.nan, float32)
-        assert tiles.multiply(x, y, out, alpha=1.0, add=False, parts=1)
+        assert tiles.multiply(x, y, out)
         assert np.isnan(out).all()
         blas.gemm(x, y, out)  # by others
         want = x.astype(np.float64) @ y
@@ -130,7 +136,7 @@ def test_small_numbers_beside_large_ones():
     a, b = matrix(rng, 128, 128), matrix(rng, 128, 128)
     a[::2] *= np.float32(1e-28)
     out = np.empty((128, 128), float32)
-    assert tiles.multiply(a, b, out, alpha=1.0, add=False, parts=1) == []
+    assert tiles.multiply(a, b, out) == []
     assert (np.abs(out - a.astype(np.float64) @ b) <= bound(a, b)).all()
 
 
@@ -145,6 +151,19 @@ def test_gemm_is_whole_whatever_the_numbers(number):
         assert np.allclose(out, want, rtol=1e-5, atol=1e-4, equal_nan=True)
         blas.gemm(a, b, out, beta=1.0)
         assert np.allclose(out, 2 * want, rtol=1e-5, atol=2e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("number", [1.0, np.inf])
+def test_what_is_added(number):
+    rng = np.random.default_rng(11)
+    a, b = matrix(rng, 300, 130), matrix(rng, 130, 140, turned=True)
+    a[17, 3] = number
+    for start in (matrix(rng, 1, 140)[0], matrix(rng, 300, 140)):
+        out = np.empty((300, 140), float32)
+        assert blas.by_tiles(a, b, out)
+        blas.add_product(start, a, b, out)
+        want = a.astype(np.float64) @ b + start
+        assert np.allclose(out, want, rtol=1e-5, atol=1e-4)
 
 
 def test_batches():

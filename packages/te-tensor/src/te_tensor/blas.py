@@ -88,11 +88,39 @@ def _multiply(
     parts: int = 1,
 ) -> None:
     """One product of matrices, by tiles where these are ahead."""
-    if beta not in (0.0, 1.0) or not tiles.suits(a, b, out) or not uses_tiles():
+    if out.strides[1] != out.itemsize:  # outᵀ = bᵀ aᵀ may have contiguous rows
+        a, b, out = b.T, a.T, out.T
+    if beta not in (0.0, 1.0) or not by_tiles(a, b, out):
         blas.gemm(a, b, out, alpha, beta, parts)
         return
-    for rows, columns in tiles.multiply(a, b, out, alpha=alpha, add=beta == 1.0, parts=parts):
+    start = out if beta else None
+    for rows, columns in tiles.multiply(a, b, out, start=start, alpha=alpha, parts=parts):
         blas.gemm(a[rows], b[:, columns], out[rows, columns], alpha, beta)
+
+
+def by_tiles(a: Array, b: Array, out: Array) -> bool:
+    """Whether the processor's tiles make a product of 2-D views."""
+    return tiles.suits(a, b, out) and uses_tiles()
+
+
+def add_product(start: Array, a: Array, b: Array, out: Array) -> Array:
+    """out = start + a @ b, of matrices for which `by_tiles` says yes.
+
+    Args:
+        start: shape (n,), or (m, n) with contiguous rows.
+        a: shape (m, k).
+        b: shape (k, n).
+        out: shape (m, n).
+
+    Returns:
+        out.
+    """
+    parts = _parts(out.size * a.shape[1], by_vector=False)
+    for rows, columns in tiles.multiply(a, b, out, start=start, parts=parts):
+        block = out[rows, columns]
+        np.copyto(block, start[..., columns] if start.ndim == 1 else start[rows, columns])
+        library().gemm(a[rows], b[:, columns], block, 1.0, 1.0)
+    return out
 
 
 def is_small(a: Array, b: Array, out: Array) -> bool:

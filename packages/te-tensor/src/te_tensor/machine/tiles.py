@@ -609,18 +609,23 @@ class _Piece:
     """A part of a product, as the calls that make it."""
 
     def __init__(
-        self, a: Array, b: Array, out: Array, operands: tuple[_Operand, _Operand],
-        alpha: int, add: bool, place: tuple[int, int],
-    ) -> None:  # fmt: skip
+        self,
+        a: Array,
+        b: Array,
+        start: Array | None,
+        out: Array,
+        alpha: int,
+        place: tuple[int, int],
+    ) -> None:
         rows, columns = out.shape
-        out_row = out.strides[0]
+        of_a, of_b = _lying(a, 1), _lying(b, 0)
+        assert of_a and of_b
+        plain = start is None and alpha == _ONE
+        start = _nothing(columns) if start is None else start
+        by_row = start.strides[0] if start.ndim == 2 else 0
         self.place, self.shape = place, out.shape
         self.template = template = _template(
-            (rows, columns, a.shape[1]),
-            *operands,
-            out_row,
-            out_row if add else 0,
-            alpha == _ONE and not add,
+            (rows, columns, a.shape[1]), of_a, of_b, out.strides[0], by_row, plain
         )
         self.work = memory.empty((template.size,), float32)
         work = memory.address(self.work)
@@ -630,7 +635,7 @@ class _Piece:
                 memory.address(a),
                 memory.address(b),
                 memory.address(out),
-                memory.address(out if add else _nothing(columns)),
+                memory.address(start),
                 work + -work % _LINE,
                 memory.address(_ZEROS),
                 memory.address(_SHAPES),
@@ -656,38 +661,41 @@ class _Piece:
 
 
 def multiply(
-    a: Array, b: Array, out: Array, *, alpha: float, add: bool, parts: int
+    a: Array,
+    b: Array,
+    out: Array,
+    *,
+    start: Array | None = None,
+    alpha: float = 1.0,
+    parts: int = 1,
 ) -> list[tuple[slice, slice]]:
-    """out = alpha * a @ b, or that added to out, but for blocks that tiles can't make.
+    """out = start + alpha * a @ b, but for blocks that tiles can't make.
 
     Args:
         a: shape (rows, k), float32 as the others, one of its axes contiguous.
         b: shape (k, columns), likewise.
-        out: shape (rows, columns), likewise; shares no memory with a or b.
+        out: shape (rows, columns), contiguous rows; shares no memory with a or b.
+        start: shape (columns,), or (rows, columns) with contiguous rows, which may be `out`; None
+            for zeros.
         alpha: the factor.
-        add: whether the product is added.
         parts: how many threads share the work.
 
     Returns:
         The blocks of out that aren't made and are as they were: rows, and columns.
     """
-    if out.strides[1] != 4:  # outᵀ = bᵀ aᵀ has contiguous rows
-        blocks = multiply(b.T, a.T, out.T, alpha=alpha, add=add, parts=parts)
-        return [(rows, columns) for columns, rows in blocks]
     rows, columns = out.shape
-    of_a, of_b = _lying(a, 1), _lying(b, 0)
-    assert of_a and of_b
     factor = int.from_bytes(struct.pack("=f", alpha), "little")
     by_rows = rows >= columns  # each thread lays out the whole of the other matrix for itself
     pieces = []
     for piece in cuts(rows if by_rows else columns, parts):
         if by_rows:
-            own = a[piece], b, out[piece]
+            begin = start[piece] if start is not None and start.ndim == 2 else start
             place = piece.start, 0
+            pieces.append(_Piece(a[piece], b, begin, out[piece], factor, place))
         else:
-            own = a, b[:, piece], out[:, piece]
+            begin = None if start is None else start[..., piece]
             place = 0, piece.start
-        pieces.append(_Piece(*own, (of_a, of_b), factor, add, place))
+            pieces.append(_Piece(a, b[:, piece], begin, out[:, piece], factor, place))
     short = rows * columns * a.shape[1] <= _SHORT
     held, released = callers()
     if len(pieces) == 1:
@@ -720,7 +728,7 @@ def suits(a: Array, b: Array, out: Array) -> bool:
         and rows * columns * depth >= _FROM
         and min(rows, columns) >= _SHORTEST
         and depth >= _SHALLOWEST
+        and out.strides[1] == out.itemsize
         and _lying(a, 1) is not None
         and _lying(b, 0) is not None
-        and _lying(out, 1) is not None
     )

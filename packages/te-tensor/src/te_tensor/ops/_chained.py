@@ -8,6 +8,7 @@ are cut by themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from math import prod
 from typing import ClassVar, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .. import memory, parallel
-from ..blas import gemm, rows_of
+from ..blas import add_product, by_tiles, gemm, rows_of
 from ..dtypes import Array, float32
 from ..machine import Chain, kernel_info, multiply, packed
 from ..operation import Operation
@@ -103,7 +104,9 @@ class _Chained(Operation, abstract=True):
         x = x if x.strides[2] == x.itemsize else x.copy()
         kept, in_chain = True in self.needs_grad, _in_chain(length, batch)
         gates = _each(length, (batch, self.columns * hidden), kept or not in_chain)
-        shares = gates[:, :, :height]
+        shares, rows = gates[:, :, :height], rows_of(x)
+        if kept and rows is not None and by_tiles(rows, weight_ih.T, as_rows(shares)):
+            in_chain = False  # quicker for all steps at once
         product = np.empty((1, batch, height), x.dtype) if self.own_bias else gates
         records = [_each(length + 1, (batch, hidden), kept) for _ in states]
         for record, state in zip(records, states, strict=True):
@@ -153,6 +156,9 @@ class _Chained(Operation, abstract=True):
         of_hidden[-1] += of_h
         others = [np.full((1, batch, hidden), given, gates.dtype) for given in of_others]
         shares, in_chain = gates[:, :, : len(weight_ih)], _in_chain(length, batch)
+        of_x = None if grad_x is None else rows_of(grad_x)
+        if of_x is not None and by_tiles(as_rows(shares), weight_ih, of_x):
+            in_chain = False
         inputs = None if grad_x is None else _Factor(weight_ih, length)
         zeros = np.zeros(weight_ih.shape[1], gates.dtype)
         parts = [
@@ -231,11 +237,17 @@ class _Factor:
 
     def __init__(self, matrix: Array, length: int) -> None:
         self._matrix, self._laid_out = matrix, length > 1
-        self.panels = packed(matrix) if self._laid_out else matrix
+
+    @cached_property
+    def panels(self) -> Array:
+        """The matrix as chains and `multiply` read it."""
+        return packed(self._matrix) if self._laid_out else self._matrix
 
     def multiply(self, a: Array, start: Array, out: Array) -> None:
         """out = start + a @ matrix."""
-        if self._laid_out:
+        if by_tiles(a, self._matrix, out):
+            add_product(start, a, self._matrix, out)
+        elif self._laid_out:
             multiply(a, self.panels, start, out)
         else:
             if start is not out:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import memory, storage
 from ..autograd import sum_to_shape
-from ..blas import gemm, is_small, matmul, rows_of
+from ..blas import add_product, by_tiles, gemm, is_small, matmul, rows_of
 from ..checks import broadcast_shape
 from ..dtypes import Array
 from ..machine import Matrix, kernel, multiply, packed, runs, runs_programs
@@ -320,6 +320,8 @@ def _affine(
                 start = out
                 _put(out, terms or [np.zeros(len(weight), out.dtype)])
             multiply(rows, panels, start, out)
+        elif len(terms) == 1 and by_tiles(rows, weight.T, out) and terms[0].flags.c_contiguous:
+            add_product(terms[0], rows, weight.T, out)
         elif terms and not is_small(rows, weight.T, out):
             _put(out, terms)
             gemm(rows, weight.T, out, beta=1.0)
