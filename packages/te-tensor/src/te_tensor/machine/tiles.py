@@ -14,7 +14,8 @@ made only if it and the other matrix hold finite numbers, the largest of them fr
 from __future__ import annotations
 
 import struct
-from functools import cache, lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache, partial
 from itertools import product
 from math import ceil
 from typing import NamedTuple
@@ -48,9 +49,9 @@ from .program import Record, Writer, program
 
 #: Rows and columns of a tile of the product; and numbers of k that tiles of bfloat16 have, in
 #: pairs: the first 16 beside the others.
-_SIDE, _DEPTH = 16, 32
+SIDE, DEPTH = 16, 32
 #: Bytes of a tile, and of the three that are the parts of 16 x 32 numbers.
-_TILE, _PARTS = 1024, 3 * 1024
+TILE, PARTS = 1024, 3 * 1024
 #: Rows whose parts stay in the second-level cache, and k that goes through the tiles at once.
 _ROWS, _K = 128, 512
 #: Numbers whose largest is outside of this are left to others.
@@ -58,7 +59,7 @@ _LOW, _HIGH = 2.0**-50, 2.0**50
 
 _WORD, _PREFIX = 8, 16
 #: Tiles begin where lines of the cache do.
-_LINE = 64
+LINE = 64
 
 
 # -- laying out ------------------------------------------------------------------------------
@@ -69,13 +70,53 @@ _LAY_OUT = Record(
     *("first_mask", "second_mask", "bits"),
 )
 #: What rounds to the upper half of a number's bits, and what leaves nothing but this half.
-_BITS: int = struct.unpack("=q", struct.pack("=2I", 0x8000, 0xFFFF0000))[0]
+BITS: int = struct.unpack("=q", struct.pack("=2I", 0x8000, 0xFFFF0000))[0]
 _ROUND, _UPPER, _ZERO = 31, 30, 29
 #: What is found, of first and of second vectors: NaN, if any number isn't finite; the largest.
 _NOT_FINITE, _LARGEST = (28, 27), (26, 25)
 #: Of `vrangeps`: the larger magnitude, without sign.
 _MAGNITUDE = 0b1011
 _ABOVE, _UNORDERED = 0x1E, 0x03
+
+
+def begin_parts(code: Writer, record: Record) -> None:
+    """What `write_parts` needs: a record with `bits`, and what was found before."""
+    bits = record["bits"]
+    code.vector("vbroadcastss", _ROUND, bits)
+    code.vector("vbroadcastss", _UPPER, Memory(bits.base, offset=bits.offset + 4))
+    code.vector("vxorps", _ZERO, _ZERO, _ZERO)
+    code.load(RAX, record["found_before"])
+    for found in (_LARGEST, _NOT_FINITE):
+        code.vector("vmovups", found[0], Memory(RAX, offset=VECTOR * (found is _NOT_FINITE)))
+        code.vector("vxorps", found[1], found[1], found[1])
+
+
+def write_parts(code: Writer, places: list[Memory]) -> None:
+    """Write the three parts of the numbers in registers 0 and 1, in pairs of one of each."""
+    numbers, upper, both = (0, 1), (2, 3), 4
+    for number, largest in zip(numbers, _LARGEST, strict=True):
+        code.vector("vrangeps", largest, largest, number, immediate=_MAGNITUDE)
+    for part, place in enumerate(places):
+        source = upper if part < 2 else numbers
+        if part < 2:
+            for number, rounded in zip(numbers, upper, strict=True):
+                code.vector("vpaddd", rounded, number, _ROUND)
+                code.vector("vandps", rounded, rounded, _UPPER)
+                code.vector("vsubps", number, number, rounded)
+        code.vector("vpsrld", both, source[0], immediate=16)
+        code.vector("vorps", both, both, source[1])
+        code.store(place, both)
+    for number, found in zip(numbers, _NOT_FINITE, strict=True):
+        code.vector("vfmadd231ps", found, number, _ZERO)
+
+
+def end_parts(code: Writer, record: Record) -> None:
+    """Write down what was found."""
+    code.load(RAX, record["found"])
+    code.vector("vrangeps", _LARGEST[0], *_LARGEST, immediate=_MAGNITUDE)
+    code.vector("vaddps", _NOT_FINITE[0], *_NOT_FINITE)
+    code.store(Memory(RAX), _LARGEST[0])
+    code.store(Memory(RAX, offset=VECTOR), _NOT_FINITE[0])
 
 
 @cache
@@ -95,7 +136,7 @@ def _lay_out(turned: bool, tiles: int, first: int, second: int) -> Code:
 
     def half(code: Writer, rows: int, mask: int, at: int) -> None:
         """Sixteen vectors of a block, turned, into memory beside the others."""
-        for i in range(_SIDE):
+        for i in range(SIDE):
             if i < rows:
                 code.vector("vmovups", i, Memory(row), mask=mask, zero=True)
                 code.add(row, record["row"])
@@ -103,24 +144,6 @@ def _lay_out(turned: bool, tiles: int, first: int, second: int) -> Code:
                 code.vector("vxorps", i, i, i)
         for i, register in enumerate(_transpose(code)):
             code.store(Memory(scratch, offset=2 * VECTOR * i + at), register)
-
-    def split(code: Writer, place: int) -> None:
-        """The parts of two vectors, each a row of a tile."""
-        numbers, upper, both = (0, 1), (2, 3), 4
-        for number, largest in zip(numbers, _LARGEST, strict=True):
-            code.vector("vrangeps", largest, largest, number, immediate=_MAGNITUDE)
-        for part in range(3):
-            source = upper if part < 2 else numbers
-            if part < 2:
-                for number, rounded in zip(numbers, upper, strict=True):
-                    code.vector("vpaddd", rounded, number, _ROUND)
-                    code.vector("vandps", rounded, rounded, _UPPER)
-                    code.vector("vsubps", number, number, rounded)
-            code.vector("vpsrld", both, source[0], immediate=16)
-            code.vector("vorps", both, both, source[1])
-            code.store(Memory(target, offset=part * _TILE + place), both)
-        for number, found in zip(numbers, _NOT_FINITE, strict=True):
-            code.vector("vfmadd231ps", found, number, _ZERO)
 
     def one_block(code: Writer, tile: int) -> None:
         code.move(row, R11)
@@ -130,7 +153,7 @@ def _lay_out(turned: bool, tiles: int, first: int, second: int) -> Code:
             half(code, first, 1, 0)
             code.move(row, other)
             half(code, second, 2, VECTOR)
-        for i in range(_SIDE):
+        for i in range(SIDE):
             for number, (start, rows) in enumerate(((row, first), (other, second))):
                 if turned:
                     place = Memory(scratch, offset=VECTOR * (2 * i + number))
@@ -140,19 +163,13 @@ def _lay_out(turned: bool, tiles: int, first: int, second: int) -> Code:
                     code.add(start, record["row"])
                 else:
                     code.vector("vxorps", number, number, number)
-            split(code, tile * _PARTS + VECTOR * i)
+            place = tile * PARTS + VECTOR * i
+            write_parts(code, [Memory(target, offset=part * TILE + place) for part in range(3)])
 
     def write(code: Writer) -> None:
         code.load_mask(1, record["first_mask"])
         code.load_mask(2, record["second_mask"])
-        bits = record["bits"]
-        code.vector("vbroadcastss", _ROUND, bits)
-        code.vector("vbroadcastss", _UPPER, Memory(bits.base, offset=bits.offset + 4))
-        code.vector("vxorps", _ZERO, _ZERO, _ZERO)
-        code.load(RAX, record["found_before"])
-        for found in (_LARGEST, _NOT_FINITE):
-            code.vector("vmovups", found[0], Memory(RAX, offset=VECTOR * (found is _NOT_FINITE)))
-            code.vector("vxorps", found[1], found[1], found[1])
+        begin_parts(code, record)
         code.load(blocks, record["source"])
         code.load(out, record["out"])
         code.load(scratch, record["scratch"])
@@ -169,11 +186,7 @@ def _lay_out(turned: bool, tiles: int, first: int, second: int) -> Code:
                 code.add(target, record["out_inner"])
             code.add(blocks, record["outer_step"])
             code.add(out, record["out_outer"])
-        code.load(RAX, record["found"])
-        code.vector("vrangeps", _LARGEST[0], *_LARGEST, immediate=_MAGNITUDE)
-        code.vector("vaddps", _NOT_FINITE[0], *_NOT_FINITE)
-        code.store(Memory(RAX), _LARGEST[0])
-        code.store(Memory(RAX, offset=VECTOR), _NOT_FINITE[0])
+        end_parts(code, record)
 
     return program(write)
 
@@ -184,7 +197,7 @@ def _transpose(code: Writer) -> list[int]:
     Returns:
         The registers that hold what were the lanes; one more may be among them.
     """
-    held, spare = list(range(_SIDE)), _SIDE
+    held, spare = list(range(SIDE)), SIDE
 
     def exchange(i: int, j: int, low: tuple[str, int | None], high: tuple[str, int | None]) -> None:
         nonlocal spare
@@ -193,9 +206,9 @@ def _transpose(code: Writer) -> list[int]:
         code.vector(high[0], a, a, b, immediate=high[1])
         held[i], held[j], spare = spare, a, b
 
-    for i in range(0, _SIDE, 2):
+    for i in range(0, SIDE, 2):
         exchange(i, i + 1, ("vunpcklps", None), ("vunpckhps", None))
-    for i, j in product(range(0, _SIDE, 4), (0, 1)):
+    for i, j in product(range(0, SIDE, 4), (0, 1)):
         exchange(i + j, i + j + 2, ("vshufps", 0x44), ("vshufps", 0xEE))
     for i, j in product(range(4), (0, 8)):
         exchange(i + j, i + j + 4, ("vshuff32x4", 0x44), ("vshuff32x4", 0xEE))
@@ -215,9 +228,74 @@ _MULTIPLY = Record(
     variables=("columns_left", "rows_left", "out_column", "start_column"),
 )
 #: Eight tiles, all of them whole.
-_SHAPES = np.frombuffer(
-    struct.pack("=2B14x16H16B", 1, 0, *[64] * 8, *[0] * 8, *[_SIDE] * 8, *[0] * 8), np.uint8
+SHAPES = np.frombuffer(
+    struct.pack("=2B14x16H16B", 1, 0, *[64] * 8, *[0] * 8, *[SIDE] * 8, *[0] * 8), np.uint8
 )
+
+
+#: Numbers of tiles: two by two of sums, and two of each matrix.
+SUMS, TILES_OF_A, TILES_OF_B = ((0, 1), (2, 3)), (4, 5), (6, 7)
+
+
+def check(code: Writer, record: Record, found: str) -> list[int]:
+    """Jumps, should the numbers that were found be none to be split."""
+    code.load(RAX, record[found])
+    code.vector("vmovups", 0, Memory(RAX))
+    code.vector("vmovups", 1, Memory(RAX, offset=VECTOR))
+    bounds = record["bounds"]
+    code.vector("vbroadcastss", 2, bounds)
+    code.vector("vbroadcastss", 3, Memory(bounds.base, offset=bounds.offset + 4))
+    jumps = []
+    for pair, condition, jump in (
+        ((0, 2), _ABOVE, "zero"),
+        ((0, 3), _ABOVE, "not zero"),
+        ((1, 1), _UNORDERED, "not zero"),
+    ):
+        code.vector("vcmpps", 1, *pair, immediate=condition)
+        code.any_lane(1)
+        jumps.append(code.jump(jump))
+    return jumps
+
+
+def multiply_chunk(code: Writer, load: Callable[[str, int, int], None]) -> None:
+    """Six products for each of four sums; what is loaded next comes between them.
+
+    Args:
+        code: where they are written.
+        load: loads a part of one of the two tiles of "a" or "b".
+    """
+
+    def add(*places: tuple[int, int]) -> None:
+        for i, j in places:
+            code.multiply_tiles(SUMS[i][j], TILES_OF_A[i], TILES_OF_B[j])
+
+    load("a", 0, 0)
+    load("b", 0, 2)
+    add((0, 0))
+    load("b", 1, 2)
+    add((0, 1))
+    load("a", 1, 0)
+    add((1, 0))
+    load("b", 0, 1)
+    add((1, 1), (0, 0))
+    load("b", 1, 1)
+    add((1, 0), (0, 1))
+    load("a", 0, 1)
+    add((1, 1))
+    load("a", 1, 1)
+    add((0, 0), (0, 1), (1, 0))
+    load("b", 0, 0)
+    add((1, 1))
+    load("b", 1, 0)
+    add((0, 0), (1, 0), (0, 1))
+    load("a", 0, 2)
+    add((1, 1))
+    load("a", 1, 2)
+    add((0, 0), (0, 1))
+    load("a", 0, 0)
+    add((1, 0), (1, 1))
+    load("a", 1, 0)
+    add((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 @cache
@@ -231,65 +309,11 @@ def _multiply(whole: bool) -> Code:
     a, out, start, b = R8, R9, R10, RBX
     of_a, of_b, left, place, line = RAX, RDX, R11, R12, RSI
     number, count, one, two = R13, RBP, R15, R14  # bytes from row to row of one tile, and two
-    sums, tiles_of_a, tiles_of_b = ((0, 1), (2, 3)), (4, 5), (6, 7)
     cells = [(i, j) for i in range(2) for j in range(2)]
 
-    def check(code: Writer, found: str) -> list[int]:
-        """Jumps, should the numbers that were found be none to be split."""
-        code.load(RAX, record[found])
-        code.vector("vmovups", 0, Memory(RAX))
-        code.vector("vmovups", 1, Memory(RAX, offset=VECTOR))
-        bounds = record["bounds"]
-        code.vector("vbroadcastss", 2, bounds)
-        code.vector("vbroadcastss", 3, Memory(bounds.base, offset=bounds.offset + 4))
-        jumps = []
-        for pair, condition, jump in (
-            ((0, 2), _ABOVE, "zero"),
-            ((0, 3), _ABOVE, "not zero"),
-            ((1, 1), _UNORDERED, "not zero"),
-        ):
-            code.vector("vcmpps", 1, *pair, immediate=condition)
-            code.any_lane(1)
-            jumps.append(code.jump(jump))
-        return jumps
-
     def load(code: Writer, matrix: str, i: int, part: int) -> None:
-        tiles, at = (tiles_of_a, of_a) if matrix == "a" else (tiles_of_b, of_b)
-        code.load_tile(tiles[i], Memory(at, one, i * _PARTS + part * _TILE))
-
-    def add(code: Writer, *places: tuple[int, int]) -> None:
-        for i, j in places:
-            code.multiply_tiles(sums[i][j], tiles_of_a[i], tiles_of_b[j])
-
-    def chunk(code: Writer) -> None:
-        """Six products for each of four tiles; what is loaded next comes between them."""
-        load(code, "a", 0, 0)
-        load(code, "b", 0, 2)
-        add(code, (0, 0))
-        load(code, "b", 1, 2)
-        add(code, (0, 1))
-        load(code, "a", 1, 0)
-        add(code, (1, 0))
-        load(code, "b", 0, 1)
-        add(code, (1, 1), (0, 0))
-        load(code, "b", 1, 1)
-        add(code, (1, 0), (0, 1))
-        load(code, "a", 0, 1)
-        add(code, (1, 1))
-        load(code, "a", 1, 1)
-        add(code, (0, 0), (0, 1), (1, 0))
-        load(code, "b", 0, 0)
-        add(code, (1, 1))
-        load(code, "b", 1, 0)
-        add(code, (0, 0), (1, 0), (0, 1))
-        load(code, "a", 0, 2)
-        add(code, (1, 1))
-        load(code, "a", 1, 2)
-        add(code, (0, 0), (0, 1))
-        load(code, "a", 0, 0)
-        add(code, (1, 0), (1, 1))
-        load(code, "a", 1, 0)
-        add(code, (0, 0), (0, 1), (1, 0), (1, 1))
+        tile, at = (TILES_OF_A[i], of_a) if matrix == "a" else (TILES_OF_B[i], of_b)
+        code.load_tile(tile, Memory(at, one, i * PARTS + part * TILE))
 
     def cell(i: int, j: int) -> Memory:
         """Where rows of out are that a tile holds; in `place` the lower ones begin."""
@@ -298,7 +322,7 @@ def _multiply(whole: bool) -> Code:
     def pair(code: Writer) -> None:
         """Two by two tiles of the product."""
         code.move(line, out)
-        for _ in range(2 * _SIDE):  # here when they are wanted
+        for _ in range(2 * SIDE):  # here when they are wanted
             code.prefetch_to_write(Memory(line))
             code.prefetch_to_write(Memory(line, offset=2 * VECTOR - 4))
             code.add(line, record["out_row"])
@@ -309,20 +333,20 @@ def _multiply(whole: bool) -> Code:
             code.move(place, out)
             code.add(place, record["out_tile"])
         for i, j in cells:
-            code.clear_tile(sums[i][j])
+            code.clear_tile(SUMS[i][j])
         with code.times(left, record["chunks"]):
-            chunk(code)
+            multiply_chunk(code, partial(load, code))
             code.add(of_a, record["parts"])
             code.add(of_b, record["parts"])
         if whole:
             for i, j in cells:
-                code.store_tile(cell(i, j), sums[i][j])
+                code.store_tile(cell(i, j), SUMS[i][j])
             for _ in range(2):
                 code.add(out, record["out_tile"])
         else:
             code.load(place, record["scratch"])
             for i, j in cells:
-                code.store_tile(Memory(place, two, 2 * _TILE * i + VECTOR * j), sums[i][j])
+                code.store_tile(Memory(place, two, 2 * TILE * i + VECTOR * j), SUMS[i][j])
             mix(code)
 
     def mix(code: Writer) -> None:
@@ -341,7 +365,7 @@ def _multiply(whole: bool) -> Code:
         code.jump("not zero", loop)
 
     def write(code: Writer) -> None:
-        wrong = [*check(code, "found_a"), *check(code, "found_b")]
+        wrong = [*check(code, record, "found_a"), *check(code, record, "found_b")]
         code.load(RAX, record["shapes"])
         code.shape_tiles(Memory(RAX))
         code.load(one, record["one"])
@@ -441,9 +465,9 @@ class _Template(NamedTuple):
 
 #: The bits of 1, a factor that changes nothing.
 _ONE = int.from_bytes(struct.pack("=f", 1.0), "little")
-_FOUND = 2 * VECTOR
-_BOUNDS = int.from_bytes(struct.pack("=2f", _LOW, _HIGH), "little")
-_ZEROS = np.zeros(2 * VECTOR, np.uint8)
+FOUND = 2 * VECTOR
+BOUNDS = int.from_bytes(struct.pack("=2f", _LOW, _HIGH), "little")
+ZEROS = np.zeros(2 * VECTOR, np.uint8)
 
 
 def _regions(length: int, unit: int) -> list[tuple[int, int, int]]:
@@ -454,9 +478,9 @@ def _regions(length: int, unit: int) -> list[tuple[int, int, int]]:
 
 def _pairs(length: int) -> list[tuple[int, int, int, int]]:
     """Where pairs of tiles begin, how many there are, of how many tiles, and how long these are."""
-    whole, rest = divmod(length, _SIDE)
+    whole, rest = divmod(length, SIDE)
     pairs, odd = divmod(whole, 2)
-    found = [(0, pairs, 2, _SIDE), (2 * pairs, odd, 1, _SIDE), (whole, int(rest > 0), 1, rest)]
+    found = [(0, pairs, 2, SIDE), (2 * pairs, odd, 1, SIDE), (whole, int(rest > 0), 1, rest)]
     return [region for region in found if region[1]]
 
 
@@ -480,30 +504,30 @@ def _add_layout(
     length, depth = size
     along, across = 4, operand.step
     by_k, by_tile = (along, across) if operand.by_k else (across, along)
-    pair = 2 * ceil(depth / _DEPTH) * _PARTS
+    pair = 2 * ceil(depth / DEPTH) * PARTS
     before: tuple[str, int] = ("zeros", 0)
     for (tile, pairs, tiles, high), (chunk, chunks, deep) in product(
-        _pairs(length), _regions(depth, _DEPTH)
+        _pairs(length), _regions(depth, DEPTH)
     ):
         halves = min(deep, LANES), max(deep - LANES, 0)
         rows, lanes = ((high, high), halves) if operand.by_k else (halves, (high, high))
         first, second = rows[0], rows[1] if halves[1] else 0
-        loops = [(pairs, 2 * _SIDE * by_tile, pair), (chunks, _DEPTH * by_k, 2 * _PARTS)]
+        loops = [(pairs, 2 * SIDE * by_tile, pair), (chunks, DEPTH * by_k, 2 * PARTS)]
         if not operand.by_k:  # along what is contiguous
             loops.reverse()
         (outer, outer_step, out_outer), (inner, inner_step, out_inner) = loops
         words.call(
             _lay_out(turned, tiles, first, second),
             _LAY_OUT,
-            source=(source, at + tile * _SIDE * by_tile + chunk * _DEPTH * by_k),
+            source=(source, at + tile * SIDE * by_tile + chunk * DEPTH * by_k),
             row=operand.step,
             second=LANES * by_k,
-            tile=_SIDE * by_tile,
+            tile=SIDE * by_tile,
             outer=outer,
             outer_step=outer_step,
             inner=inner,
             inner_step=inner_step,
-            out=("work", out + tile // 2 * pair + (2 * chunk + tile % 2) * _PARTS),
+            out=("work", out + tile // 2 * pair + (2 * chunk + tile % 2) * PARTS),
             out_outer=out_outer,
             out_inner=out_inner,
             found_before=before,
@@ -511,7 +535,7 @@ def _add_layout(
             scratch=("work", scratch),
             first_mask=(1 << lanes[0]) - 1,
             second_mask=(1 << lanes[1]) - 1,
-            bits=_BITS,
+            bits=BITS,
         )
         before = ("work", found)
 
@@ -522,12 +546,12 @@ def _template(
 ) -> _Template:
     """The calls of a product (rows, columns, k)."""
     rows, columns, depth = size
-    chunks = ceil(depth / _DEPTH)
-    pair = 2 * chunks * _PARTS
-    of_b, of_a = 0, ceil(columns / (2 * _SIDE)) * pair
-    scratch = of_a + ceil(min(rows, _ROWS) / (2 * _SIDE)) * pair
-    found_a = scratch + 4 * _TILE
-    found_b = found_a + _FOUND
+    chunks = ceil(depth / DEPTH)
+    pair = 2 * chunks * PARTS
+    of_b, of_a = 0, ceil(columns / (2 * SIDE)) * pair
+    scratch = of_a + ceil(min(rows, _ROWS) / (2 * SIDE)) * pair
+    found_a = scratch + 4 * TILE
+    found_b = found_a + FOUND
     words = _Words()
     skipped = []
     _add_layout(words, "b", 0, b, b.by_k, (columns, depth), of_b, found_b, scratch)
@@ -539,16 +563,16 @@ def _template(
         _add_layout(words, "a", at, a, not a.by_k, (count, depth), of_a, found_a, scratch)
         for piece, (row, row_pairs, high), (column, column_pairs, wide) in product(
             parallel.split(chunks, ceil(depth / _K)),
-            _regions(count, 2 * _SIDE),
-            _regions(columns, 2 * _SIDE),
+            _regions(count, 2 * SIDE),
+            _regions(columns, 2 * SIDE),
         ):
             further = piece.start > 0
             # Sums of a block begin at 0: their errors are those of numbers as large as its own.
-            whole = plain and not further and high == wide == 2 * _SIDE
+            whole = plain and not further and high == wide == 2 * SIDE
             step = out_row if further else start_row
             beside = column * 2 * VECTOR
-            row_at = first + row * 2 * _SIDE
-            ahead = piece.start * 2 * _PARTS
+            row_at = first + row * 2 * SIDE
+            ahead = piece.start * 2 * PARTS
             place = words.call(
                 _multiply(whole),
                 _MULTIPLY,
@@ -562,15 +586,15 @@ def _template(
                 masks=(1 << wide) - 1,
                 out=("out", row_at * out_row + beside),
                 out_row=out_row,
-                out_tile=out_row * _SIDE,
+                out_tile=out_row * SIDE,
                 start=("out" if further else "start", row_at * step + beside),
                 start_row=step,
                 alpha=("alpha", 0),
                 scratch=("work", scratch),
                 found_a=("work", found_a),
                 found_b=("work", found_b),
-                bounds=_BOUNDS,
-                parts=2 * _PARTS,
+                bounds=BOUNDS,
+                parts=2 * PARTS,
                 one=VECTOR,
                 two=2 * VECTOR,
                 shapes=("shapes", 0),
@@ -582,7 +606,7 @@ def _template(
         np.array(words.bases),
         words.calls,
         np.array(skipped),
-        (found_b + _FOUND + _LINE) // 4,
+        (found_b + FOUND + LINE) // 4,
     )
 
 
@@ -636,9 +660,9 @@ class _Piece:
                 memory.address(b),
                 memory.address(out),
                 memory.address(start),
-                work + -work % _LINE,
-                memory.address(_ZEROS),
-                memory.address(_SHAPES),
+                work + -work % LINE,
+                memory.address(ZEROS),
+                memory.address(SHAPES),
                 alpha,
             )
         )
@@ -710,7 +734,7 @@ def multiply(
 
 def cuts(length: int, parts: int) -> list[slice]:
     """Slices of a length, in whole pairs of tiles but for the last one."""
-    unit = 2 * _SIDE
+    unit = 2 * SIDE
     units = parallel.split(-(-length // unit), parts)
     return [slice(u.start * unit, min(u.stop * unit, length)) for u in units]
 
