@@ -37,6 +37,7 @@ FLOORS: dict[str, list[str]] = {
         "machine/chain machine/nest",
         "machine/batch machine/correlation machine/pooling",
         "machine/tiles",
+        "machine/tile_correlation",
         "machine/__init__",
         "storage hooks",
         "blas_library",

@@ -345,6 +345,7 @@ def test_addresses_and_loops(tmp_path: Path) -> None:
                 ours = alone(64, Assembler.compare, a, b)
                 yield f"cmp {NAMES[a]}, {NAMES[b]}", ours
                 yield f"mov {NAMES[a]}, {NAMES[b]}", alone(64, Assembler.move, a, b)
+                yield f"add {NAMES[a]}, {NAMES[b]}", alone(64, Assembler.add_register, a, b)
         for low in range(8):
             ours = alone(64, Assembler.clear, low)
             yield f"xor {NAMES[low].replace('r', 'e', 1)}, {NAMES[low].replace('r', 'e', 1)}", ours

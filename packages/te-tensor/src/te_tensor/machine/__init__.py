@@ -116,3 +116,12 @@ from .product import (
 from .program import (
     runs_programs as runs_programs,
 )
+from .tile_correlation import (
+    Split as Split,
+)
+from .tile_correlation import (
+    correlate_by_tiles as correlate_by_tiles,
+)
+from .tiles import (
+    Laid as Laid,
+)

@@ -309,6 +309,12 @@ class Assembler:
             (0x48 | source >> 3 << 2 | target >> 3, 0x89, 0xC0 | (source & 7) << 3 | target & 7)
         )
 
+    def add_register(self, target: int, source: int) -> None:
+        """add target, source."""
+        self._code += bytes(
+            (0x48 | source >> 3 << 2 | target >> 3, 0x01, 0xC0 | (source & 7) << 3 | target & 7)
+        )
+
     def _general(self, opcode: int, register: int, memory: Memory) -> None:
         rex = 0x48 | register >> 3 << 2 | memory.index >> 3 << 1 | memory.base >> 3
         self._code += bytes((rex, opcode))

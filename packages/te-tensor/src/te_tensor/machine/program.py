@@ -86,11 +86,11 @@ def program(write: Callable[[Writer], None]) -> Code:
     return Code(code.finish())
 
 
-_function = cache(ctypes.CFUNCTYPE(None, ctypes.c_char_p))
+_function = cache(ctypes.CFUNCTYPE(None, ctypes.c_void_p))
 
 
-def call(code: Code, record: bytes) -> None:
-    """Run a program, without the GIL."""
+def call(code: Code, record: bytes | int) -> None:
+    """Run a program, without the GIL, on a record or on that at an address."""
     _function(code.address)(record)
 
 

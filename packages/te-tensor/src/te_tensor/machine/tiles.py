@@ -163,8 +163,8 @@ def _lay_out(turned: bool, tiles: int, first: int, second: int) -> Code:
                     code.add(start, record["row"])
                 else:
                     code.vector("vxorps", number, number, number)
-            place = tile * PARTS + VECTOR * i
-            write_parts(code, [Memory(target, offset=part * TILE + place) for part in range(3)])
+            at = tile * PARTS + VECTOR * i
+            write_parts(code, [Memory(target, offset=part * TILE + at) for part in range(3)])
 
     def write(code: Writer) -> None:
         code.load_mask(1, record["first_mask"])
@@ -538,6 +538,30 @@ def _add_layout(
             bits=BITS,
         )
         before = ("work", found)
+
+
+class Laid:
+    """A matrix laid out as tiles, as rows of a product.
+
+    Args:
+        a: shape (rows, k), float32, contiguous rows.
+    """
+
+    def __init__(self, a: Array) -> None:
+        rows, self.depth = a.shape
+        size = ceil(rows / (2 * SIDE)) * 2 * ceil(self.depth / DEPTH) * PARTS
+        words = _Words()
+        operand = _Operand(a.strides[0], by_k=True)
+        _add_layout(words, "a", 0, operand, False, (rows, self.depth), FOUND, 0, 0)
+        self._memory = memory.empty(((size + FOUND + LINE) // 4,), float32)
+        work = memory.address(self._memory)
+        #: Where is what was found, and where the tiles begin.
+        self.found = work + -work % LINE
+        self.address = self.found + FOUND
+        given = {"": 0, "a": memory.address(a), "work": self.found, "zeros": memory.address(ZEROS)}
+        bases = np.array([given.get(base, 0) for base in _BASES])
+        called = np.array(words.words, np.int64) + bases[words.bases]
+        callers()[0](struct.pack("=2q", words.calls, memory.address(called)))
 
 
 @lru_cache(512)

@@ -8,14 +8,24 @@ images leave vectors less empty that way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import ceil, prod
 
 import numpy as np
 
 from .. import memory, parallel
+from ..blas_library import uses_tiles
 from ..dtypes import Array, int64
-from ..machine import OUTPUTS, correlate, correlate_places, runs_programs
+from ..machine import (
+    OUTPUTS,
+    Laid,
+    Split,
+    correlate,
+    correlate_by_tiles,
+    correlate_places,
+    runs_programs,
+)
 from ._units import run_all, run_and_keep, tasks_of, threads_for
 from ._windows import Window
 
@@ -34,6 +44,9 @@ _FEW_WEIGHTS = 1 << 14
 _LAST = (0.0, 2.0, 2.5, 3.2, 4.0)
 #: How quick products over one long row are, with what isn't wanted left out by a copy.
 _COPIED = 0.95
+#: Channels that tiles take together; and outputs, places in a row, and multiply-adds for an image
+#: from which they are ahead.
+_CHANNELS, _TILED_OUTPUTS, _TILED_PLACES, _TILED_FROM = 32, 32, 48, 1 << 21
 #: What the end of a row costs sums over places, in vectors, and how much of them is to be of use.
 _END, _USE = 0.7, 0.7
 
@@ -86,30 +99,48 @@ class Direct:
         return found
 
     def correlate(
-        self, units: Array, weights: Array, bias: Array | None, out: Array
+        self, units: Array, kernels: Array, bias: Array | None, out: Array
     ) -> tuple[DirectBlock, Array] | None:
         """Fill out (U, O, H', W', L) with the correlation of units (U, C, H, W, L).
 
         Args:
             units: the images.
-            weights: as `straight_weights` makes them.
+            kernels: shape (O, C/groups, kh, kw).
             bias: shape (O,).
             out: the output.
 
         Returns:
             What was made of the units, if they are a single block.
         """
-        work = out.size * weights.shape[2]
+        work = out.size * kernels[0].size
         tasks = tasks_of(self, len(units), work)
+        weights = lru_cache(1)(lambda: _straight(kernels, self.groups))
+        tiles = self._tiles(kernels)
         start = np.zeros(out.shape[1], out.dtype) if bias is None else np.ascontiguousarray(bias)
 
         def compute(index: int) -> tuple[DirectBlock, Array]:
             unit, block = tasks[index]
             made = block.surround(units[unit])
-            block.correlate(made, weights, start, out[unit])
+            if tiles is None or not block.correlate_by_tiles(made, tiles, start, out[unit]):
+                block.correlate(made, weights(), start, out[unit])
             return block, made
 
         return run_and_keep(compute, len(tasks), work)
+
+    def _tiles(self, kernels: Array) -> Laid | None:
+        """The kernels as tiles read them, where these are ahead."""
+        outputs, channels = kernels.shape[:2]
+        work = outputs * kernels[0].size * self.rows.count * self.width
+        if (
+            self.groups > 1
+            or channels % _CHANNELS
+            or outputs < _TILED_OUTPUTS
+            or self.width < _TILED_PLACES
+            or work < _TILED_FROM
+            or not uses_tiles()
+        ):
+            return None
+        return Laid(np.ascontiguousarray(kernels.transpose(0, 2, 3, 1)).reshape(outputs, -1))
 
     def correlate_places(self, units: Array, grads: Array, out: Array, ready: Array | None) -> None:
         """Fill out (O, C/groups, kh, kw) with the gradient of the kernels, in a fixed order.
@@ -197,20 +228,36 @@ class DirectBlock:
 
         Args:
             made: what `surround` made.
-            weights: as `straight_weights` makes them.
+            weights: as `_straight` makes them.
             bias: shape (O,).
             out: the whole output.
         """
+        self._in_rows(out, lambda target: self._by_groups(made, weights, bias, target))
+
+    def correlate_by_tiles(self, made: Array, kernels: Laid, bias: Array, out: Array) -> bool:
+        """The same by tiles; returns whether they could."""
+        offsets = self.offsets[: len(self.offsets) // (self.layout.channels)] // 4
+        split, done = Split(made), []
+        self._in_rows(
+            out,
+            lambda target: done.append(
+                correlate_by_tiles(split, self.line, offsets, kernels, bias, target)
+            ),
+        )
+        return all(done)
+
+    def _in_rows(self, out: Array, fill: Callable[[Array], None]) -> None:
+        """Have these rows of out (O, H, W, L) filled: as they are, or as one long row."""
         width, line, count = self.layout.width, self.line, self.part.stop - self.part.start
         target = out.reshape(len(out), -1, width)[:, self.part]
         if not self.in_one_row:
-            self._by_groups(made, weights, bias, target)
+            fill(target)
         elif line == width:
-            self._by_groups(made, weights, bias, target.reshape(len(out), 1, -1))
+            fill(target.reshape(len(out), 1, -1))
         else:
             (long,) = memory.scratch(1, (len(out), count, line), out.dtype)
             wanted = (count - 1) * line + width
-            self._by_groups(made, weights, bias, long.reshape(len(out), 1, -1)[:, :, :wanted])
+            fill(long.reshape(len(out), 1, -1)[:, :, :wanted])
             target[...] = long[:, :, :width]
 
     def _by_groups(self, made: Array, weights: Array, bias: Array, target: Array) -> None:
@@ -249,16 +296,10 @@ def _overlap(window: Window, length: int) -> tuple[slice, slice]:
     return slice(begin, begin + count), slice(first, first + count)
 
 
-def straight_weights(kernels: Array, groups: int) -> Array:
+def _straight(kernels: Array, groups: int) -> Array:
     """Kernels (O, C/groups, kh, kw) as `correlate` reads them, for each group."""
     grouped = kernels.reshape(groups, len(kernels) // groups, -1)
     return _in_blocks(grouped)
-
-
-def turned_weights(kernels: Array, groups: int) -> Array:
-    """Those of the way back, turned."""
-    grouped = kernels.reshape(groups, -1, *kernels.shape[1:])[..., ::-1, ::-1].swapaxes(1, 2)
-    return _in_blocks(grouped.reshape(groups, kernels.shape[1], -1))
 
 
 def _in_blocks(weights: Array) -> Array:

@@ -21,7 +21,7 @@ from ..dtypes import Array
 from ..machine import Column, Matrix, kernel, runs
 from ..operation import Gradients, Operation, Sample
 from ._columns import Block, Columns, columns_of
-from ._direct import DirectBlock, direct, straight_weights, turned_weights
+from ._direct import DirectBlock, direct
 from ._kernels import as_rows
 from ._units import run_all, run_and_keep, tasks_of, threads_for
 from ._windows import Window, as_images, check_images, new_images, to_lanes
@@ -181,7 +181,7 @@ def _correlate(
     """
     plan = direct(units, len(kernels), windows, groups)
     if plan:
-        return plan.correlate(units, straight_weights(kernels, groups), bias, out)
+        return plan.correlate(units, kernels, bias, out)
     work = out.size * kernels[0].size
     layout = _layout(units, windows, groups)
     weights = layout.weights(kernels)
@@ -207,10 +207,6 @@ def _of_input(
     """Fill out (U, C, H, W, L) with the gradient of the input."""
     if all(window.stride == 1 for window in windows):
         back = windows[0].back, windows[1].back
-        plan = direct(grads, out.shape[1], back, groups)
-        if plan:
-            plan.correlate(grads, turned_weights(kernels, groups), None, out)
-            return
         turned = kernels.reshape(groups, -1, *kernels.shape[1:])[..., ::-1, ::-1]
         turned = turned.swapaxes(1, 2).reshape(out.shape[1], -1, *kernels.shape[2:])
         _correlate(grads, turned, out, back, groups)
