@@ -8,6 +8,9 @@ called. `correlation.py` and `pooling.py` have what no formula says.
 from .batch import (
     Batch as Batch,
 )
+from .calls import (
+    run_calls as run_calls,
+)
 from .chain import (
     Chain as Chain,
 )
@@ -101,6 +104,15 @@ from .nest import (
 from .passes import (
     Passes as Passes,
 )
+from .placement import (
+    Frame as Frame,
+)
+from .placement import (
+    copy_rows as copy_rows,
+)
+from .placement import (
+    surrounded as surrounded,
+)
 from .pooling import (
     pool_maximum as pool_maximum,
 )
@@ -117,10 +129,25 @@ from .program import (
     runs_programs as runs_programs,
 )
 from .tile_correlation import (
-    Split as Split,
+    TiledBlock as TiledBlock,
 )
 from .tile_correlation import (
-    correlate_by_tiles as correlate_by_tiles,
+    TiledCalls as TiledCalls,
+)
+from .tile_correlation import (
+    correlation_calls as correlation_calls,
+)
+from .tile_correlation import (
+    places_calls as places_calls,
+)
+from .tiles import (
+    LINE as LINE,
+)
+from .tiles import (
+    SHAPES as SHAPES,
+)
+from .tiles import (
+    ZEROS as ZEROS,
 )
 from .tiles import (
     Laid as Laid,

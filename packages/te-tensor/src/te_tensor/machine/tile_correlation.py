@@ -3,6 +3,9 @@
 A tile of the images has pairs of channels in its rows and places in its columns. Rows of a tile
 may lie as far apart as one likes, so the channels of an image, in parts and in pairs, are read at
 the place and the offset of the kernel's element: nothing is copied for each element.
+
+What belongs to some rows of an image's output is done in one go, and stays in the second-level
+cache; a thread goes through its images in a single call.
 """
 
 from __future__ import annotations
@@ -10,11 +13,12 @@ from __future__ import annotations
 from functools import cache, partial
 from itertools import pairwise, product
 from math import ceil
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import memory
-from ..dtypes import Array, float32, int64
+from ..dtypes import Array, int64
 from ..executable import Code
 from .assembler import (
     R8,
@@ -33,8 +37,10 @@ from .assembler import (
     RSI,
     Memory,
 )
+from .calls import Calls, Draft
 from .compiler import LANES, VECTOR
-from .program import Record, Writer, call, last_mask, program
+from .placement import OUTS, PLACE, PLACING, SOURCES, Frame, each_plane, place
+from .program import Record, Writer, program
 from .tiles import (
     BITS,
     BOUNDS,
@@ -42,125 +48,181 @@ from .tiles import (
     FOUND,
     LINE,
     PARTS,
-    SHAPES,
     SIDE,
     SUMS,
     TILE,
     TILES_OF_A,
     TILES_OF_B,
-    ZEROS,
-    Laid,
+    Operand,
+    add_layout,
     begin_parts,
     check,
     end_parts,
     multiply_chunk,
+    tiles_size,
     write_parts,
 )
 
-#: Elements behind a channel that the last tile of a row may read, and doesn't use.
+#: Elements behind a plane that the last tile may read and doesn't use, beside the places behind
+#: a row.
 _BEHIND = 2 * SIDE
-#: Elements of float32 that shouldn't lie between rows of a tile: their lines would contend for the
-#: same places of the cache.
-_UNLUCKY = 128
+#: Bytes that shouldn't lie between rows of a tile: their lines would contend for the same places
+#: of the cache.
+_UNLUCKY = 512
+
+
+class TiledBlock(NamedTuple):
+    """Some rows of an image's correlation. Numbers are of elements, but for counts."""
+
+    channels: int
+    outputs: int
+    #: How an image's rows are read, where its first one begins, and where they come in planes.
+    frame: Frame
+    source: int
+    #: Rows of the output, elements of each, and from one output's plane to the next.
+    rows: int
+    width: int
+    out_plane: int
+    #: Where these rows begin in the output.
+    out: int
+    #: From a place to those that the kernel's elements look at, in a plane.
+    offsets: tuple[int, ...]
 
 
 # -- the parts of an image -------------------------------------------------------------------
 
-_SPLIT = Record(
-    *("source", "source_row", "second", "out", "out_row", "out_part", "rows", "vectors", "mask"),
-    *("bits", "found_before", "found"),
-)
+_SPLIT = Record(*PLACING, "second", "out_part", "bits", "found_before", "found")
 
 
 @cache
-def _split() -> Code:
-    """Code that writes the parts of pairs of channels, which are rows of numbers."""
-    record = _SPLIT
-    first, second, parts = RSI, RBX, (R8, R9, R10)
-    source, out = R11, R12
+def _split(in_order: bool) -> Code:
+    """Code that writes the parts of rows of numbers.
 
-    def vector(code: Writer, mask: int) -> None:
-        for number, start in enumerate((first, second)):
-            code.vector("vmovups", number, Memory(start), mask=mask, zero=bool(mask))
-            code.add_number(start, VECTOR)
-        write_parts(code, [Memory(part) for part in parts])
-        for part in parts:
-            code.add_number(part, VECTOR)
+    Args:
+        in_order: a row's own numbers come one after the other, instead of in pairs with those of
+            another row.
+    """
+    record = _SPLIT
+    steps = 2 if in_order else 1
+
+    def clear(code: Writer) -> None:
+        for out in OUTS:
+            code.store(Memory(out), _NOTHING)
+            code.add_number(out, VECTOR)
+
+    def copy(code: Writer, last: bool) -> None:
+        for number, source in enumerate(SOURCES):
+            mask = last * (1 + number)
+            code.vector("vmovups", number, Memory(source), mask=mask, zero=last)
+            for _ in range(steps):
+                code.add_number(source, VECTOR)
+        write_parts(code, [Memory(out) for out in OUTS], in_order=in_order)
+        for out in OUTS:
+            code.add_number(out, VECTOR)
 
     def write(code: Writer) -> None:
-        code.load_mask(1, record["mask"])
+        mask = record["mask"]
+        for number in range(2):
+            code.load_mask(1 + number, Memory(mask.base, offset=mask.offset + 2 * number))
         begin_parts(code, record)
-        code.load(source, record["source"])
-        code.load(out, record["out"])
-        with code.times(R14, record["rows"]):
-            code.move(first, source)
-            code.move(second, source)
-            code.add(second, record["second"])
-            code.move(parts[0], out)
-            for before, part in pairwise(parts):
-                code.move(part, before)
-                code.add(part, record["out_part"])
-            with code.times(R15, record["vectors"]):
-                vector(code, 0)
-            vector(code, 1)
-            code.add(source, record["source_row"])
-            code.add(out, record["out_row"])
+        code.vector("vxorps", _NOTHING, _NOTHING, _NOTHING)
+        each_plane(
+            code,
+            record,
+            outs=PARTS // TILE,
+            copy=lambda last: copy(code, last),
+            clear=lambda: clear(code),
+        )
         end_parts(code, record)
 
     return program(write)
 
 
-class Split:
-    """The parts of an image's channels, in pairs: channels c and c + 16 of each 32.
+#: A register of zeros.
+_NOTHING = 8
+
+
+class _Planes(NamedTuple):
+    """Where the parts of an image are. Numbers are of bytes."""
+
+    #: From one row to the next, from part to part, and from 32 channels to the next.
+    row: int
+    part: int
+    chunk: int
+
+
+def _add_split(
+    draft: Draft, block: TiledBlock, out: int, found: int, *, in_order: bool
+) -> tuple[_Planes, int]:
+    """Calls that split the channels of an image, of base "image", in "work".
 
     Args:
-        image: shape (C, …), C a multiple of 32, each channel contiguous.
-    """
+        draft: where they are added.
+        block: has its measures.
+        out: where the parts come.
+        found: where it comes what was found.
+        in_order: each channel by itself, instead of channels c and c + 16 of each 32.
 
-    def __init__(self, image: Array) -> None:
-        channels, length = len(image), image[0].size
-        vectors = ceil(length / LANES)
-        #: Elements from one row to the next.
-        self.row = vectors * LANES + _BEHIND
-        self.row += LANES if self.row % _UNLUCKY == 0 else 0
-        self.chunk = 3 * SIDE * self.row
-        self.memory = memory.empty((channels // DEPTH * self.chunk + (FOUND + LINE) // 4,), float32)
-        found = memory.address(self.memory)
-        self.found = found + -found % LINE
-        self.address = self.found + FOUND
-        before = memory.address(ZEROS)
-        step = image.strides[0]
-        for number in range(channels // DEPTH):
-            record = _SPLIT.pack(
-                *(memory.address(image) + number * DEPTH * step, step, SIDE * step),
-                *(self.address + 4 * number * self.chunk, 4 * self.row, 4 * SIDE * self.row),
-                *(SIDE, vectors - 1, last_mask(length), BITS, before, self.found),
-            )
-            call(_split(), record)
-            before = self.found
+    Returns:
+        How the parts lie, and their bytes.
+    """
+    frame, size, unit = block.frame, 2 if in_order else 4, 2 * LANES if in_order else LANES
+    elements = max(frame.plane + frame.line - block.width + _BEHIND, frame.needed(unit))
+    row = ceil(elements / unit) * VECTOR
+    row += VECTOR if row % _UNLUCKY == 0 else 0
+    rows = block.channels if in_order else SIDE
+    planes = _Planes(row, rows * row, rows * row * (PARTS // TILE))
+    steps = frame.steps(row // size, unit, VECTOR)
+    if not in_order:
+        steps["mask"] |= steps["mask"] << LANES
+    before: tuple[str, int] = ("zeros", 0)
+    chunks = block.channels // rows // (1 if in_order else 2)
+    for chunk in range(chunks):
+        draft.call(
+            _split(in_order),
+            _SPLIT,
+            source=("image", 4 * (block.source + chunk * DEPTH * frame.source_plane)),
+            second=VECTOR if in_order else 4 * SIDE * frame.source_plane,
+            out=("work", out + chunk * planes.chunk),
+            out_part=planes.part,
+            planes=rows,
+            bits=BITS,
+            found_before=before,
+            found=("work", found),
+            **steps,
+        )
+        before = ("work", found)
+    return planes, chunks * planes.chunk
 
 
 # -- the correlation -------------------------------------------------------------------------
 
 _CORRELATE = Record(
-    *("a", "pair", "image", "image_row", "image_step", "image_part", "table", "table_end"),
-    *("out", "out_row", "out_step", "bias", "rows", "column_pairs", "row_pairs", "last_rows"),
-    *("mask", "whole", "found_a", "found_b", "bounds", "parts", "one", "two", "both", "shapes"),
-    *("scratch", "skipped"),
-    variables=("rows_left", "columns_left", "pairs_left", "image_line", "out_line"),
+    *("a", "pair", "image", "image_step", "image_part", "table", "table_end", "places"),
+    *("pairs", "out", "out_step", "back", "bias", "row_pairs", "last_rows", "found_a", "found_b"),
+    *("bounds", "parts", "one", "two", "both", "shapes", "scratch", "skipped"),
+    variables=("pairs_left", "entry", "rows_left"),
 )
+#: Words that `_entries` has for 32 places; and of the masks among them, those for the later rows.
+_ENTRY, _LATER = 4, int(np.array([0, -1, 0, -1], np.int16).view(int64)[0])
 
 
 @cache
-def _correlation(rest: bool) -> Code:
-    """Code that goes through rows of places, pairs of tiles of these, and pairs of outputs.
+def _correlation(rest: bool, gaps: bool) -> Code:
+    """Code that goes through pairs of tiles of places, and for each through pairs of outputs.
 
     Args:
         rest: the outputs of the last pair are fewer.
+        gaps: there are places between the rows that aren't wanted.
     """
     record = _CORRELATE
-    of_a, of_b, a, out, bias = RAX, (RCX, RDX, RSI), R8, R9, R10
+    of_a, of_b, a, bias = RAX, (RCX, RDX, RSI), R8, R10
     image, place, target, number, count, step, one = RBX, R11, R12, R13, RBP, R14, R15
+    further, back, both = of_b  # once the products are made
+    targets = (
+        (Memory(target), Memory(target, back)),
+        (Memory(target, further), Memory(target, both)),
+    )
 
     def load(code: Writer, matrix: str, i: int, part: int) -> None:
         if matrix == "a":
@@ -190,31 +252,44 @@ def _correlation(rest: bool) -> Code:
         code.load(number, record["two"])
         for i, j in product(range(2), range(2)):
             code.store_tile(Memory(place, number, 2 * TILE * i + VECTOR * j), SUMS[i][j])
+        code.load(count, record["entry"])
+        code.load(further, Memory(count, offset=16))
+        code.load(back, record["back"])
+        code.move(both, further)
+        code.add_register(both, back)
         code.load(count, record[rows])
         loop = code.here()
         code.vector("vbroadcastss", 0, Memory(bias))
         for j in range(2):
             code.vector("vaddps", 1 + j, 0, Memory(place, offset=VECTOR * j))
-            code.store(Memory(target, offset=VECTOR * j), 1 + j, 1 + j)
+            for at, cells in enumerate(targets[j][: 1 + gaps]):
+                code.store(cells, 1 + j, 1 + 2 * j + at)
         code.add_number(bias, 4)
         code.add(target, record["out_step"])
         code.add(place, record["two"])
         code.add_number(count, -1)
         code.jump("not zero", loop)
 
-    def outputs(code: Writer, mask: str) -> None:
+    def outputs(code: Writer) -> None:
         """All outputs of 32 places."""
-        place = record[mask]
-        for j in range(2):
-            code.load_mask(1 + j, Memory(place.base, offset=place.offset + 2 * j))
+        entry = further
+        code.load(entry, record["entry"])
+        code.load(image, Memory(entry))
+        code.add(image, record["image"])
+        code.load(target, Memory(entry, offset=8))
+        code.add(target, record["out"])
+        for mask in range(4):
+            code.load_mask(1 + mask, Memory(entry, offset=24 + 2 * mask))
         code.load(a, record["a"])
         code.load(bias, record["bias"])
-        code.move(target, out)
-        with code.times_kept(record["pairs_left"], record["row_pairs"], number):
+        with code.times_kept(record["rows_left"], record["row_pairs"], number):
             pair(code, "both")
             code.add(a, record["pair"])
         if rest:
             pair(code, "last_rows")
+        code.load(number, record["entry"])
+        code.add_number(number, 8 * _ENTRY)
+        code.keep(record["entry"], number)
 
     def write(code: Writer) -> None:
         wrong = [*check(code, record, "found_a"), *check(code, record, "found_b")]
@@ -222,21 +297,10 @@ def _correlation(rest: bool) -> Code:
         code.shape_tiles(Memory(RAX))
         code.load(one, record["one"])
         code.load(step, record["image_step"])
-        for name in ("image", "out"):
-            code.load(number, record[name])
-            code.keep(record[f"{name}_line"], number)
-        with code.times_kept(record["rows_left"], record["rows"], number):
-            code.load(image, record["image_line"])
-            code.load(out, record["out_line"])
-            with code.times_kept(record["columns_left"], record["column_pairs"], number):
-                outputs(code, "whole")
-                code.add(image, record["two"])
-                code.add(out, record["two"])
-            outputs(code, "mask")
-            for name in ("image", "out"):
-                code.load(number, record[f"{name}_line"])
-                code.add(number, record[f"{name}_row"])
-                code.keep(record[f"{name}_line"], number)
+        code.load(number, record["places"])
+        code.keep(record["entry"], number)
+        with code.times_kept(record["pairs_left"], record["pairs"], number):
+            outputs(code)
         code.leave_tiles()
         code.clear(RAX)
         code.add_number(RAX, 0)
@@ -250,40 +314,277 @@ def _correlation(rest: bool) -> Code:
     return program(write)
 
 
-def correlate_by_tiles(
-    image: Split, row: int, offsets: Array, weights: Laid, bias: Array, out: Array
-) -> bool:
-    """out[o, y, x] = bias[o] + Σ weights[o, k, c] · image[c, y, x + offsets[k]].
+def _entries(block: TiledBlock) -> Array:
+    """For each 32 places of a block: where they are read and written, and which of them are wanted.
 
-    Args:
-        image: the parts of an image (C, H, …).
-        row: elements from row to row of it.
-        offsets: of the elements of the kernel, in elements of a channel, int64.
-        weights: shape (O, K · C), `lay_out`.
-        bias: shape (O,), contiguous.
-        out: shape (O, rows, elements), contiguous rows.
-
-    Returns:
-        Whether it is made: not if there are numbers that tiles can't split.
+    Two vectors of places are written to up to two rows each, the later one so much further back as
+    there are places between rows that aren't wanted. The words are the bytes from the image's parts
+    and from the output's rows on, from the first vector's place to the second's, and four masks.
     """
-    outputs, rows, columns = out.shape
-    chunks = weights.depth // len(offsets) // DEPTH
-    channels = np.arange(chunks) * image.chunk
-    table = (4 * (offsets[:, None] + channels)).astype(int64).reshape(-1)
-    scratch = memory.empty((TILE + LINE // 4,), float32)
-    at_table, at_scratch = memory.address(table), memory.address(scratch)
-    pairs, rest = divmod(outputs, 2 * SIDE)
-    ahead, last = divmod(columns - 1, 2 * SIDE)
-    record = np.frombuffer(
-        _CORRELATE.pack(
-            *(weights.address, len(table) * 2 * PARTS, image.address, 4 * row, 4 * image.row),
-            *(4 * SIDE * image.row, at_table, at_table + table.nbytes),
-            *(memory.address(out), out.strides[1], out.strides[0], memory.address(bias), rows),
-            *(ahead, pairs, rest, (2 << last) - 1, (1 << 2 * LANES) - 1),
-            *(weights.found, image.found, BOUNDS, 2 * PARTS, VECTOR, 2 * VECTOR, 2 * SIDE),
-            *(memory.address(SHAPES), at_scratch + -at_scratch % LINE, 0),
-        ),
-        int64,
-    ).copy()
-    call(_correlation(rest > 0), memory.address(record))
-    return not record[-1]
+    rows, width, line = block.rows, block.width, block.frame.line
+    length = (rows - 1) * line + width
+    if width % (2 * LANES) and rows * ceil(width / (2 * LANES)) > ceil(length / (2 * LANES)):
+        starts = np.arange(0, length, 2 * LANES)
+        ends = np.full(len(starts), length)
+    else:
+        beside = np.arange(0, width, 2 * LANES)
+        begins = np.arange(rows)[:, None] * line
+        starts = (begins + beside).reshape(-1)
+        ends = (begins + np.full(len(beside), width)).reshape(-1)
+    vectors = starts[:, None] + (0, LANES)
+    lanes = vectors[..., None] + np.arange(LANES)
+    row, of_lane = vectors // line, lanes // line
+    wanted = (lanes % line < width) & (lanes < ends[:, None, None])
+    out = vectors - row * (line - width)
+    masks = [wanted & (of_lane == row[..., None] + further) for further in range(2)]
+    bits = [(mask * (1 << np.arange(LANES))).sum(-1) for mask in masks]
+    entries = np.empty((len(starts), _ENTRY), int64)
+    entries[:, 0] = 4 * starts
+    entries[:, 1] = 4 * out[:, 0]
+    entries[:, 2] = 4 * (out[:, 1] - out[:, 0])
+    sixteen = [bits[further][:, vector] for vector in range(2) for further in range(2)]
+    entries[:, 3] = np.stack(sixteen, axis=-1).astype(np.uint16).view(int64)[:, 0]
+    return entries
+
+
+class TiledCalls(NamedTuple):
+    """What a block of an image takes.
+
+    Attributes:
+        calls: for one image.
+        skipped: the places of words that aren't 0 if nothing was made.
+        size: bytes to work in.
+        kept: what the calls read.
+    """
+
+    calls: Calls
+    skipped: int
+    size: int
+    kept: tuple[Array, ...]
+
+
+def correlation_calls(block: TiledBlock) -> TiledCalls:
+    """out[o, p] = bias[o] + Σ weights[o, k, c] · image[c, p + offsets[k]] for places p of a block.
+
+    Bases are the image and the output (float32), the bias, the `Laid` weights' `found`, and memory
+    to work in. C is a multiple of 32, and a row of the output at least 16 elements wide.
+    """
+    draft = Draft("image", "out", "bias", "weights", "work", "zeros", "shapes")
+    planes, size = _add_split(draft, block, FOUND, 0, in_order=False)
+    chunks = np.arange(block.channels // DEPTH) * planes.chunk
+    table = (4 * np.array(block.offsets)[:, None] + chunks).astype(int64).reshape(-1)
+    entries = _entries(block)
+    pairs, rest = divmod(block.outputs, 2 * SIDE)
+    gap = block.frame.line - block.width
+    at = draft.call(
+        _correlation(rest > 0, bool((entries[:, 3] & _LATER).any())),
+        _CORRELATE,
+        a=("weights", FOUND),
+        pair=len(table) * 2 * PARTS,
+        image=("work", FOUND),
+        image_step=planes.row,
+        image_part=planes.part,
+        table=memory.address(table),
+        table_end=memory.address(table) + table.nbytes,
+        places=memory.address(entries),
+        pairs=len(entries),
+        out=("out", 4 * block.out),
+        out_step=4 * block.out_plane,
+        back=-4 * gap,
+        bias=("bias", 0),
+        row_pairs=pairs,
+        last_rows=rest,
+        found_a=("weights", 0),
+        found_b=("work", 0),
+        scratch=("work", FOUND + size),
+        **_SAME,
+    )
+    skipped = at + _CORRELATE.names.index("skipped")
+    return TiledCalls(draft.done(), skipped, FOUND + size + 4 * TILE, (table, entries))
+
+
+#: What all records say of tiles.
+_SAME: dict[str, int | tuple[str, int]] = {
+    "bounds": BOUNDS,
+    "parts": 2 * PARTS,
+    "one": VECTOR,
+    "two": 2 * VECTOR,
+    "both": 2 * SIDE,
+    "shapes": ("shapes", 0),
+    "skipped": 0,
+}
+
+
+# -- sums over places ------------------------------------------------------------------------
+
+_PLACES = Record(
+    *("image", "image_pair", "image_tile", "image_row", "image_part", "image_block"),
+    *("grad", "grad_pair", "grad_block", "table", "elements", "blocks", "row_pairs"),
+    *("column_pairs", "chunks", "out", "out_pair", "out_row", "found_a", "found_b", "bounds"),
+    *("parts", "one", "two", "both", "shapes", "scratch", "skipped"),
+    variables=(
+        *("blocks_left", "elements_left", "rows_left", "columns_left"),
+        *("image_at", "grad_at", "element", "line"),
+    ),
+)
+#: Chunks of places that are summed up by themselves.
+_CHUNKS = 16
+
+
+@cache
+def _places() -> Code:
+    """Code for each block of places, each element of the kernel, and each two by two tiles."""
+    record = _PLACES
+    place, number, count = R12, R13, RBP  # between the products
+    of_a, of_b, left, step, one = ((RAX, RCX, RDX), (R12, R13, RBP)), RSI, R11, R14, R15
+    grad, out, base = R9, R10, RBX
+
+    def load(code: Writer, matrix: str, i: int, part: int) -> None:
+        if matrix == "a":
+            code.load_tile(TILES_OF_A[i], Memory(of_a[i][part], step))
+        else:
+            code.load_tile(TILES_OF_B[i], Memory(of_b, one, i * PARTS + part * TILE))
+
+    def pair(code: Writer) -> None:
+        """Two by two tiles: 32 channels of 32 outputs, added to what is there."""
+        for i, parts in enumerate(of_a):
+            code.move(parts[0], base)
+            if i:
+                code.add(parts[0], record["image_tile"])
+            for before, part in pairwise(parts):
+                code.move(part, before)
+                code.add(part, record["image_part"])
+        code.move(of_b, grad)
+        for i, j in product(range(2), range(2)):
+            code.clear_tile(SUMS[i][j])
+        with code.times(left, record["chunks"]):
+            multiply_chunk(code, partial(load, code))
+            for part in (*of_a[0], *of_a[1]):
+                code.add_number(part, VECTOR)
+            code.add(of_b, record["parts"])
+        code.load(place, record["scratch"])
+        code.load(number, record["two"])
+        for i, j in product(range(2), range(2)):
+            code.store_tile(Memory(place, number, 2 * TILE * i + VECTOR * j), SUMS[i][j])
+        code.load(count, record["both"])
+        code.move(number, out)
+        loop = code.here()
+        for j in range(2):
+            code.vector("vmovups", j, Memory(place, offset=VECTOR * j))
+            code.vector("vaddps", j, j, Memory(number, offset=VECTOR * j))
+            code.store(Memory(number, offset=VECTOR * j), j)
+        code.add(number, record["out_row"])
+        code.add(place, record["two"])
+        code.add_number(count, -1)
+        code.jump("not zero", loop)
+
+    def elements(code: Writer) -> None:
+        """All of a block of places."""
+        code.load(number, record["table"])
+        code.keep(record["element"], number)
+        code.load(number, record["out"])
+        code.keep(record["line"], number)
+        with code.times_kept(record["elements_left"], record["elements"], number):
+            code.load(number, record["element"])
+            code.load(base, Memory(number))
+            code.add_number(number, 8)
+            code.keep(record["element"], number)
+            code.add(base, record["image_at"])
+            with code.times_kept(record["rows_left"], record["row_pairs"], number):
+                code.load(grad, record["grad_at"])
+                code.load(out, record["line"])
+                with code.times_kept(record["columns_left"], record["column_pairs"], number):
+                    pair(code)
+                    code.add(grad, record["grad_pair"])
+                    code.add(out, record["two"])
+                code.add(base, record["image_pair"])
+                code.load(number, record["line"])
+                code.add(number, record["out_pair"])
+                code.keep(record["line"], number)
+
+    def write(code: Writer) -> None:
+        wrong = [*check(code, record, "found_a"), *check(code, record, "found_b")]
+        code.load(RAX, record["shapes"])
+        code.shape_tiles(Memory(RAX))
+        code.load(one, record["one"])
+        code.load(step, record["image_row"])
+        for name in ("image", "grad"):
+            code.load(number, record[name])
+            code.keep(record[f"{name}_at"], number)
+        with code.times_kept(record["blocks_left"], record["blocks"], number):
+            elements(code)
+            for name in ("image", "grad"):
+                code.load(number, record[f"{name}_at"])
+                code.add(number, record[f"{name}_block"])
+                code.keep(record[f"{name}_at"], number)
+        code.leave_tiles()
+        code.clear(RAX)
+        code.add_number(RAX, 0)
+        done = code.jump("zero")
+        for jump in wrong:
+            code.land(jump)
+        code.load(RAX, record["one"])
+        code.keep(record["skipped"], RAX)
+        code.land(done)
+
+    return program(write)
+
+
+def places_calls(block: TiledBlock) -> TiledCalls:
+    """out[k, c, o] += Σ grad[o, p] · image[c, p + offsets[k]] over the places p of a block.
+
+    Bases are the image, the gradient of the output, out (contiguous) and memory to work in; C and
+    O are multiples of 32.
+    """
+    draft = Draft("image", "grad", "out", "work", "zeros", "shapes")
+    frame, outputs = block.frame, block.outputs
+    planes, size = _add_split(draft, block, 2 * FOUND, 0, in_order=True)
+    places = block.rows * frame.line if block.rows > 1 else block.width
+    laid = 2 * FOUND + size
+    grads = laid + tiles_size(outputs, places)
+    scratch = grads
+    source, step = ("grad", 4 * block.out), 4 * block.out_plane
+    if block.rows > 1 and frame.line > block.width:
+        rows = Frame(block.rows, block.width, block.width, block.out_plane, 0, frame.line, places)
+        steps = rows.steps(places, LANES, VECTOR)
+        draft.call(place(True), PLACE, source=source, out=("work", grads), planes=outputs, **steps)
+        source, step = ("work", grads), 4 * places
+        scratch += -(-4 * (outputs * places + LANES) // LINE) * LINE
+    operand = Operand(step, by_k=True)
+    add_layout(
+        draft, source[0], source[1], operand, True, (outputs, places), laid, FOUND, scratch, True
+    )
+    table = (2 * np.array(block.offsets)).astype(int64)
+    chunks = ceil(places / DEPTH)
+    blocks, rest = divmod(chunks, _CHUNKS)
+    skipped = 0
+    for first, count, length in ((0, blocks, _CHUNKS), (blocks * _CHUNKS, 1, rest)):
+        if count * length:
+            at = draft.call(
+                _places(),
+                _PLACES,
+                image=("work", 2 * FOUND + first * 2 * DEPTH),
+                image_pair=2 * SIDE * planes.row,
+                image_tile=SIDE * planes.row,
+                image_row=planes.row,
+                image_part=planes.part,
+                image_block=2 * DEPTH * length,
+                grad=("work", laid + first * 2 * PARTS),
+                grad_pair=chunks * 2 * PARTS,
+                grad_block=length * 2 * PARTS,
+                table=memory.address(table),
+                elements=len(table),
+                blocks=count,
+                row_pairs=block.channels // DEPTH,
+                column_pairs=outputs // DEPTH,
+                chunks=length,
+                out=("out", 0),
+                out_pair=4 * 2 * SIDE * outputs,
+                out_row=4 * outputs,
+                found_a=("work", 0),
+                found_b=("work", FOUND),
+                scratch=("work", scratch),
+                **_SAME,
+            )
+            skipped = at + _PLACES.names.index("skipped")
+    return TiledCalls(draft.done(), skipped, scratch + 4 * TILE, (table,))

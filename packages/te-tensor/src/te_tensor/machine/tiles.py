@@ -42,8 +42,7 @@ from .assembler import (
     RSI,
     Memory,
 )
-from .batch import callers
-from .chain import go_through
+from .calls import Calls, Draft, run_calls
 from .compiler import LANES, VECTOR
 from .program import Record, Writer, program
 
@@ -57,7 +56,6 @@ _ROWS, _K = 128, 512
 #: Numbers whose largest is outside of this are left to others.
 _LOW, _HIGH = 2.0**-50, 2.0**50
 
-_WORD, _PREFIX = 8, 16
 #: Tiles begin where lines of the cache do.
 LINE = 64
 
@@ -91,8 +89,14 @@ def begin_parts(code: Writer, record: Record) -> None:
         code.vector("vxorps", found[1], found[1], found[1])
 
 
-def write_parts(code: Writer, places: list[Memory]) -> None:
-    """Write the three parts of the numbers in registers 0 and 1, in pairs of one of each."""
+def write_parts(code: Writer, places: list[Memory], *, in_order: bool = False) -> None:
+    """Write the three parts of the numbers in registers 0 and 1.
+
+    Args:
+        code: where this is written.
+        places: of the parts.
+        in_order: those of register 0 come first, instead of pairs of one of each.
+    """
     numbers, upper, both = (0, 1), (2, 3), 4
     for number, largest in zip(numbers, _LARGEST, strict=True):
         code.vector("vrangeps", largest, largest, number, immediate=_MAGNITUDE)
@@ -103,8 +107,11 @@ def write_parts(code: Writer, places: list[Memory]) -> None:
                 code.vector("vpaddd", rounded, number, _ROUND)
                 code.vector("vandps", rounded, rounded, _UPPER)
                 code.vector("vsubps", number, number, rounded)
-        code.vector("vpsrld", both, source[0], immediate=16)
-        code.vector("vorps", both, both, source[1])
+        if in_order:
+            code.vector("vcvtne2ps2bf16", both, source[1], source[0])
+        else:
+            code.vector("vpsrld", both, source[0], immediate=16)
+            code.vector("vorps", both, both, source[1])
         code.store(place, both)
     for number, found in zip(numbers, _NOT_FINITE, strict=True):
         code.vector("vfmadd231ps", found, number, _ZERO)
@@ -120,7 +127,7 @@ def end_parts(code: Writer, record: Record) -> None:
 
 
 @cache
-def _lay_out(turned: bool, tiles: int, first: int, second: int) -> Code:
+def _lay_out(turned: bool, tiles: int, first: int, second: int, adjacent: bool = False) -> Code:
     """Code that lays out blocks of 16 x 32 numbers as tiles of their three parts.
 
     A block is two vectors in each of 16 rows, whose elements stand in pairs in the tiles.
@@ -130,6 +137,7 @@ def _lay_out(turned: bool, tiles: int, first: int, second: int) -> Code:
         tiles: blocks that lie beside each other in the source and become one pair of tiles, or 1.
         first: rows that the first vectors are read of; the rest are 0.
         second: the same of the second ones.
+        adjacent: pairs are of elements beside each other in a row, of what is turned.
     """
     record = _LAY_OUT
     blocks, block, row, other, out, target, scratch = RSI, RBX, RCX, RDX, R8, R9, R10
@@ -156,7 +164,9 @@ def _lay_out(turned: bool, tiles: int, first: int, second: int) -> Code:
         for i in range(SIDE):
             for number, (start, rows) in enumerate(((row, first), (other, second))):
                 if turned:
-                    place = Memory(scratch, offset=VECTOR * (2 * i + number))
+                    element = 2 * i + number if adjacent else i + SIDE * number
+                    half_of, row_of = divmod(element, SIDE)
+                    place = Memory(scratch, offset=VECTOR * (2 * row_of + half_of))
                     code.vector("vmovups", number, place)
                 elif i < rows:
                     code.vector("vmovups", number, Memory(start), mask=1 + number, zero=True)
@@ -406,7 +416,7 @@ def _multiply(whole: bool) -> Code:
 # -- products of matrices --------------------------------------------------------------------
 
 
-class _Operand(NamedTuple):
+class Operand(NamedTuple):
     """How a matrix lies."""
 
     #: Bytes from row to row, or from column to column.
@@ -416,47 +426,13 @@ class _Operand(NamedTuple):
 
 
 #: What addresses count from; "alpha" is no address, but the bits of the factor.
-_BASES = ("", "a", "b", "out", "start", "work", "zeros", "shapes", "alpha")
-
-
-class _Words:
-    """Calls and their records, as words, with addresses that count from one of several bases."""
-
-    def __init__(self) -> None:
-        self.words: list[int] = []
-        self.bases: list[int] = []
-        self.calls = 0
-
-    def call(self, code: Code, record: Record, **words: int | tuple[str, int]) -> int:
-        """Add a call.
-
-        Args:
-            code: what is called.
-            record: what it reads.
-            words: numbers by name, or addresses: a base, and the distance from it.
-
-        Returns:
-            The place of the record's first word.
-        """
-        self.calls += 1
-        self.words += (code.address, _PREFIX + len(record.names) * _WORD)
-        self.bases += (0, 0)
-        first = len(self.words)
-        for name in record.names:
-            word = words[name]
-            base, word = word if isinstance(word, tuple) else ("", word)
-            self.words.append(word)
-            self.bases.append(_BASES.index(base))
-        return first
+_BASES = ("a", "b", "out", "start", "work", "zeros", "shapes", "alpha")
 
 
 class _Template(NamedTuple):
     """The calls of a product of a certain size."""
 
-    words: Array
-    #: What each word counts from, by number.
-    bases: Array
-    calls: int
+    calls: Calls
     #: The places of words that say whether a block of rows was left out.
     skipped: Array
     #: Numbers of float32 to work in.
@@ -484,9 +460,9 @@ def _pairs(length: int) -> list[tuple[int, int, int, int]]:
     return [region for region in found if region[1]]
 
 
-def _add_layout(
-    words: _Words, source: str, at: int, operand: _Operand, turned: bool, size: tuple[int, int],
-    out: int, found: int, scratch: int,
+def add_layout(
+    words: Draft, source: str, at: int, operand: Operand, turned: bool, size: tuple[int, int],
+    out: int, found: int, scratch: int, adjacent: bool = False,
 ) -> None:  # fmt: skip
     """Calls that lay out a matrix.
 
@@ -500,6 +476,7 @@ def _add_layout(
         out: where the tiles go; one more than needed may be read.
         found: where it goes what was found.
         scratch: memory for a block.
+        adjacent: as for `_lay_out`.
     """
     length, depth = size
     along, across = 4, operand.step
@@ -517,7 +494,7 @@ def _add_layout(
             loops.reverse()
         (outer, outer_step, out_outer), (inner, inner_step, out_inner) = loops
         words.call(
-            _lay_out(turned, tiles, first, second),
+            _lay_out(turned, tiles, first, second, adjacent),
             _LAY_OUT,
             source=(source, at + tile * SIDE * by_tile + chunk * DEPTH * by_k),
             row=operand.step,
@@ -540,33 +517,49 @@ def _add_layout(
         before = ("work", found)
 
 
+@lru_cache
+def _laid(size: tuple[int, int], step: int, turned: bool, adjacent: bool) -> _Template:
+    """The calls that lay out a matrix (length, k)."""
+    tiles = tiles_size(*size)
+    scratch = FOUND + tiles
+    draft = Draft("a", "work", "zeros")
+    operand = Operand(step, by_k=True)
+    add_layout(draft, "a", 0, operand, turned, size, FOUND, 0, scratch, adjacent)
+    return _Template(draft.done(), np.array(()), (scratch + 2 * TILE + LINE) // 4)
+
+
+def tiles_size(length: int, depth: int) -> int:
+    """Bytes of the tiles of a matrix (length, k)."""
+    return ceil(length / (2 * SIDE)) * 2 * ceil(depth / DEPTH) * PARTS
+
+
 class Laid:
-    """A matrix laid out as tiles, as rows of a product.
+    """A matrix laid out as tiles.
 
     Args:
-        a: shape (rows, k), float32, contiguous rows.
+        matrix: shape (length, k), float32, contiguous rows.
+        turned: its rows are columns of the tiles, with pairs of numbers beside each other.
+
+    Attributes:
+        depth: k.
+        address: where the tiles begin: pairs of tiles, for each the chunks of k.
+        found: where it is what was found.
     """
 
-    def __init__(self, a: Array) -> None:
-        rows, self.depth = a.shape
-        size = ceil(rows / (2 * SIDE)) * 2 * ceil(self.depth / DEPTH) * PARTS
-        words = _Words()
-        operand = _Operand(a.strides[0], by_k=True)
-        _add_layout(words, "a", 0, operand, False, (rows, self.depth), FOUND, 0, 0)
-        self._memory = memory.empty(((size + FOUND + LINE) // 4,), float32)
+    def __init__(self, matrix: Array, *, turned: bool = False) -> None:
+        size, self.depth = matrix.shape, matrix.shape[1]
+        template = _laid(size, matrix.strides[0], turned, turned)
+        self._memory = memory.empty((template.size,), float32)
         work = memory.address(self._memory)
-        #: Where is what was found, and where the tiles begin.
         self.found = work + -work % LINE
         self.address = self.found + FOUND
-        given = {"": 0, "a": memory.address(a), "work": self.found, "zeros": memory.address(ZEROS)}
-        bases = np.array([given.get(base, 0) for base in _BASES])
-        called = np.array(words.words, np.int64) + bases[words.bases]
-        callers()[0](struct.pack("=2q", words.calls, memory.address(called)))
+        words = template.calls.at(memory.address(matrix), self.found, memory.address(ZEROS))
+        run_calls([(words, template.calls.count)], short=False)
 
 
 @lru_cache(512)
 def _template(
-    size: tuple[int, int, int], a: _Operand, b: _Operand, out_row: int, start_row: int, plain: bool
+    size: tuple[int, int, int], a: Operand, b: Operand, out_row: int, start_row: int, plain: bool
 ) -> _Template:
     """The calls of a product (rows, columns, k)."""
     rows, columns, depth = size
@@ -576,15 +569,15 @@ def _template(
     scratch = of_a + ceil(min(rows, _ROWS) / (2 * SIDE)) * pair
     found_a = scratch + 4 * TILE
     found_b = found_a + FOUND
-    words = _Words()
+    words = Draft(*_BASES)
     skipped = []
-    _add_layout(words, "b", 0, b, b.by_k, (columns, depth), of_b, found_b, scratch)
+    add_layout(words, "b", 0, b, b.by_k, (columns, depth), of_b, found_b, scratch)
     by_row = 4 if not a.by_k else a.step
     place = 0
     for first in range(0, rows, _ROWS):
         count = min(_ROWS, rows - first)
         at = first * by_row
-        _add_layout(words, "a", at, a, not a.by_k, (count, depth), of_a, found_a, scratch)
+        add_layout(words, "a", at, a, not a.by_k, (count, depth), of_a, found_a, scratch)
         for piece, (row, row_pairs, high), (column, column_pairs, wide) in product(
             parallel.split(chunks, ceil(depth / _K)),
             _regions(count, 2 * SIDE),
@@ -625,13 +618,7 @@ def _template(
                 skipped=0,
             )
         skipped.append(place + _MULTIPLY.names.index("skipped"))
-    return _Template(
-        np.array(words.words, np.int64),
-        np.array(words.bases),
-        words.calls,
-        np.array(skipped),
-        (found_b + FOUND + LINE) // 4,
-    )
+    return _Template(words.done(), np.array(skipped), (found_b + FOUND + LINE) // 4)
 
 
 @lru_cache
@@ -644,12 +631,12 @@ def _nothing(columns: int) -> Array:
 _SHORT = 1 << 24
 
 
-def _lying(matrix: Array, by_k_axis: int) -> _Operand | None:
+def _lying(matrix: Array, by_k_axis: int) -> Operand | None:
     """How a matrix lies; None where neither axis is contiguous."""
     strides = matrix.strides
     for axis in (by_k_axis, 1 - by_k_axis):
         if strides[axis] == 4 and strides[1 - axis] > 0:
-            return _Operand(strides[1 - axis], axis == by_k_axis)
+            return Operand(strides[1 - axis], axis == by_k_axis)
     return None
 
 
@@ -677,21 +664,11 @@ class _Piece:
         )
         self.work = memory.empty((template.size,), float32)
         work = memory.address(self.work)
-        bases = np.array(
-            (
-                0,
-                memory.address(a),
-                memory.address(b),
-                memory.address(out),
-                memory.address(start),
-                work + -work % LINE,
-                memory.address(ZEROS),
-                memory.address(SHAPES),
-                alpha,
-            )
+        self.words = template.calls.at(
+            *map(memory.address, (a, b, out, start)),
+            work + -work % LINE,
+            *(memory.address(ZEROS), memory.address(SHAPES), alpha),
         )
-        self.words = template.words + bases[template.bases]
-        self.record = struct.pack("=2q", template.calls, memory.address(self.words))
 
     def left_out(self) -> list[tuple[slice, slice]]:
         """Rows and columns that aren't made."""
@@ -745,14 +722,7 @@ def multiply(
             place = 0, piece.start
             pieces.append(_Piece(a, b[:, piece], begin, out[:, piece], factor, place))
     short = rows * columns * a.shape[1] <= _SHORT
-    held, released = callers()
-    if len(pieces) == 1:
-        (held if short else released)(pieces[0].record)
-    elif parallel.crew() is None:
-        parallel.parallel_for(lambda index: released(pieces[index].record), len(pieces))
-    else:
-        code = go_through()[1].address
-        parallel.share([(code, piece.record) for piece in pieces], short=short)
+    run_calls([(piece.words, piece.template.calls.count) for piece in pieces], short=short)
     return [block for piece in pieces for block in piece.left_out()]
 
 

@@ -19,13 +19,19 @@ from ..blas_library import uses_tiles
 from ..dtypes import Array, int64
 from ..machine import (
     OUTPUTS,
+    Frame,
     Laid,
-    Split,
+    TiledBlock,
+    TiledCalls,
+    copy_rows,
     correlate,
-    correlate_by_tiles,
     correlate_places,
+    correlation_calls,
+    places_calls,
     runs_programs,
+    surrounded,
 )
+from ._tiled import run_tiled
 from ._units import run_all, run_and_keep, tasks_of, threads_for
 from ._windows import Window
 
@@ -44,9 +50,9 @@ _FEW_WEIGHTS = 1 << 14
 _LAST = (0.0, 2.0, 2.5, 3.2, 4.0)
 #: How quick products over one long row are, with what isn't wanted left out by a copy.
 _COPIED = 0.95
-#: Channels that tiles take together; and outputs, places in a row, and multiply-adds for an image
-#: from which they are ahead.
-_CHANNELS, _TILED_OUTPUTS, _TILED_PLACES, _TILED_FROM = 32, 32, 48, 1 << 21
+#: Channels that tiles take together; outputs, and multiply-adds for an image, from which they are
+#: ahead; and how much smaller their blocks are, for what is made of an image is larger.
+_TOGETHER, _TILED_OUTPUTS, _TILED_FROM, _TILED = 32, 32, 1 << 21, 4
 #: What the end of a row costs sums over places, in vectors, and how much of them is to be of use.
 _END, _USE = 0.7, 0.7
 
@@ -74,12 +80,13 @@ class Direct:
     ) -> None:
         self.rows, self.columns = rows, columns
         self.channels, self.lanes, self.groups = channels, lanes, groups
+        self.outputs = outputs
         #: Elements of a row of the output.
         self.width = columns.count * lanes
         self.reach = _reach(columns)
         longest = max(channels * self.reach, outputs * columns.count) * lanes
         self._fitting = max(1, _BLOCK // longest)
-        self._blocks: dict[int, list[DirectBlock]] = {}
+        self._blocks: dict[tuple[int, bool], list[DirectBlock]] = {}
         vectors = ceil(self.width / _LANES)
         blocks, last = divmod(vectors - 1, len(_LAST) - 1)
         #: How much of the work on rows, one by one, is of use.
@@ -88,14 +95,15 @@ class Direct:
         larger = rows.kernel * columns.kernel > 1
         self.suits_places = larger and self.width / _LANES / (vectors + _END) >= _USE
 
-    def blocks(self, pieces: int) -> list[DirectBlock]:
+    def blocks(self, pieces: int, *, tiled: bool = False) -> list[DirectBlock]:
         """At least so many blocks of output rows, where there are as many rows."""
-        found = self._blocks.get(pieces)
+        found = self._blocks.get((pieces, tiled))
         if found is None:
             count = self.rows.count
-            parts = parallel.split(count, max(pieces, ceil(count / self._fitting)))
+            fitting = max(1, self._fitting // _TILED if tiled else self._fitting)
+            parts = parallel.split(count, max(pieces, ceil(count / fitting)))
             found = [DirectBlock(self, part) for part in parts]
-            self._blocks[pieces] = found
+            self._blocks[pieces, tiled] = found
         return found
 
     def correlate(
@@ -113,34 +121,55 @@ class Direct:
             What was made of the units, if they are a single block.
         """
         work = out.size * kernels[0].size
-        tasks = tasks_of(self, len(units), work)
-        weights = lru_cache(1)(lambda: _straight(kernels, self.groups))
-        tiles = self._tiles(kernels)
         start = np.zeros(out.shape[1], out.dtype) if bias is None else np.ascontiguousarray(bias)
+        by_tiles = self._suits_tiles(kernels)
+        if by_tiles:
+            tasks = self._correlate_by_tiles(units, kernels, start, out)
+        else:
+            tasks = tasks_of(self, len(units), work)
+        weights = lru_cache(1)(lambda: _straight(kernels, self.groups))
 
         def compute(index: int) -> tuple[DirectBlock, Array]:
             unit, block = tasks[index]
             made = block.surround(units[unit])
-            if tiles is None or not block.correlate_by_tiles(made, tiles, start, out[unit]):
-                block.correlate(made, weights(), start, out[unit])
+            block.correlate(made, weights(), start, out[unit])
             return block, made
 
-        return run_and_keep(compute, len(tasks), work)
+        made = run_and_keep(compute, len(tasks), work)
+        return None if by_tiles else made
 
-    def _tiles(self, kernels: Array) -> Laid | None:
-        """The kernels as tiles read them, where these are ahead."""
+    def _suits_tiles(self, kernels: Array) -> bool:
+        """Whether tiles are ahead with kernels (O, C, kh, kw)."""
         outputs, channels = kernels.shape[:2]
-        work = outputs * kernels[0].size * self.rows.count * self.width
-        if (
-            self.groups > 1
-            or channels % _CHANNELS
-            or outputs < _TILED_OUTPUTS
-            or self.width < _TILED_PLACES
-            or work < _TILED_FROM
-            or not uses_tiles()
-        ):
-            return None
-        return Laid(np.ascontiguousarray(kernels.transpose(0, 2, 3, 1)).reshape(outputs, -1))
+        return (
+            self.groups == 1
+            and channels % _TOGETHER == 0
+            and outputs >= _TILED_OUTPUTS
+            and self.width >= _LANES
+            and outputs * kernels[0].size * self.rows.count * self.width >= _TILED_FROM
+            and uses_tiles()
+        )
+
+    def _tiled_tasks(self, units: int, threads: int) -> list[tuple[int, DirectBlock]]:
+        blocks = self.blocks(ceil(threads / max(units, 1)), tiled=True)
+        return [(unit, block) for unit in range(units) for block in blocks]
+
+    def _correlate_by_tiles(
+        self, units: Array, kernels: Array, bias: Array, out: Array
+    ) -> list[tuple[int, DirectBlock]]:
+        """As `correlate`; returns what tiles couldn't do."""
+        work = out.size * kernels[0].size
+        threads = threads_for(work)
+        rows = np.ascontiguousarray(kernels.transpose(0, 2, 3, 1)).reshape(len(kernels), -1)
+        laid = Laid(rows)
+        image, place, start = map(memory.address, (units, out, bias))
+
+        def bases(_: int, chosen: Array) -> list[Array | int]:
+            of_units = image + chosen * units.strides[0], place + chosen * out.strides[0]
+            return [*of_units, start, laid.found]
+
+        tasks = self._tiled_tasks(len(units), threads)
+        return run_tiled(tasks, threads, correlation_calls, bases, work)
 
     def correlate_places(self, units: Array, grads: Array, out: Array, ready: Array | None) -> None:
         """Fill out (O, C/groups, kh, kw) with the gradient of the kernels, in a fixed order.
@@ -151,6 +180,9 @@ class Direct:
             out: the gradient of the kernels, contiguous.
             ready: what `surround` made of the units, if they are a single block.
         """
+        if self._suits_tiles(out) and len(out) % _TOGETHER == 0:
+            self._places_by_tiles(units, np.ascontiguousarray(grads), out)
+            return
         work = grads.size * out[0].size
         tasks = tasks_of(self, len(units), work)
         shares = parallel.split(len(tasks), threads_for(work))
@@ -174,6 +206,26 @@ class Direct:
         if len(shares) > 1:
             np.add.reduce(sums, axis=0, out=out.reshape(sums.shape[1:]))
 
+    def _places_by_tiles(self, units: Array, grads: Array, out: Array) -> None:
+        work = grads.size * out[0].size
+        threads = threads_for(work)
+        outputs, channels = out.shape[:2]
+        sums = np.zeros((threads, out[0, 0].size, channels, outputs), out.dtype)
+        image, grad, total = map(memory.address, (units, grads, sums))
+
+        def bases(share: int, chosen: Array) -> list[Array | int]:
+            of_units = image + chosen * units.strides[0], grad + chosen * grads.strides[0]
+            return [*of_units, total + share * sums.strides[0]]
+
+        tasks = self._tiled_tasks(len(units), threads)
+        left = run_tiled(tasks, threads, places_calls, bases, work)
+        flat = out.reshape(outputs, -1)
+        np.copyto(flat, sums.sum(0).transpose(2, 1, 0).reshape(flat.shape))
+        part = np.empty_like(flat)
+        for unit, block in left:
+            block.correlate_places(block.surround(units[unit]), grads[unit], part)
+            flat += part
+
 
 class DirectBlock:
     """Some rows of the output.
@@ -189,39 +241,75 @@ class DirectBlock:
         lengths = _reach(rows), layout.reach
         pairs = [_overlap(w, n) for w, n in zip((rows, columns), lengths, strict=True)]
         (to_rows, of_rows), (to_columns, of_columns) = pairs
-        every = slice(None)
-        self.to, self.of = (every, to_rows, to_columns), (every, of_rows, of_columns)
+        self.of = slice(None), of_rows, of_columns
+        whole_line, whole_plane = columns.length * lanes, rows.length * columns.length * lanes
+        inside = to_rows == slice(0, lengths[0]) and to_columns == slice(0, lengths[1])
         #: Whether neither zeros are needed nor another distance between channels.
-        plane = rows.length * columns.length * lanes
-        whole = to_rows == slice(0, lengths[0]) and to_columns == slice(0, lengths[1])
-        self.as_they_are = whole and plane % _UNLUCKY != 0
+        self.as_they_are = inside and whole_plane % _UNLUCKY != 0
         self.shape = (layout.channels, *lengths, lanes)
         #: Elements from one row to the next.
-        self.line = (columns.length if self.as_they_are else lengths[1]) * lanes
+        self.line = whole_line if self.as_they_are else lengths[1] * lanes
+        plane = whole_plane
         if not self.as_they_are:
             plane = lengths[0] * self.line
             plane += _LANES if plane % _UNLUCKY == 0 else 0
-        self.plane = plane
-        starts = [
-            np.arange(layout.channels // layout.groups)[:, None, None] * plane,
-            np.arange(rows.kernel)[:, None] * (rows.dilation * self.line),
-            np.arange(columns.kernel) * (columns.dilation * lanes),
-        ]
-        #: How far each element of the kernel looks ahead, in bytes of float32.
-        self.offsets = (4 * (starts[0] + starts[1] + starts[2])).astype(int64).reshape(-1)
+        #: How the rows of an image are read, and where they come.
+        self.frame = Frame(
+            rows=of_rows.stop - of_rows.start,
+            length=(of_columns.stop - of_columns.start) * lanes,
+            source_row=whole_line,
+            source_plane=whole_plane,
+            first=to_rows.start * self.line + to_columns.start * lanes,
+            line=self.line,
+            plane=plane,
+        )
+        down = np.arange(rows.kernel)[:, None] * (rows.dilation * self.line)
+        along = np.arange(columns.kernel) * (columns.dilation * lanes)
+        #: How far each element of the kernel looks ahead in a channel.
+        self.looks_ahead = (down + along).astype(int64).reshape(-1)
+        channels = np.arange(layout.channels // layout.groups)[:, None] * plane
+        #: The same for all channels of a group, in bytes of float32.
+        self.offsets = (4 * (channels + self.looks_ahead)).reshape(-1)
         copied = 1.0 if self.line == layout.width else _COPIED
         self.in_one_row = rows.count == 1 or layout.width / self.line * copied > layout.use
+        self._calls: dict[Callable[..., TiledCalls], TiledCalls] = {}
+
+    def calls(self, make: Callable[[TiledBlock], TiledCalls]) -> TiledCalls:
+        """What tiles do of these rows."""
+        made = self._calls.get(make)
+        if made is None:
+            made = self._calls[make] = make(self._tiled())
+        return made
+
+    def _tiled(self) -> TiledBlock:
+        layout, frame = self.layout, self.frame
+        if self.as_they_are:  # from the first number to the last
+            length = (frame.rows - 1) * frame.line + frame.length
+            frame = frame._replace(rows=1, length=length, plane=length)
+        _, rows, columns = self.of
+        return TiledBlock(
+            channels=layout.channels,
+            outputs=layout.outputs,
+            frame=frame,
+            source=rows.start * self.frame.source_row + columns.start * layout.lanes,
+            rows=self.part.stop - self.part.start,
+            width=layout.width,
+            out_plane=layout.rows.count * layout.width,
+            out=self.part.start * layout.width,
+            offsets=tuple(self.looks_ahead.tolist()),
+        )
 
     def surround(self, image: Array) -> Array:
         """What products read: shape (C, H', W', L)."""
+        source = image[self.of]
         if self.as_they_are:
-            return image[self.of]
-        channels, *inner = self.shape
-        planes = memory.empty((channels, self.plane), image.dtype)
-        planes.fill(0)
-        made = planes[:, : prod(inner)].reshape(self.shape)
-        made[self.to] = image[self.of]
-        return made
+            return source
+        if source.size:
+            planes = surrounded(source, self.frame)
+        else:
+            planes = np.zeros((len(source), self.frame.plane), image.dtype)
+        _, *inner = self.shape
+        return planes[:, : prod(inner)].reshape(self.shape)
 
     def correlate(self, made: Array, weights: Array, bias: Array, out: Array) -> None:
         """Fill these rows of out (O, H, W, L).
@@ -233,18 +321,6 @@ class DirectBlock:
             out: the whole output.
         """
         self._in_rows(out, lambda target: self._by_groups(made, weights, bias, target))
-
-    def correlate_by_tiles(self, made: Array, kernels: Laid, bias: Array, out: Array) -> bool:
-        """The same by tiles; returns whether they could."""
-        offsets = self.offsets[: len(self.offsets) // (self.layout.channels)] // 4
-        split, done = Split(made), []
-        self._in_rows(
-            out,
-            lambda target: done.append(
-                correlate_by_tiles(split, self.line, offsets, kernels, bias, target)
-            ),
-        )
-        return all(done)
 
     def _in_rows(self, out: Array, fill: Callable[[Array], None]) -> None:
         """Have these rows of out (O, H, W, L) filled: as they are, or as one long row."""
@@ -258,7 +334,7 @@ class DirectBlock:
             (long,) = memory.scratch(1, (len(out), count, line), out.dtype)
             wanted = (count - 1) * line + width
             fill(long.reshape(len(out), 1, -1)[:, :, :wanted])
-            target[...] = long[:, :, :width]
+            copy_rows(long[:, :, :width], target)
 
     def _by_groups(self, made: Array, weights: Array, bias: Array, target: Array) -> None:
         groups = self.layout.groups

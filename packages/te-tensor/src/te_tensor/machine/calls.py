@@ -1,0 +1,105 @@
+"""Calls of programs one after the other, as a single call: written down once, run on many arrays.
+
+Records hold addresses. Here they count from bases, so that calls for arrays alike are made by one
+addition.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import memory, parallel
+from ..dtypes import Array, int64
+from ..executable import Code
+from .batch import callers
+from .chain import go_through
+from .program import Record
+
+_WORD, _PREFIX = 8, 16
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Calls as words.
+
+    Attributes:
+        words: a call's code, length and record, and the next one's; addresses in them are
+            distances from bases.
+        bases: the number of each word's base.
+        count: how many calls.
+    """
+
+    words: Array
+    bases: Array
+    count: int
+
+    def at(self, *bases: int) -> Array:
+        """The words with these bases, in the order in which the draft named them."""
+        return self.words + np.array((0, *bases), int64)[self.bases]
+
+    def at_each(self, bases: Array) -> Array:
+        """The words of n times as many calls, shape (n, words), with bases of shape (n, bases)."""
+        given = np.zeros((len(bases), bases.shape[1] + 1), int64)
+        given[:, 1:] = bases
+        return self.words + given[:, self.bases]
+
+
+class Draft:
+    """Calls that are being written.
+
+    Args:
+        bases: names of what addresses count from.
+    """
+
+    def __init__(self, *bases: str) -> None:
+        self.bases = ("", *bases)
+        self._words: list[int] = []
+        self._bases: list[int] = []
+        self._count = 0
+
+    def call(self, code: Code, record: Record, **words: int | tuple[str, int]) -> int:
+        """Add a call.
+
+        Args:
+            code: what is called.
+            record: what it reads.
+            words: numbers by name, or addresses: a base, and the distance from it.
+
+        Returns:
+            The place of the record's first word.
+        """
+        self._count += 1
+        self._words += (code.address, _PREFIX + len(record.names) * _WORD)
+        self._bases += (0, 0)
+        first = len(self._words)
+        for name in record.names:
+            word = words[name]
+            base, word = word if isinstance(word, tuple) else ("", word)
+            self._words.append(word)
+            self._bases.append(self.bases.index(base))
+        return first
+
+    def done(self) -> Calls:
+        """The calls."""
+        return Calls(np.array(self._words, int64), np.array(self._bases), self._count)
+
+
+def run_calls(shares: list[tuple[Array, int]], *, short: bool) -> None:
+    """Make calls, each share's in order, in a thread each.
+
+    Args:
+        shares: words and how many calls they are.
+        short: whether all take less than some 100 µs; the caller then keeps the GIL.
+    """
+    records = [struct.pack("=2q", count, memory.address(words)) for words, count in shares]
+    held, released = callers()
+    if len(records) == 1:
+        (held if short else released)(records[0])
+    elif parallel.crew() is None or len(records) > parallel.parts():
+        parallel.parallel_for(lambda index: released(records[index]), len(records))
+    else:
+        code = go_through()[1].address
+        parallel.share([(code, record) for record in records], short=short)
