@@ -29,6 +29,7 @@ CUT = {
     "ops._nested._LEAST_SCORES": 20,
     "machine.chain._SHARED_PRODUCT_FROM": 1 << 8,
     "machine.chain._SHARED_KERNEL_FROM": 1 << 6,
+    "ops._direct._TILED_FROM": 1 << 15,
     "machine.tiles._FROM": 1 << 14,
     "machine.tiles._SHORTEST": 5,
     "machine.tiles._SHALLOWEST": 5,

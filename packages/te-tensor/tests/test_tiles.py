@@ -10,6 +10,7 @@ import te_tensor as te
 from te_tensor import blas, blas_library, parallel
 from te_tensor.dtypes import float32
 from te_tensor.machine import tiles
+from te_tensor.ops import _direct
 
 pytestmark = pytest.mark.skipif(not te.blas_info()["tiles"], reason="no tiles here")
 
@@ -36,13 +37,7 @@ SIZES = [(1, 1, 1), (16, 16, 32), (33, 31, 65), (200, 47, 31), (40, 300, 17)]
 @pytest.mark.parametrize("parts", [1, 2])
 def test_any_size_and_layout(turned, to, parts):
     rng = np.random.default_rng(0)
-    for rows, columns, depth in [
-        (1, 1, 1),
-        (16, 16, 32),
-        (33, 31, 65),
-        (200, 47, 31),
-        (40, 300, 17),
-    ]:
+    for rows, columns, depth in SIZES:
         a, b = matrix(rng, rows, depth, turned[0]), matrix(rng, depth, columns, turned[1])
         out = matrix(rng, rows, columns)
         for alpha in (1.0, -0.5):
@@ -234,3 +229,87 @@ def test_pieces_cover_everything():
         assert [p.start for p in pieces[1:]] == [p.stop for p in pieces[:-1]]
         assert pieces[0].start == 0 and pieces[-1].stop == length
         assert len(pieces) <= min(parts, len(parallel.split(length, parts)))
+
+
+# -- convolution -----------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[1, 4, 64])
+def blocks(request, monkeypatch):
+    """Blocks of images in different sizes; how many of them went through tiles."""
+    count = []
+    run = _direct.run_tiled
+
+    def counted(tasks, *others):
+        count.append(len(tasks))
+        return run(tasks, *others)
+
+    monkeypatch.setattr(_direct, "_TILED", request.param)
+    monkeypatch.setattr(_direct, "_BLOCK", 1 << 16)
+    monkeypatch.setattr(_direct, "run_tiled", counted)
+    _direct.layout_of.cache_clear()
+    yield count
+    _direct.layout_of.cache_clear()
+
+
+def convolution(x, weight, bias, grad, dtype, options):
+    """The output, and the gradients of all inputs."""
+    inputs = [te.Tensor(a.astype(dtype), requires_grad=True) for a in (x, weight, bias)]
+    out = te.conv2d(*inputs, **options)
+    out.backward(te.Tensor(grad.astype(dtype)))
+    return [out.numpy(), *(tensor.grad.numpy() for tensor in inputs)]
+
+
+IMAGES = [
+    # images, channels, outputs, height and width, kernel, options
+    (3, 32, 32, (20, 21), (3, 3), {"padding": 1}),
+    (1, 64, 96, (18, 32), (3, 5), {"padding": (0, 2)}),
+    (2, 32, 64, (40, 33), (2, 3), {}),
+    (2, 32, 40, (9, 64), (1, 1), {}),
+    (1, 96, 33, (24, 17), (3, 2), {"padding": (2, 1), "dilation": (2, 1)}),
+    (5, 32, 32, (16, 16), (5, 1), {"padding": (2, 0)}),
+    (64, 32, 32, (6, 5), (3, 3), {"padding": 1}),  # in lanes
+]
+
+
+@pytest.mark.parametrize("case", range(len(IMAGES)))
+def test_convolution(case, blocks, threads):
+    images, channels, outputs, size, kernel, options = IMAGES[case]
+    rng = np.random.default_rng(case)
+    x = rng.standard_normal((images, channels, *size), float32)
+    weight = rng.standard_normal((outputs, channels, *kernel), float32)
+    bias = rng.standard_normal(outputs, float32)
+    shape = te.conv2d(te.Tensor(x), te.Tensor(weight), **options).shape
+    grad = rng.standard_normal(shape, float32)
+    blocks.clear()
+    made = convolution(x, weight, bias, grad, float32, options)
+    assert len(blocks) == (1 if outputs % 32 else 3)
+    want = convolution(x, weight, bias, grad, np.float64, options)
+    for ours, exact in zip(made, want, strict=True):
+        assert np.abs(ours - exact).max() <= 2e-6 * np.abs(exact).max()
+    again = convolution(x, weight, bias, grad, float32, options)
+    assert all(np.array_equal(a, b) for a, b in zip(made, again, strict=True))
+
+
+@pytest.mark.parametrize("number", [np.inf, np.nan, 1e30, 1e-42])
+@pytest.mark.parametrize("where", [0, 1, 3])
+def test_convolution_of_numbers_that_tiles_cannot_split(number, where, blocks):
+    rng = np.random.default_rng(12)
+    arrays = [
+        rng.standard_normal(shape, float32)
+        for shape in ((3, 32, 24, 20), (32, 32, 3, 3), (32,), (3, 32, 24, 20))
+    ]
+    if number < 1:
+        arrays[where][1] = number
+    else:
+        arrays[where][1, 5, 2] = number
+    made = convolution(*arrays, float32, {"padding": 1})
+    assert blocks
+    try:
+        te.set_blas("openblas")
+        want = convolution(*arrays, float32, {"padding": 1})
+    finally:
+        te.set_blas("auto")
+    for ours, theirs in zip(made, want, strict=True):
+        finite = np.abs(theirs[np.isfinite(theirs)]).max()
+        assert np.allclose(ours, theirs, rtol=1e-4, atol=1e-6 * finite, equal_nan=True)

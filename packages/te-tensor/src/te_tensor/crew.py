@@ -202,8 +202,8 @@ c3               ret
 """
 
 _READY = 1
-#: Looks at a mailbox before a worker sleeps: some 200 µs.
-_PATIENCE = 1 << 13
+#: Looks at a mailbox before a worker sleeps: some 2 ms, as OpenMP's libraries wait between calls.
+_PATIENCE = 1 << 16
 _MAILBOX = 64
 _TASK = struct.Struct("=3q")
 #: Where the bytes of a bytes object begin.

@@ -91,9 +91,8 @@ class Direct:
         blocks, last = divmod(vectors - 1, len(_LAST) - 1)
         #: How much of the work on rows, one by one, is of use.
         self.use = self.width / _LANES / (blocks * _LAST[-1] + _LAST[last + 1])
-        # For a kernel of one element a product with the images themselves is quicker.
-        larger = rows.kernel * columns.kernel > 1
-        self.suits_places = larger and self.width / _LANES / (vectors + _END) >= _USE
+        #: Whether sums over places are of use enough, row by row.
+        self._fills_rows = self.width / _LANES / (vectors + _END) >= _USE
 
     def blocks(self, pieces: int, *, tiled: bool = False) -> list[DirectBlock]:
         """At least so many blocks of output rows, where there are as many rows."""
@@ -138,6 +137,15 @@ class Direct:
         made = run_and_keep(compute, len(tasks), work)
         return None if by_tiles else made
 
+    def suits_places(self, kernels: Array) -> bool:
+        """Whether `correlate_places` is quick for the gradient of kernels (O, C/groups, kh, kw)."""
+        # For a kernel of one element a product with the images themselves is quicker.
+        larger = self.rows.kernel * self.columns.kernel > 1
+        return larger and (self._fills_rows or self._places_suit_tiles(kernels))
+
+    def _places_suit_tiles(self, kernels: Array) -> bool:
+        return len(kernels) % _TOGETHER == 0 and self._suits_tiles(kernels)
+
     def _suits_tiles(self, kernels: Array) -> bool:
         """Whether tiles are ahead with kernels (O, C, kh, kw)."""
         outputs, channels = kernels.shape[:2]
@@ -180,7 +188,7 @@ class Direct:
             out: the gradient of the kernels, contiguous.
             ready: what `surround` made of the units, if they are a single block.
         """
-        if self._suits_tiles(out) and len(out) % _TOGETHER == 0:
+        if self._places_suit_tiles(out):
             self._places_by_tiles(units, np.ascontiguousarray(grads), out)
             return
         work = grads.size * out[0].size

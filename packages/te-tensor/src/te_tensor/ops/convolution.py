@@ -242,7 +242,7 @@ def _of_weight(
     `made` is what `_correlate` returned for these units.
     """
     plan = direct(units, len(out), windows, groups)
-    if plan and plan.suits_places:
+    if plan and plan.suits_places(out):
         ready = made[1] if made and isinstance(made[0], DirectBlock) else None
         plan.correlate_places(units, grads, out, ready)
         return
