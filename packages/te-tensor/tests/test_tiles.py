@@ -17,6 +17,13 @@ pytestmark = pytest.mark.skipif(not te.blas_info()["tiles"], reason="no tiles he
 EPS = np.finfo(float32).eps
 
 
+def multiply(a, b, out, *, start=None, alpha=1.0, parts=1, laid=False):
+    """The blocks of out = start + alpha * a @ b that aren't made."""
+    product = tiles.Product(b, out, start, tiles.Laid(b, right=True) if laid else None)
+    (left,) = tiles.multiply_each(a, [product], alpha=alpha, parts=parts)
+    return left
+
+
 def matrix(rng, rows, columns, turned=False, scale=1.0):
     shape = (columns, rows) if turned else (rows, columns)
     made = (rng.standard_normal(shape) * scale).astype(float32)
@@ -35,7 +42,8 @@ SIZES = [(1, 1, 1), (16, 16, 32), (33, 31, 65), (200, 47, 31), (40, 300, 17)]
 @pytest.mark.parametrize("turned", list(itertools.product((False, True), repeat=2)))
 @pytest.mark.parametrize("to", ["nothing", "out", "a row", "another"])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_any_size_and_layout(turned, to, parts):
+@pytest.mark.parametrize("laid", [False, True])
+def test_any_size_and_layout(turned, to, parts, laid):
     rng = np.random.default_rng(0)
     for rows, columns, depth in SIZES:
         a, b = matrix(rng, rows, depth, turned[0]), matrix(rng, depth, columns, turned[1])
@@ -48,7 +56,7 @@ def test_any_size_and_layout(turned, to, parts):
                 "another": matrix(rng, rows, columns + 3)[:, 1:-2],
             }[to]
             want = alpha * (a.astype(np.float64) @ b) + (0 if start is None else start)
-            assert tiles.multiply(a, b, out, start=start, alpha=alpha, parts=parts) == []
+            assert multiply(a, b, out, start=start, alpha=alpha, parts=parts, laid=laid) == []
             off = np.abs(out - want)
             assert (off <= bound(a, b) + EPS * np.abs(want)).all()
 
@@ -62,10 +70,38 @@ def test_nothing_beside_the_product_is_read_or_written():
         a, b, out = (w[1:-1, 1:-2] for w in (whole_a, whole_b, whole_out))
         a[...], b[...] = matrix(rng, rows, depth), matrix(rng, depth, columns)
         want = a.astype(np.float64) @ b
-        assert tiles.multiply(a, b, out) == []
+        assert multiply(a, b, out) == []
         assert (np.abs(out - want) <= bound(a, b)).all()
         out[...] = 7
         assert (whole_out == 7).all()
+
+
+@pytest.mark.parametrize("rows", [40, 700])
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_products_with_one_left_side(rows, parts):
+    """Of any width, laid out or not; only those with numbers that can't be split are left out."""
+    rng = np.random.default_rng(13)
+    a = matrix(rng, rows, 90)
+    sides = [matrix(rng, 90, width, turned) for width, turned in ((32, 0), (130, 1), (17, 0))]
+    sides[2][3, 4] = np.inf
+    products = [
+        tiles.Product(
+            b,
+            np.full((rows, b.shape[1]), 7, float32),
+            matrix(rng, 1, b.shape[1])[0] if number else None,
+            tiles.Laid(b, right=True) if number == 1 else None,
+        )
+        for number, b in enumerate(sides)
+    ]
+    left = tiles.multiply_each(a, products, parts=parts)
+    for (b, out, start, _), blocks in zip(products[:2], left, strict=False):
+        want = a.astype(np.float64) @ b + (0 if start is None else start)
+        assert not blocks
+        assert (np.abs(out - want) <= bound(a, b) + EPS * np.abs(want)).all()
+    made = np.zeros(products[2].out.shape, int)
+    for place in left[2]:
+        made[place] += 1
+    assert (made == 1).all() and (products[2].out == 7).all()
 
 
 def test_more_exact_than_blas():
@@ -74,7 +110,7 @@ def test_more_exact_than_blas():
     a, b = rng.random((256, 4096), float32), rng.random((4096, 128), float32)
     want = a.astype(np.float64) @ b
     ours, theirs = np.empty((2, 256, 128), float32)
-    assert tiles.multiply(a, b, ours) == []
+    assert multiply(a, b, ours) == []
     blas_library.library().gemm(a, b, theirs, 1.0, 0.0)
     off, reference = (np.sqrt(np.mean((x - want) ** 2)) for x in (ours, theirs))
     assert off <= reference
@@ -84,7 +120,7 @@ def test_whole_numbers_are_exact():
     rng = np.random.default_rng(2)
     a, b = (rng.integers(-255, 256, (128, 128)).astype(float32) for _ in range(2))
     out = np.empty_like(a)
-    assert tiles.multiply(a, b, out) == []
+    assert multiply(a, b, out) == []
     assert np.array_equal(out, a.astype(np.float64) @ b)
 
 
@@ -98,7 +134,7 @@ def test_numbers_that_tiles_cannot_split(number, add, parts):
     before = matrix(rng, 300, 96)
     a[200, 5] = number
     out = before.copy()
-    left = tiles.multiply(a, b, out, start=out if add else None, parts=parts)
+    left = multiply(a, b, out, start=out if add else None, parts=parts)
     assert len(left) == 1
     ((rows, columns),) = left
     assert rows.start <= 200 < rows.stop <= 300 and columns == slice(0, 96)
@@ -108,7 +144,7 @@ def test_numbers_that_tiles_cannot_split(number, add, parts):
     assert np.allclose(out[made], want, atol=1e-5)
     a[200, 5], b[3, 4] = 0, number
     out = before.copy()
-    left = tiles.multiply(a, b, out, start=out if add else None, parts=parts)
+    left = multiply(a, b, out, start=out if add else None, parts=parts)
     assert sum(rows.stop - rows.start for rows, _ in left) == 300
     assert np.array_equal(out, before)
 
@@ -119,7 +155,7 @@ def test_numbers_too_small(scale):
     a, b = matrix(rng, 256, 96, scale=scale), matrix(rng, 96, 128)
     for x, y in ((a, b), (b.T, a.T)):
         out = np.full((len(x), y.shape[1]), np.nan, float32)
-        assert tiles.multiply(x, y, out)
+        assert multiply(x, y, out)
         assert np.isnan(out).all()
         blas.gemm(x, y, out)  # by others
         want = x.astype(np.float64) @ y
@@ -131,7 +167,7 @@ def test_small_numbers_beside_large_ones():
     a, b = matrix(rng, 128, 128), matrix(rng, 128, 128)
     a[::2] *= np.float32(1e-28)
     out = np.empty((128, 128), float32)
-    assert tiles.multiply(a, b, out) == []
+    assert multiply(a, b, out) == []
     assert (np.abs(out - a.astype(np.float64) @ b) <= bound(a, b)).all()
 
 
@@ -156,7 +192,7 @@ def test_what_is_added(number):
     for start in (matrix(rng, 1, 140)[0], matrix(rng, 300, 140)):
         out = np.empty((300, 140), float32)
         assert blas.by_tiles(a, b, out)
-        blas.add_product(start, a, b, out)
+        blas.add_products(a, [tiles.Product(b, out, start)])
         want = a.astype(np.float64) @ b + start
         assert np.allclose(out, want, rtol=1e-5, atol=1e-4)
 

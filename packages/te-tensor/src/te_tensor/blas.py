@@ -6,7 +6,7 @@ large ones are cut over the engine's threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
@@ -16,7 +16,7 @@ from . import memory, parallel
 from .blas_library import SMALL, NumPyBlas, OpenBlas, library, uses_tiles
 from .checks import broadcast_shape
 from .dtypes import WIDE_FLOATS, Array
-from .machine import tiles
+from .machine import Laid, Product, tiles
 
 #: Multiply-adds from which a product is cut over the threads.
 _PARALLEL_FROM = 1 << 24
@@ -40,7 +40,15 @@ def _scale(out: Array, beta: float) -> None:
         out *= out.dtype.type(beta)
 
 
-def gemm(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.0) -> Array:
+def gemm(
+    a: Array,
+    b: Array,
+    out: Array,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    laid: Laid | None = None,
+) -> Array:
     """out = alpha * a @ b + beta * out, on 2-D views of one dtype.
 
     Transposes are views (`a.T`). Large products are cut over the engine's threads, always at
@@ -52,6 +60,7 @@ def gemm(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.
         out: shape (m, n); shares no memory with a or b.
         alpha: factor of the product.
         beta: factor of what `out` held.
+        laid: b as `lay_out` makes it.
 
     Returns:
         out.
@@ -74,7 +83,7 @@ def gemm(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: float = 0.
         return out
     parts = _parts(rows * columns * inner, min(rows, columns) == 1)
     blas: OpenBlas | NumPyBlas = library() if out.dtype in WIDE_FLOATS else NumPyBlas()
-    _multiply(blas, a, b, out, alpha, beta, parts)
+    _multiply(blas, a, b, out, alpha, beta, parts, laid)
     return out
 
 
@@ -86,41 +95,44 @@ def _multiply(
     alpha: float,
     beta: float,
     parts: int = 1,
+    laid: Laid | None = None,
 ) -> None:
     """One product of matrices, by tiles where these are ahead."""
     if out.strides[1] != out.itemsize:  # outᵀ = bᵀ aᵀ may have contiguous rows
-        a, b, out = b.T, a.T, out.T
+        a, b, out, laid = b.T, a.T, out.T, None
     if beta not in (0.0, 1.0) or not by_tiles(a, b, out):
         blas.gemm(a, b, out, alpha, beta, parts)
         return
-    start = out if beta else None
-    for rows, columns in tiles.multiply(a, b, out, start=start, alpha=alpha, parts=parts):
+    product = Product(b, out, out if beta else None, laid)
+    for rows, columns in tiles.multiply_each(a, [product], alpha=alpha, parts=parts)[0]:
         blas.gemm(a[rows], b[:, columns], out[rows, columns], alpha, beta)
 
 
-def by_tiles(a: Array, b: Array, out: Array) -> bool:
-    """Whether the processor's tiles make a product of 2-D views."""
+def by_tiles(a: Array, b: Array, out: Array | None = None) -> bool:
+    """Whether the processor's tiles make a product of 2-D views, into out or a new array."""
     return tiles.suits(a, b, out) and uses_tiles()
 
 
-def add_product(start: Array, a: Array, b: Array, out: Array) -> Array:
-    """out = start + a @ b, of matrices for which `by_tiles` says yes.
+def lay_out(b: Array) -> Laid:
+    """The right side (k, n) of products that tiles make, for several of them."""
+    return Laid(b, right=True)
+
+
+def add_products(a: Array, products: Sequence[Product]) -> None:
+    """out = start + a @ b for several products, of matrices for which `by_tiles` says yes.
 
     Args:
-        start: shape (n,), or (m, n) with contiguous rows.
-        a: shape (m, k).
-        b: shape (k, n).
-        out: shape (m, n).
-
-    Returns:
-        out.
+        a: shape (m, k), which is laid out once for all of them.
+        products: each with a start.
     """
-    parts = _parts(out.size * a.shape[1], by_vector=False)
-    for rows, columns in tiles.multiply(a, b, out, start=start, parts=parts):
-        block = out[rows, columns]
-        np.copyto(block, start[..., columns] if start.ndim == 1 else start[rows, columns])
-        library().gemm(a[rows], b[:, columns], block, 1.0, 1.0)
-    return out
+    work = sum(product.out.size for product in products) * a.shape[1]
+    blocks = tiles.multiply_each(a, products, parts=_parts(work, by_vector=False))
+    for (b, out, start, _), left in zip(products, blocks, strict=True):
+        assert start is not None
+        for rows, columns in left:
+            block = out[rows, columns]
+            np.copyto(block, start[..., columns] if start.ndim == 1 else start[rows, columns])
+            library().gemm(a[rows], b[:, columns], block, 1.0, 1.0)
 
 
 def is_small(a: Array, b: Array, out: Array) -> bool:

@@ -96,9 +96,9 @@ class Plan(Steps):
         Raises:
             Unplanned: the weight is large, and in memory that others may write to.
         """
-        panels = _laid_out(weight)
+        panels = panels_of(weight)
         if panels is None:
-            panels = _laid_out(weight)  # it is made when it is asked for a second time
+            panels = panels_of(weight)  # it is made when it is asked for a second time
         if panels is not None:
             self._layouts.append((weight, panels))
             self.multiply(rows, panels, start, out)
@@ -120,7 +120,7 @@ class Plan(Steps):
             return False
         if storage.clock != self._clock:
             clock = storage.clock
-            if any([_laid_out(weight) is not found for weight, found in self._layouts]):
+            if any([panels_of(weight) is not found for weight, found in self._layouts]):
                 return False
             self._clock = clock
         return True
@@ -139,5 +139,6 @@ def _packed(weight: Array) -> Array:
     return packed(weight.T)
 
 
-def _laid_out(weight: Array) -> Array | None:
+def panels_of(weight: Array) -> Array | None:
+    """A weight (out, in) as `machine.multiply` reads it, from the second call on."""
     return storage.layout_of(weight, _packed)

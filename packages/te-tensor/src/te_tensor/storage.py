@@ -12,12 +12,14 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from . import memory
 from .dtypes import Array
+
+Layout = TypeVar("Layout")
 
 
 class Record:
@@ -27,12 +29,13 @@ class Record:
 
     def __init__(self, array: Array, key: int) -> None:
         # The record goes when the memory goes, before its id can be used again.
-        self.reference = weakref.ref(array, lambda _: _records.pop(key, None))
+        forget = _records.pop  # bound now: at the interpreter's end the module may be empty
+        self.reference = weakref.ref(array, lambda _: forget(key, None))
         self.lock = threading.RLock()
         self.changed_at = 0
         #: Copies of parts of the memory in another layout, by part, each with its time: see
         #: `layout_of`.
-        self.layouts: dict[Any, tuple[int, Array | None]] = {}
+        self.layouts: dict[Any, tuple[int, Any]] = {}
 
 
 _records: dict[int, Record] = {}
@@ -133,21 +136,21 @@ def changed_since(array: Array, time: int) -> bool:
     return record is not None and record.changed_at > time
 
 
-def layout_of(array: Array, make: Callable[[Array], Array]) -> Array | None:
+def layout_of(array: Array, make: Callable[[Array], Layout]) -> Layout | None:
     """A copy in another layout that is kept as long as the memory stays as it is.
 
     It is made when an array is asked for a second time without a change in between: None the first
     time, and always for memory that others than the engine may write to.
 
     Args:
-        array: contiguous, in memory that no other layout is kept for.
-        make: makes the copy.
+        array: contiguous.
+        make: makes the copy, which mustn't hold the array; the same function each time.
     """
     memory_of = owner(array)
     if not isinstance(memory_of.base, memory.Lease) and memory_of.flags.writeable:
         return None
     record = _record(memory_of)
-    key = (memory.address(array), array.shape)
+    key = (memory.address(array), array.shape, make)
     known = record.layouts.get(key)
     if known is None or known[0] < record.changed_at:
         record.layouts[key] = (clock, None)
@@ -158,4 +161,4 @@ def layout_of(array: Array, make: Callable[[Array], Array]) -> Array | None:
         if record.changed_at > time:  # while it was made
             return None
         record.layouts[key] = (time, copy)
-    return copy
+    return cast("Layout", copy)

@@ -152,3 +152,6 @@ from .tiles import (
 from .tiles import (
     Laid as Laid,
 )
+from .tiles import (
+    Product as Product,
+)

@@ -13,8 +13,9 @@ made only if it and the other matrix hold finite numbers, the largest of them fr
 
 from __future__ import annotations
 
+import itertools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial
 from itertools import product
 from math import ceil
@@ -51,8 +52,9 @@ from .program import Record, Writer, program
 SIDE, DEPTH = 16, 32
 #: Bytes of a tile, and of the three that are the parts of 16 x 32 numbers.
 TILE, PARTS = 1024, 3 * 1024
-#: Rows whose parts stay in the second-level cache, and k that goes through the tiles at once.
-_ROWS, _K = 128, 512
+#: The most k that goes through the tiles at once; and the most numbers and rows whose parts stay in
+#: the second-level cache meanwhile.
+_K, _NUMBERS, _ROWS = 1024, 1 << 17, 256
 #: Numbers whose largest is outside of this are left to others.
 _LOW, _HIGH = 2.0**-50, 2.0**50
 
@@ -425,20 +427,6 @@ class Operand(NamedTuple):
     by_k: bool
 
 
-#: What addresses count from; "alpha" is no address, but the bits of the factor.
-_BASES = ("a", "b", "out", "start", "work", "zeros", "shapes", "alpha")
-
-
-class _Template(NamedTuple):
-    """The calls of a product of a certain size."""
-
-    calls: Calls
-    #: The places of words that say whether a block of rows was left out.
-    skipped: Array
-    #: Numbers of float32 to work in.
-    size: int
-
-
 #: The bits of 1, a factor that changes nothing.
 _ONE = int.from_bytes(struct.pack("=f", 1.0), "little")
 FOUND = 2 * VECTOR
@@ -517,108 +505,155 @@ def add_layout(
         before = ("work", found)
 
 
-@lru_cache
-def _laid(size: tuple[int, int], step: int, turned: bool, adjacent: bool) -> _Template:
-    """The calls that lay out a matrix (length, k)."""
-    tiles = tiles_size(*size)
-    scratch = FOUND + tiles
-    draft = Draft("a", "work", "zeros")
-    operand = Operand(step, by_k=True)
-    add_layout(draft, "a", 0, operand, turned, size, FOUND, 0, scratch, adjacent)
-    return _Template(draft.done(), np.array(()), (scratch + 2 * TILE + LINE) // 4)
-
-
 def tiles_size(length: int, depth: int) -> int:
     """Bytes of the tiles of a matrix (length, k)."""
     return ceil(length / (2 * SIDE)) * 2 * ceil(depth / DEPTH) * PARTS
 
 
+@lru_cache
+def _laid(length: int, depth: int, operand: Operand, right: bool) -> tuple[Calls, int]:
+    """The calls that lay out a matrix, and the numbers of float32 that it takes."""
+    scratch = FOUND + tiles_size(length, depth)
+    draft = Draft("matrix", "work", "zeros")
+    turned = operand.by_k == right
+    add_layout(draft, "matrix", 0, operand, turned, (length, depth), FOUND, 0, scratch)
+    return draft.done(), (scratch + 2 * TILE + LINE) // 4
+
+
 class Laid:
-    """A matrix laid out as tiles.
+    """One side of products, laid out as tiles.
 
     Args:
-        matrix: shape (length, k), float32, contiguous rows.
-        turned: its rows are columns of the tiles, with pairs of numbers beside each other.
+        matrix: shape (rows, k), or (k, columns) for the right side; float32, one of its axes
+            contiguous.
+        right: which side.
 
     Attributes:
-        depth: k.
         address: where the tiles begin: pairs of tiles, for each the chunks of k.
         found: where it is what was found.
     """
 
-    def __init__(self, matrix: Array, *, turned: bool = False) -> None:
-        size, self.depth = matrix.shape, matrix.shape[1]
-        template = _laid(size, matrix.strides[0], turned, turned)
-        self._memory = memory.empty((template.size,), float32)
+    def __init__(self, matrix: Array, *, right: bool = False) -> None:
+        length, depth = matrix.shape[::-1] if right else matrix.shape
+        operand = _lying(matrix, 0 if right else 1)
+        assert operand
+        calls, size = _laid(length, depth, operand, right)
+        self._memory = memory.empty((size,), float32)
         work = memory.address(self._memory)
         self.found = work + -work % LINE
         self.address = self.found + FOUND
-        words = template.calls.at(memory.address(matrix), self.found, memory.address(ZEROS))
-        run_calls([(words, template.calls.count)], short=False)
+        words = calls.at(memory.address(matrix), self.found, memory.address(ZEROS))
+        run_calls([(words, calls.count)], short=length * depth <= _FEW)
+
+
+class _Side(NamedTuple):
+    """How a product with a left side lies."""
+
+    columns: int
+    #: The right side; None where it is laid out.
+    b: Operand | None
+    out_row: int
+    start_row: int
+    #: Whether it is a @ b, and nothing else.
+    plain: bool
+
+
+class _Template(NamedTuple):
+    """The calls of products with one left side."""
+
+    calls: Calls
+    #: Rows of a block.
+    rows: int
+    #: The places of words that say whether a block of rows was left out: of each product in turn.
+    skipped: list[list[int]]
+    #: Numbers of float32 to work in.
+    size: int
+
+
+#: Names of what a product's addresses count from.
+_OWN = ("b", "found_b", "out", "start")
 
 
 @lru_cache(512)
-def _template(
-    size: tuple[int, int, int], a: Operand, b: Operand, out_row: int, start_row: int, plain: bool
-) -> _Template:
-    """The calls of a product (rows, columns, k)."""
-    rows, columns, depth = size
+def _template(rows: int, depth: int, a: Operand, sides: tuple[_Side, ...]) -> _Template:
+    """The calls of products of a matrix (rows, k)."""
     chunks = ceil(depth / DEPTH)
     pair = 2 * chunks * PARTS
-    of_b, of_a = 0, ceil(columns / (2 * SIDE)) * pair
-    scratch = of_a + ceil(min(rows, _ROWS) / (2 * SIDE)) * pair
-    found_a = scratch + 4 * TILE
-    found_b = found_a + FOUND
-    words = Draft(*_BASES)
-    skipped = []
-    add_layout(words, "b", 0, b, b.by_k, (columns, depth), of_b, found_b, scratch)
+    own = [f"{name} {number}" for number in range(len(sides)) for name in _OWN]
+    draft = Draft("a", "work", "zeros", "shapes", "alpha", *own)
+    free = 0
+    of_b: list[tuple[str, int]] = []
+    found_b: list[tuple[str, int]] = []
+    for number, side in enumerate(sides):
+        if side.b is None:
+            of_b.append((f"b {number}", 0))
+            found_b.append((f"found_b {number}", 0))
+        else:
+            of_b.append(("work", free + FOUND))
+            found_b.append(("work", free))
+            free += FOUND + tiles_size(side.columns, depth)
+    block = min(_ROWS, _NUMBERS // (min(depth, _K) * SIDE) * SIDE)
+    found_a, of_a = free, free + FOUND
+    scratch = of_a + tiles_size(min(rows, block), depth)
+    for number, side in enumerate(sides):
+        if side.b is not None:
+            size = (side.columns, depth)
+            to = of_b[number][1]
+            where = (to, found_b[number][1], scratch)
+            add_layout(draft, f"b {number}", 0, side.b, side.b.by_k, size, *where)
     by_row = 4 if not a.by_k else a.step
-    place = 0
-    for first in range(0, rows, _ROWS):
-        count = min(_ROWS, rows - first)
+    skipped: list[list[int]] = [[] for _ in sides]
+    for first in range(0, rows, block):
+        count = min(block, rows - first)
         at = first * by_row
-        add_layout(words, "a", at, a, not a.by_k, (count, depth), of_a, found_a, scratch)
-        for piece, (row, row_pairs, high), (column, column_pairs, wide) in product(
-            parallel.split(chunks, ceil(depth / _K)),
-            _regions(count, 2 * SIDE),
-            _regions(columns, 2 * SIDE),
-        ):
-            further = piece.start > 0
-            # Sums of a block begin at 0: their errors are those of numbers as large as its own.
-            whole = plain and not further and high == wide == 2 * SIDE
-            step = out_row if further else start_row
-            beside = column * 2 * VECTOR
-            row_at = first + row * 2 * SIDE
-            ahead = piece.start * 2 * PARTS
-            place = words.call(
-                _multiply(whole),
-                _MULTIPLY,
-                a=("work", of_a + row * pair + ahead),
-                b=("work", of_b + column * pair + ahead),
-                pair=pair,
-                chunks=piece.stop - piece.start,
-                row_pairs=row_pairs,
-                column_pairs=column_pairs,
-                rows=high,
-                masks=(1 << wide) - 1,
-                out=("out", row_at * out_row + beside),
-                out_row=out_row,
-                out_tile=out_row * SIDE,
-                start=("out" if further else "start", row_at * step + beside),
-                start_row=step,
-                alpha=("alpha", 0),
-                scratch=("work", scratch),
-                found_a=("work", found_a),
-                found_b=("work", found_b),
-                bounds=BOUNDS,
-                parts=2 * PARTS,
-                one=VECTOR,
-                two=2 * VECTOR,
-                shapes=("shapes", 0),
-                skipped=0,
-            )
-        skipped.append(place + _MULTIPLY.names.index("skipped"))
-    return _Template(words.done(), np.array(skipped), (found_b + FOUND + LINE) // 4)
+        add_layout(draft, "a", at, a, not a.by_k, (count, depth), of_a, found_a, scratch)
+        for number, side in enumerate(sides):
+            if not side.columns:
+                continue
+            place = 0
+            base, start_b = of_b[number]
+            for piece, (row, row_pairs, high), (column, column_pairs, wide) in product(
+                parallel.split(chunks, ceil(depth / _K)),
+                _regions(count, 2 * SIDE),
+                _regions(side.columns, 2 * SIDE),
+            ):
+                further = piece.start > 0
+                # Sums of a block begin at 0: their errors are those of numbers as large as its own.
+                whole = side.plain and not further and high == wide == 2 * SIDE
+                step = side.out_row if further else side.start_row
+                beside = column * 2 * VECTOR
+                row_at = first + row * 2 * SIDE
+                ahead = piece.start * 2 * PARTS
+                start = f"{'out' if further else 'start'} {number}"
+                place = draft.call(
+                    _multiply(whole),
+                    _MULTIPLY,
+                    a=("work", of_a + row * pair + ahead),
+                    b=(base, start_b + column * pair + ahead),
+                    pair=pair,
+                    chunks=piece.stop - piece.start,
+                    row_pairs=row_pairs,
+                    column_pairs=column_pairs,
+                    rows=high,
+                    masks=(1 << wide) - 1,
+                    out=(f"out {number}", row_at * side.out_row + beside),
+                    out_row=side.out_row,
+                    out_tile=side.out_row * SIDE,
+                    start=(start, row_at * step + beside),
+                    start_row=step,
+                    alpha=("alpha", 0),
+                    scratch=("work", scratch),
+                    found_a=("work", found_a),
+                    found_b=found_b[number],
+                    bounds=BOUNDS,
+                    parts=2 * PARTS,
+                    one=VECTOR,
+                    two=2 * VECTOR,
+                    shapes=("shapes", 0),
+                    skipped=0,
+                )
+            skipped[number].append(place + _MULTIPLY.names.index("skipped"))
+    return _Template(draft.done(), block, skipped, (scratch + 4 * TILE + LINE) // 4)
 
 
 @lru_cache
@@ -627,8 +662,8 @@ def _nothing(columns: int) -> Array:
     return np.zeros(columns, float32)
 
 
-#: Multiply-adds up to which a product is short, and keeps the GIL.
-_SHORT = 1 << 24
+#: Multiply-adds up to which products are short, and keep the GIL; and numbers that are laid out.
+_SHORT, _FEW = 1 << 24, 1 << 17
 
 
 def _lying(matrix: Array, by_k_axis: int) -> Operand | None:
@@ -640,90 +675,104 @@ def _lying(matrix: Array, by_k_axis: int) -> Operand | None:
     return None
 
 
-class _Piece:
-    """A part of a product, as the calls that make it."""
+class Product(NamedTuple):
+    """What is made with a left side: out = start + alpha * a @ b.
 
-    def __init__(
-        self,
-        a: Array,
-        b: Array,
-        start: Array | None,
-        out: Array,
-        alpha: int,
-        place: tuple[int, int],
-    ) -> None:
-        rows, columns = out.shape
-        of_a, of_b = _lying(a, 1), _lying(b, 0)
-        assert of_a and of_b
-        plain = start is None and alpha == _ONE
-        start = _nothing(columns) if start is None else start
-        by_row = start.strides[0] if start.ndim == 2 else 0
-        self.place, self.shape = place, out.shape
-        self.template = template = _template(
-            (rows, columns, a.shape[1]), of_a, of_b, out.strides[0], by_row, plain
-        )
-        self.work = memory.empty((template.size,), float32)
-        work = memory.address(self.work)
-        self.words = template.calls.at(
-            *map(memory.address, (a, b, out, start)),
-            work + -work % LINE,
-            *(memory.address(ZEROS), memory.address(SHAPES), alpha),
-        )
-
-    def left_out(self) -> list[tuple[slice, slice]]:
-        """Rows and columns that aren't made."""
-        skipped = self.words[self.template.skipped]
-        if not skipped.any():
-            return []
-        (row, column), (rows, columns) = self.place, self.shape
-        return [
-            (
-                slice(row + n * _ROWS, row + min((n + 1) * _ROWS, rows)),
-                slice(column, column + columns),
-            )
-            for n in np.flatnonzero(skipped)
-        ]
-
-
-def multiply(
-    a: Array,
-    b: Array,
-    out: Array,
-    *,
-    start: Array | None = None,
-    alpha: float = 1.0,
-    parts: int = 1,
-) -> list[tuple[slice, slice]]:
-    """out = start + alpha * a @ b, but for blocks that tiles can't make.
-
-    Args:
-        a: shape (rows, k), float32 as the others, one of its axes contiguous.
-        b: shape (k, columns), likewise.
+    Attributes:
+        b: shape (k, columns), float32, one of its axes contiguous.
         out: shape (rows, columns), contiguous rows; shares no memory with a or b.
         start: shape (columns,), or (rows, columns) with contiguous rows, which may be `out`; None
             for zeros.
+        laid: b laid out, if it is.
+    """
+
+    b: Array
+    out: Array
+    start: Array | None = None
+    laid: Laid | None = None
+
+
+#: Rows and columns of a product that aren't made, and are as they were.
+_Block = tuple[slice, slice]
+
+
+class _Piece:
+    """A part of products, as the calls that make it: some rows, or some columns of each."""
+
+    def __init__(
+        self, a: Array, products: Sequence[Product], alpha: int, rows: slice, columns: list[slice]
+    ) -> None:
+        self.rows, self.columns = rows, columns
+        depth, of_a = a.shape[1], _lying(a, 1)
+        assert of_a
+        own: list[int] = []
+        sides = []
+        self._kept = []
+        for (b, out, start, laid), chosen in zip(products, columns, strict=True):
+            plain = start is None and alpha == _ONE
+            width = chosen.stop - chosen.start
+            begin = _nothing(width) if start is None else start[..., chosen]
+            if begin.ndim == 2:
+                begin = begin[rows]
+            if laid is None:
+                of_b, found, side = _lying(b, 0), 0, memory.address(b[:, chosen])
+            else:  # columns begin at a whole pair of tiles
+                of_b, found = None, laid.found
+                side = laid.address + tiles_size(chosen.start, depth)
+            by_row = begin.strides[0] if begin.ndim == 2 else 0
+            sides.append(_Side(width, of_b, out.strides[0], by_row, plain))
+            own += (side, found, memory.address(out[rows, chosen]), memory.address(begin))
+            self._kept.append(begin)
+        height = rows.stop - rows.start
+        self.template = template = _template(height, depth, of_a, tuple(sides))
+        self.work = memory.empty((template.size,), float32)
+        work = memory.address(self.work)
+        self.words = template.calls.at(
+            memory.address(a[rows]),
+            work + -work % LINE,
+            *(memory.address(ZEROS), memory.address(SHAPES), alpha, *own),
+        )
+
+    def left_out(self, number: int) -> list[_Block]:
+        """Blocks of a product."""
+        skipped = self.words[self.template.skipped[number]]
+        if not skipped.any():
+            return []
+        first, last, block = self.rows.start, self.rows.stop, self.template.rows
+        begins = [first + n * block for n in np.flatnonzero(skipped).tolist()]
+        return [(slice(at, min(at + block, last)), self.columns[number]) for at in begins]
+
+
+def multiply_each(
+    a: Array, products: Sequence[Product], *, alpha: float = 1.0, parts: int = 1
+) -> list[list[_Block]]:
+    """Make products with one left side, but for blocks that tiles can't make.
+
+    Args:
+        a: shape (rows, k), float32 as the others, one of its axes contiguous.
+        products: the others.
         alpha: the factor.
         parts: how many threads share the work.
 
     Returns:
-        The blocks of out that aren't made and are as they were: rows, and columns.
+        For each product the blocks that aren't made.
     """
-    rows, columns = out.shape
+    rows, depth = a.shape
     factor = int.from_bytes(struct.pack("=f", alpha), "little")
-    by_rows = rows >= columns  # each thread lays out the whole of the other matrix for itself
-    pieces = []
-    for piece in cuts(rows if by_rows else columns, parts):
-        if by_rows:
-            begin = start[piece] if start is not None and start.ndim == 2 else start
-            place = piece.start, 0
-            pieces.append(_Piece(a[piece], b, begin, out[piece], factor, place))
-        else:
-            begin = None if start is None else start[..., piece]
-            place = 0, piece.start
-            pieces.append(_Piece(a, b[:, piece], begin, out[:, piece], factor, place))
-    short = rows * columns * a.shape[1] <= _SHORT
+    widths = [product.out.shape[1] for product in products]
+    whole = [slice(0, width) for width in widths]
+    if rows >= sum(widths):  # each thread lays out the whole of the other side for itself
+        pieces = [_Piece(a, products, factor, part, whole) for part in cuts(rows, parts)]
+    else:
+        every = slice(0, rows)
+        shares = itertools.zip_longest(
+            *(cuts(width, parts) for width in widths), fillvalue=slice(0, 0)
+        )
+        pieces = [_Piece(a, products, factor, every, list(columns)) for columns in shares]
+    short = rows * sum(widths) * depth <= _SHORT
     run_calls([(piece.words, piece.template.calls.count) for piece in pieces], short=short)
-    return [block for piece in pieces for block in piece.left_out()]
+    numbers = range(len(products))
+    return [[block for piece in pieces for block in piece.left_out(n)] for n in numbers]
 
 
 def cuts(length: int, parts: int) -> list[slice]:
@@ -737,16 +786,15 @@ def cuts(length: int, parts: int) -> list[slice]:
 _FROM, _SHORTEST, _SHALLOWEST = 1 << 21, 64, 32
 
 
-def suits(a: Array, b: Array, out: Array) -> bool:
-    """Whether tiles would make a product of 2-D views sooner than a BLAS."""
-    rows, columns = out.shape
-    depth = a.shape[1]
+def suits(a: Array, b: Array, out: Array | None = None) -> bool:
+    """Whether tiles make a product of 2-D views, into out or a new array, sooner than a BLAS."""
+    (rows, depth), columns = a.shape, b.shape[1]
     return (
-        out.dtype is float32
+        a.dtype is float32
         and rows * columns * depth >= _FROM
         and min(rows, columns) >= _SHORTEST
         and depth >= _SHALLOWEST
-        and out.strides[1] == out.itemsize
+        and (out is None or out.strides[1] == out.itemsize)
         and _lying(a, 1) is not None
         and _lying(b, 0) is not None
     )

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .. import memory, parallel
-from ..blas import add_product, by_tiles, gemm, rows_of
+from ..blas import add_products, by_tiles, gemm, rows_of
 from ..dtypes import Array, float32
-from ..machine import Chain, kernel_info, multiply, packed
+from ..machine import Chain, Product, kernel_info, multiply, packed
 from ..operation import Operation
 from ._kernels import as_rows, sum_rows
 
@@ -246,7 +246,7 @@ class _Factor:
     def multiply(self, a: Array, start: Array, out: Array) -> None:
         """out = start + a @ matrix."""
         if by_tiles(a, self._matrix, out):
-            add_product(start, a, self._matrix, out)
+            add_products(a, [Product(self._matrix, out, start)])
         elif self._laid_out:
             multiply(a, self.panels, start, out)
         else:

@@ -10,18 +10,20 @@ import numpy as np
 
 from .. import memory, storage
 from ..autograd import sum_to_shape
-from ..blas import add_product, by_tiles, gemm, is_small, matmul, rows_of
+from ..blas import add_products, by_tiles, gemm, is_small, lay_out, matmul, rows_of
 from ..checks import broadcast_shape
 from ..dtypes import Array
-from ..machine import Matrix, kernel, multiply, packed, runs, runs_programs
+from ..machine import Laid, Matrix, Product, kernel, multiply, runs, runs_programs
 from ..operation import Gradients, Operation, Sample
-from ..plan import Plan
+from ..plan import Plan, panels_of
 from ._kernels import as_rows, sum_rows
 
 #: Elements from which a weight is laid out for products, and the most rows that pay for it: with
 #: more, BLAS is as quick, since it lays the weight out for all of them.
 _PANELS_FROM = 1 << 14
 _PANEL_ROWS = 256
+#: Rows from which tiles are ahead of that, where the processor has them.
+_TILED_ROWS = 64
 
 
 class MatMul(Operation):
@@ -223,6 +225,7 @@ class Linears(Operation):
         rows, shape, *weights = self.saved
         results: list[Array | None] = [None] * len(self.needs_grad)
         total = outs[0]
+        laid: Laid | None = None  # x, for the weights' gradients
         for i, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
             if grad is None:
                 continue
@@ -230,7 +233,9 @@ class Linears(Operation):
             if self.needs_grad[0]:
                 total = _product(grad, weight, shape, total)
             if self.needs_grad[1 + i]:
-                results[1 + i] = _product(grad.T, rows, weight.shape, outs[1 + i])
+                if laid is None and by_tiles(grad.T, rows):
+                    laid = lay_out(rows)
+                results[1 + i] = _product(grad.T, rows, weight.shape, outs[1 + i], laid)
             place = 1 + self.count + i
             if place < len(results) and self.needs_grad[place]:
                 results[place] = sum_rows(grad)
@@ -238,17 +243,19 @@ class Linears(Operation):
         return results
 
 
-def _product(a: Array, b: Array, shape: tuple[int, ...], out: Array | None) -> Array:
+def _product(
+    a: Array, b: Array, shape: tuple[int, ...], out: Array | None, laid: Laid | None = None
+) -> Array:
     """a @ b under a shape of as many rows, or added to an array of that shape."""
     if out is None:
         made = memory.empty(shape, a.dtype)  # no view of another: a leaf may then keep it
-        gemm(a, b, made.reshape(a.shape[0], b.shape[1]))
+        gemm(a, b, made.reshape(a.shape[0], b.shape[1]), laid=laid)
         return made
     rows = rows_of(out) if out.ndim > 1 else out[None, :]
     if rows is None:
-        out += _product(a, b, shape, None)
+        out += _product(a, b, shape, None, laid)
     else:
-        gemm(a, b, rows, beta=1.0)
+        gemm(a, b, rows, beta=1.0, laid=laid)
     return out
 
 
@@ -306,22 +313,22 @@ def _affine(
     products aren't made by it; to them the bias is added. Weights that stay as they are from call
     to call (`constant`: no gradients are wanted) are laid out for products once.
     """
+    tiled = []
     for weight, bias, out in itertools.zip_longest(weights, biases, outs):
         terms = [] if bias is None else [bias]
         if residual is not None:
             terms.append(residual.reshape(out.shape))
-        panels = (
-            _panels(weight, len(rows)) if constant and runs_programs(rows, weight, *terms) else None
-        )
+        panels = laid = None
+        tiles = by_tiles(rows, weight.T, out)
+        if constant and weight.size >= _PANELS_FROM and runs_programs(rows, weight, *terms):
+            if tiles and len(rows) >= _TILED_ROWS:
+                laid = storage.layout_of(weight, _lay_out)
+            elif len(rows) <= _PANEL_ROWS:
+                panels = panels_of(weight)
         if panels is not None:
-            if len(terms) == 1:
-                start = terms[0]
-            else:
-                start = out
-                _put(out, terms or [np.zeros(len(weight), out.dtype)])
-            multiply(rows, panels, start, out)
-        elif len(terms) == 1 and by_tiles(rows, weight.T, out) and terms[0].flags.c_contiguous:
-            add_product(terms[0], rows, weight.T, out)
+            multiply(rows, panels, _start(terms, out), out)
+        elif tiles and (laid is not None or (len(terms) == 1 and terms[0].flags.c_contiguous)):
+            tiled.append(Product(weight.T, out, _start(terms, out), laid))
         elif terms and not is_small(rows, weight.T, out):
             _put(out, terms)
             gemm(rows, weight.T, out, beta=1.0)
@@ -329,13 +336,20 @@ def _affine(
             gemm(rows, weight.T, out)
             if terms:
                 _put(out, terms, more=True)
+    if tiled:
+        add_products(rows, tiled)
 
 
-def _panels(weight: Array, rows: int) -> Array | None:
-    """The weight as `multiply` reads it, from the second call on."""
-    if weight.size < _PANELS_FROM or rows > _PANEL_ROWS:
-        return None
-    return storage.layout_of(weight, lambda weight: packed(weight.T))
+def _start(terms: list[Array], out: Array) -> Array:
+    """What a product is added to: the only term, or out with their sum."""
+    if len(terms) == 1:
+        return terms[0]
+    _put(out, terms or [np.zeros(out.shape[1], out.dtype)])
+    return out
+
+
+def _lay_out(weight: Array) -> Laid:
+    return lay_out(weight.T)
 
 
 #: By whether they add to what is there, and how many terms they have.
