@@ -55,6 +55,9 @@ TILE, PARTS = 1024, 3 * 1024
 #: The most k that goes through the tiles at once; and the most numbers and rows whose parts stay in
 #: the second-level cache meanwhile.
 _K, _NUMBERS, _ROWS = 1024, 1 << 17, 256
+#: Pairs of tiles side by side that are multiplied with each pair of rows in turn: so many that what
+#: is written of a row lies together, and few enough that they stay in that cache too.
+_GROUP = 4
 #: Numbers whose largest is outside of this are left to others.
 _LOW, _HIGH = 2.0**-50, 2.0**50
 
@@ -235,9 +238,10 @@ def _transpose(code: Writer) -> list[int]:
 
 _MULTIPLY = Record(
     *("a", "b", "pair", "chunks", "row_pairs", "column_pairs", "rows", "masks"),
-    *("out", "out_row", "out_tile", "start", "start_row", "alpha", "scratch"),
+    *("out", "out_row", "out_tile", "out_pair", "start", "start_row", "start_pair"),
+    *("alpha", "scratch"),
     *("found_a", "found_b", "bounds", "parts", "one", "two", "shapes", "skipped"),
-    variables=("columns_left", "rows_left", "out_column", "start_column"),
+    variables=("columns_left", "rows_left", "out_line", "start_line"),
 )
 #: Eight tiles, all of them whole.
 SHAPES = np.frombuffer(
@@ -320,6 +324,7 @@ def _multiply(whole: bool) -> Code:
     record = _MULTIPLY
     a, out, start, b = R8, R9, R10, RBX
     of_a, of_b, left, place, line = RAX, RDX, R11, R12, RSI
+    begin = of_a  # once the products are made
     number, count, one, two = R13, RBP, R15, R14  # bytes from row to row of one tile, and two
     cells = [(i, j) for i in range(2) for j in range(2)]
 
@@ -353,25 +358,27 @@ def _multiply(whole: bool) -> Code:
         if whole:
             for i, j in cells:
                 code.store_tile(cell(i, j), SUMS[i][j])
-            for _ in range(2):
-                code.add(out, record["out_tile"])
         else:
             code.load(place, record["scratch"])
             for i, j in cells:
                 code.store_tile(Memory(place, two, 2 * TILE * i + VECTOR * j), SUMS[i][j])
             mix(code)
+        code.add(out, record["two"])
+        code.add(start, record["two"])
 
     def mix(code: Writer) -> None:
         """What the tiles hold to its place."""
+        code.move(line, out)
+        code.move(begin, start)
         code.load(count, record["rows"])
         loop = code.here()
         for j in range(2):
-            code.vector("vmovups", j, Memory(start, offset=VECTOR * j), mask=1 + j, zero=True)
+            code.vector("vmovups", j, Memory(begin, offset=VECTOR * j), mask=1 + j, zero=True)
             code.vector("vmovups", 2 + j, Memory(place, offset=VECTOR * j))
             code.vector("vfmadd231ps", j, 2 + j, 4)
-            code.store(Memory(out, offset=VECTOR * j), j, 1 + j)
-        code.add(start, record["start_row"])
-        code.add(out, record["out_row"])
+            code.store(Memory(line, offset=VECTOR * j), j, 1 + j)
+        code.add(begin, record["start_row"])
+        code.add(line, record["out_row"])
         code.add(place, record["two"])
         code.add_number(count, -1)
         code.jump("not zero", loop)
@@ -382,26 +389,26 @@ def _multiply(whole: bool) -> Code:
         code.shape_tiles(Memory(RAX))
         code.load(one, record["one"])
         code.load(two, record["two"])
-        code.load(b, record["b"])
         code.vector("vbroadcastss", 4, record["alpha"])
         masks = record["masks"]
         for j in range(2):
             code.load_mask(1 + j, Memory(masks.base, offset=masks.offset + 2 * j))
         for name in ("out", "start"):
             code.load(number, record[name])
-            code.keep(record[f"{name}_column"], number)
-        with code.times_kept(record["columns_left"], record["column_pairs"], number):
-            code.load(a, record["a"])
-            code.load(out, record["out_column"])
-            code.load(start, record["start_column"])
-            with code.times_kept(record["rows_left"], record["row_pairs"], number):
+            code.keep(record[f"{name}_line"], number)
+        code.load(a, record["a"])
+        with code.times_kept(record["rows_left"], record["row_pairs"], number):
+            code.load(b, record["b"])
+            code.load(out, record["out_line"])
+            code.load(start, record["start_line"])
+            with code.times_kept(record["columns_left"], record["column_pairs"], number):
                 pair(code)
-                code.add(a, record["pair"])
-            code.add(b, record["pair"])
-            for name in ("out_column", "start_column"):
-                code.load(number, record[name])
-                code.add(number, record["two"])
-                code.keep(record[name], number)
+                code.add(b, record["pair"])
+            code.add(a, record["pair"])
+            for name in ("out", "start"):
+                code.load(number, record[f"{name}_line"])
+                code.add(number, record[f"{name}_pair"])
+                code.keep(record[f"{name}_line"], number)
         code.leave_tiles()
         code.clear(RAX)
         code.add_number(RAX, 0)
@@ -438,6 +445,15 @@ def _regions(length: int, unit: int) -> list[tuple[int, int, int]]:
     """Where units begin, how many there are, and how long they are: whole ones, and the rest."""
     whole, rest = divmod(length, unit)
     return [(0, whole, unit)] * bool(whole) + [(whole, 1, rest)] * bool(rest)
+
+
+def _groups(columns: int) -> list[tuple[int, int, int]]:
+    """`_regions` of pairs of tiles that are multiplied with all rows of a block in turn."""
+    found = []
+    for begin, count, wide in _regions(columns, 2 * SIDE):
+        for first in range(0, count, _GROUP):
+            found.append((begin + first, min(_GROUP, count - first), wide))
+    return found
 
 
 def _pairs(length: int) -> list[tuple[int, int, int, int]]:
@@ -615,7 +631,7 @@ def _template(rows: int, depth: int, a: Operand, sides: tuple[_Side, ...]) -> _T
             for piece, (row, row_pairs, high), (column, column_pairs, wide) in product(
                 parallel.split(chunks, ceil(depth / _K)),
                 _regions(count, 2 * SIDE),
-                _regions(side.columns, 2 * SIDE),
+                _groups(side.columns),
             ):
                 further = piece.start > 0
                 # Sums of a block begin at 0: their errors are those of numbers as large as its own.
@@ -639,8 +655,10 @@ def _template(rows: int, depth: int, a: Operand, sides: tuple[_Side, ...]) -> _T
                     out=(f"out {number}", row_at * side.out_row + beside),
                     out_row=side.out_row,
                     out_tile=side.out_row * SIDE,
+                    out_pair=side.out_row * 2 * SIDE,
                     start=(start, row_at * step + beside),
                     start_row=step,
+                    start_pair=step * 2 * SIDE,
                     alpha=("alpha", 0),
                     scratch=("work", scratch),
                     found_a=("work", found_a),

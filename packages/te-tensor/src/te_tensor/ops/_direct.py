@@ -52,7 +52,7 @@ _LAST = (0.0, 2.0, 2.5, 3.2, 4.0)
 _COPIED = 0.95
 #: Channels that tiles take together; outputs, and multiply-adds for an image, from which they are
 #: ahead; and how much smaller their blocks are, for what is made of an image is larger.
-_TOGETHER, _TILED_OUTPUTS, _TILED_FROM, _TILED = 32, 32, 1 << 21, 4
+_TOGETHER, _TILED_OUTPUTS, _TILED_FROM, _TILED = 32, 32, 1 << 21, 2
 #: What the end of a row costs sums over places, in vectors, and how much of them is to be of use.
 _END, _USE = 0.7, 0.7
 

@@ -23,7 +23,7 @@ from ._kernels import as_rows, sum_rows
 _PANELS_FROM = 1 << 14
 _PANEL_ROWS = 256
 #: Rows from which tiles are ahead of that, where the processor has them.
-_TILED_ROWS = 64
+_TILED_ROWS = 128
 
 
 class MatMul(Operation):
