@@ -2,7 +2,8 @@
 
 `assembler.py` knows instructions, `formula.py` arithmetic, `target.py` what processors do
 differently, `compiler.py` loops and registers, and `kernel.py` how code gets into memory and is
-called. `correlation.py` and `pooling.py` have what no formula says.
+called. `product.py`, `correlation.py` and `pooling.py` have what no formula says; `tiles.py` and
+`tile_correlation.py` do it by the processor's tiles.
 """
 
 from .batch import (

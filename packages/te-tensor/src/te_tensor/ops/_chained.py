@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from math import prod
+from math import ceil, prod
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -28,6 +28,8 @@ _PARALLEL_FROM = 1 << 22
 _SMALL = 1 << 16
 #: Rows of the batch that a thread has at least.
 _ROWS = 4
+#: Rows of inputs that are multiplied at once where nothing is kept for backward.
+_ROWS_AT_ONCE = 1 << 12
 
 
 class Record(NamedTuple):
@@ -96,38 +98,62 @@ class _Chained(Operation, abstract=True):
             out: shape (T, B, H).
         """
         weight_ih, weight_hh, *biases = weights
-        length, batch, hidden = out.shape
+        length, batch, _ = out.shape
         height = len(weight_ih)
         bias, bias_hh = biases or (np.zeros(height, x.dtype),) * 2
         bias = np.ascontiguousarray(bias) if self.own_bias else bias + bias_hh
-        bias_hh = np.ascontiguousarray(bias_hh)
         x = x if x.strides[2] == x.itemsize else x.copy()
-        kept, in_chain = True in self.needs_grad, _in_chain(length, batch)
+        inputs = _Term(_Factor(weight_ih.T, length), bias)
+        hiddens = _Term(_Factor(weight_hh.T, length), np.ascontiguousarray(bias_hh))
+        rows = rows_of(x)
+        in_chain = _in_chain(length, batch)
+        if rows is not None and by_tiles(rows, weight_ih.T):
+            in_chain = False  # quicker for many steps at once
+        kept = True in self.needs_grad
+        # Without gradients, those of the gates needn't be kept longer than for a few steps.
+        steps = length if kept or in_chain else max(1, ceil(_ROWS_AT_ONCE / batch))
+        for begin in range(0, length, steps):
+            part = slice(begin, begin + steps)
+            record = self._go(x[part], states, inputs, hiddens, out[part], kept, in_chain)
+            states = [made[-1] for made in record.states]
+        return record
+
+    def _go(
+        self,
+        x: Array,
+        states: Sequence[Array],
+        inputs: _Term,
+        hiddens: _Term,
+        out: Array,
+        kept: bool,
+        in_chain: bool,
+    ) -> Record:
+        """Some steps."""
+        length, batch, hidden = out.shape
+        height = len(inputs.bias)
         gates = _each(length, (batch, self.columns * hidden), kept or not in_chain)
-        shares, rows = gates[:, :, :height], rows_of(x)
-        if kept and rows is not None and by_tiles(rows, weight_ih.T, as_rows(shares)):
-            in_chain = False  # quicker for all steps at once
+        shares = gates[:, :, :height]
         product = np.empty((1, batch, height), x.dtype) if self.own_bias else gates
         records = [_each(length + 1, (batch, hidden), kept) for _ in states]
         for record, state in zip(records, states, strict=True):
             record[0] = state
-        inputs, weights_hh = _Factor(weight_ih.T, length), _Factor(weight_hh.T, length)
         if not in_chain:
-            inputs.multiply(as_rows(x), bias, as_rows(shares))
+            inputs.factor.multiply(as_rows(x), inputs.bias, as_rows(shares))
         if length == 1:
-            weights_hh.multiply(records[0][0], bias_hh if self.own_bias else gates[0], product[0])
+            start = hiddens.bias if self.own_bias else gates[0]
+            hiddens.factor.multiply(records[0][0], start, product[0])
 
         def link(chain: Chain, piece: slice) -> None:
             cut = Record(gates[:, piece], [record[:, piece] for record in records])
             target = product[:, piece]
             if in_chain:
-                chain.product(x[:, piece], inputs.panels, bias, shares[:, piece])
+                chain.product(x[:, piece], inputs.factor.panels, inputs.bias, shares[:, piece])
             if length > 1:
-                start = bias_hh if self.own_bias else target
-                chain.product(cut.states[0][:-1], weights_hh.panels, start, target)
+                start = hiddens.bias if self.own_bias else target
+                chain.product(cut.states[0][:-1], hiddens.factor.panels, start, target)
             self.link(chain, cut, target, out[:, piece])
 
-        _run(link, length, batch, weight_hh.size)
+        _run(link, length, batch, height * hidden)
         return Record(gates, records)
 
     def flow_back(
@@ -263,6 +289,13 @@ class _Factor:
             made = memory.empty((len(a), out.shape[-1]), out.dtype)
             self.multiply(a, start, made)
             out[...] = made.reshape(out.shape)
+
+
+class _Term(NamedTuple):
+    """What is added to the gates: a product with a factor, and a bias."""
+
+    factor: _Factor
+    bias: Array
 
 
 def _in_chain(length: int, batch: int) -> bool:
