@@ -40,6 +40,8 @@ CUT = {
     "machine.product._PARALLEL_FROM": 1 << 10,
     "ops._chained._PARALLEL_FROM": 1 << 10,
     "ops._chained._ROWS": 2,
+    "ops._chained._TILED_ROWS": 2,
+    "ops._chained._TILED_FROM": 1 << 6,
     "ops._chained._ROWS_AT_ONCE": 12,
     "ops._chained._SMALL": 1 << 6,
     "ops._sequence._PARALLEL_FROM": 1 << 10,

@@ -349,3 +349,43 @@ def test_convolution_of_numbers_that_tiles_cannot_split(number, where, blocks):
     for ours, theirs in zip(made, want, strict=True):
         finite = np.abs(theirs[np.isfinite(theirs)]).max()
         assert np.allclose(ours, theirs, rtol=1e-4, atol=1e-6 * finite, equal_nan=True)
+
+
+# -- recurrent layers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize("number", [1.0, np.nan, np.inf, 1e30, 1e-42])
+@pytest.mark.parametrize("where", ["x", "state", "weight", "grad"])
+def test_steps_of_recurrent_layers(name, number, where, threads):
+    """By tiles, or once more without where these can't split a number."""
+    rng = np.random.default_rng(14)
+    length, batch, features, hidden = 9, 17, 40, 66
+    blocks = {"rnn": 1, "lstm": 4, "gru": 3}[name]
+    shapes = [(length, batch, features), *[(batch, hidden)] * (1 + (name == "lstm"))]
+    shapes += [(blocks * hidden, features), (blocks * hidden, hidden), *[(blocks * hidden,)] * 2]
+    arrays = [rng.standard_normal(shape, float32) * np.float32(0.3) for shape in shapes]
+    grad = rng.standard_normal((length, batch, hidden), float32)
+    at = {"x": arrays[0], "state": arrays[1], "weight": arrays[-3], "grad": grad}[where]
+    at[(3, 5, 7)[: at.ndim]] = number
+
+    def made():
+        tensors = [te.Tensor(array, requires_grad=True) for array in arrays]
+        states = dict(zip(("h0", "c0"), tensors[1:-4], strict=False))
+        out, *_ = getattr(te, name)(tensors[0], *tensors[-4:], **states)
+        out.backward(te.Tensor(grad))
+        with te.no_grad():
+            again, *_ = getattr(te, name)(tensors[0], *tensors[-4:], **states)
+        return [out.numpy(), again.numpy(), *(tensor.grad.numpy() for tensor in tensors)]
+
+    with np.errstate(all="ignore"):
+        ours = made()
+        try:
+            te.set_blas("openblas")
+            want = made()
+        finally:
+            te.set_blas("auto")
+    for one, other in zip(ours, want, strict=True):
+        finite = np.abs(other[np.isfinite(other)])
+        scale = finite.max() if finite.size else 1
+        assert np.allclose(one, other, rtol=1e-4, atol=1e-5 * scale, equal_nan=True)

@@ -156,3 +156,6 @@ from .tiles import (
 from .tiles import (
     Product as Product,
 )
+from .tiles import (
+    link_product as link_product,
+)

@@ -72,6 +72,11 @@ class Chain:
         self._inside: list[int] = []
         #: What the words that are addresses belong to, by their places.
         self._operands: dict[int, Array] = {}
+        #: The places of words that a call changes if it can't do its work.
+        self._failures: list[int] = []
+        self._kept: list[object] = []
+        #: Whether a call couldn't, when the steps were gone through.
+        self.failed = False
 
     def kernel(self, kernel: Kernel, *given: Any) -> int:
         """Have each step call a kernel over rows; the first operand says how many there are.
@@ -126,6 +131,30 @@ class Chain:
         self._add(*[0] * product.COUNTERS)
         return place
 
+    def add(
+        self,
+        words: Array,
+        growth: Array,
+        count: int,
+        *,
+        failures: Sequence[int],
+        kept: Sequence[object],
+    ) -> None:
+        """Have each step make calls that are written down already.
+
+        Args:
+            words: codes, lengths and records.
+            growth: how much each word grows by a step.
+            count: how many calls they are.
+            failures: the places of words that a call changes if it can't do its work.
+            kept: what has to live as long as the chain.
+        """
+        self._calls += count
+        self._failures += [len(self._words) + place for place in failures]
+        self._words += words.tolist()
+        self._growth += growth.tolist()
+        self._kept += kept
+
     def _call(self, code: int, words: int) -> None:
         """Begin the record of a call."""
         self._calls += 1
@@ -155,6 +184,7 @@ class Chain:
         records = self._records()
         head = np.array((self._calls * self._steps, memory.address(records)))
         go_through()[0](memory.address(head))
+        self.failed = bool(records[:, self._failures].any())
 
 
 #: Words of a product's record.

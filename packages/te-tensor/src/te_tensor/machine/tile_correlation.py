@@ -58,6 +58,7 @@ from .tiles import (
     begin_parts,
     check,
     end_parts,
+    finish,
     multiply_chunk,
     tiles_size,
     write_parts,
@@ -301,15 +302,7 @@ def _correlation(rest: bool, gaps: bool) -> Code:
         code.keep(record["entry"], number)
         with code.times_kept(record["pairs_left"], record["pairs"], number):
             outputs(code)
-        code.leave_tiles()
-        code.clear(RAX)
-        code.add_number(RAX, 0)
-        done = code.jump("zero")
-        for jump in wrong:
-            code.land(jump)
-        code.load(RAX, record["one"])
-        code.keep(record["skipped"], RAX)
-        code.land(done)
+        finish(code, record, wrong)
 
     return program(write)
 
@@ -517,15 +510,7 @@ def _places() -> Code:
                 code.load(number, record[f"{name}_at"])
                 code.add(number, record[f"{name}_block"])
                 code.keep(record[f"{name}_at"], number)
-        code.leave_tiles()
-        code.clear(RAX)
-        code.add_number(RAX, 0)
-        done = code.jump("zero")
-        for jump in wrong:
-            code.land(jump)
-        code.load(RAX, record["one"])
-        code.keep(record["skipped"], RAX)
-        code.land(done)
+        finish(code, record, wrong)
 
     return program(write)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial
 from itertools import product
 from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -44,6 +44,7 @@ from .assembler import (
     Memory,
 )
 from .calls import Calls, Draft, run_calls
+from .chain import Chain
 from .compiler import LANES, VECTOR
 from .program import Record, Writer, program
 
@@ -409,17 +410,103 @@ def _multiply(whole: bool) -> Code:
                 code.load(number, record[f"{name}_line"])
                 code.add(number, record[f"{name}_pair"])
                 code.keep(record[f"{name}_line"], number)
-        code.leave_tiles()
-        code.clear(RAX)
-        code.add_number(RAX, 0)
-        done = code.jump("zero")
-        for jump in wrong:
-            code.land(jump)
-        code.load(RAX, record["one"])
-        code.keep(record["skipped"], RAX)
-        code.land(done)
+        finish(code, record, wrong)
 
     return program(write)
+
+
+_FEW_ROWS = Record(
+    *("a", "b", "pair", "chunks", "groups", "rows", "out", "out_row", "start", "start_row"),
+    *("scratch", "found_a", "found_b", "bounds", "parts", "one", "four", "shapes", "skipped"),
+    variables=("groups_left",),
+)
+#: Tiles side by side in a group, and the columns that they have.
+_SIDE_BY_SIDE = 4
+_WIDE = _SIDE_BY_SIDE * SIDE
+
+
+@cache
+def _multiply_few() -> Code:
+    """Code for out = start + a @ b with one tile of rows, by four tiles of columns.
+
+    The right side is read once, and each of its tiles comes from the first-level cache when it is
+    wanted again.
+    """
+    record = _FEW_ROWS
+    b, out, start, of_a, of_b = R8, R9, R10, RAX, (RCX, RDX)
+    place, line, begin, left, count, one, four = R12, RBX, RSI, R11, RBP, R15, R14
+    sums, numbers = (0, 1, 2, 3), itertools.cycle((4, 5))
+
+    def chunk(code: Writer) -> None:
+        """The six products in the order of `multiply_chunk`, so that sums are the same."""
+        for part, others in ((0, (2, 1)), (1, (1, 0)), (2, (0,)), (0, (0,))):
+            tile = next(numbers)
+            code.load_tile(tile, Memory(of_a, one, part * TILE))
+            for other, total in product(others, sums):
+                pair, side = divmod(total, 2)
+                at = Memory(of_b[pair], one, side * PARTS + other * TILE)
+                code.load_tile(6 + side, at)
+                code.multiply_tiles(total, tile, 6 + side)
+
+    def group(code: Writer) -> None:
+        """The products of four tiles of columns."""
+        code.load(of_a, record["a"])
+        code.move(of_b[0], b)
+        code.move(of_b[1], b)
+        code.add(of_b[1], record["pair"])
+        for total in sums:
+            code.clear_tile(total)
+        with code.times(left, record["chunks"]):
+            chunk(code)
+            for at in (of_a, *of_b):
+                code.add(at, record["parts"])
+        code.load(place, record["scratch"])
+        for total in sums:
+            code.store_tile(Memory(place, four, VECTOR * total), total)
+        code.move(line, out)
+        code.move(begin, start)
+        code.load(count, record["rows"])
+        loop = code.here()
+        for total in sums:
+            code.vector("vmovups", total, Memory(place, offset=VECTOR * total))
+            code.vector("vaddps", total, total, Memory(begin, offset=VECTOR * total))
+            code.store(Memory(line, offset=VECTOR * total), total)
+        code.add(begin, record["start_row"])
+        code.add(line, record["out_row"])
+        code.add(place, record["four"])
+        code.add_number(count, -1)
+        code.jump("not zero", loop)
+        for _ in range(2):
+            code.add(b, record["pair"])
+        for at in (out, start):
+            code.add(at, record["four"])
+
+    def write(code: Writer) -> None:
+        wrong = [*check(code, record, "found_a"), *check(code, record, "found_b")]
+        code.load(RAX, record["shapes"])
+        code.shape_tiles(Memory(RAX))
+        code.load(one, record["one"])
+        code.load(four, record["four"])
+        for register, name in ((b, "b"), (out, "out"), (start, "start")):
+            code.load(register, record[name])
+        with code.times_kept(record["groups_left"], record["groups"], count):
+            group(code)
+        finish(code, record, wrong)
+
+    return program(write)
+
+
+def finish(code: Writer, record: Record, wrong: list[int]) -> None:
+    """Leave the tiles; where jumps of `check` arrive, note that nothing was made."""
+    code.leave_tiles()
+    code.clear(RAX)
+    code.add_number(RAX, 0)
+    done = code.jump("zero")
+    for jump in wrong:
+        code.land(jump)
+    code.load(RAX, record["one"])
+    code.keep(record["skipped"], RAX)
+    code.land(done)
 
 
 # -- products of matrices --------------------------------------------------------------------
@@ -447,12 +534,12 @@ def _regions(length: int, unit: int) -> list[tuple[int, int, int]]:
     return [(0, whole, unit)] * bool(whole) + [(whole, 1, rest)] * bool(rest)
 
 
-def _groups(columns: int) -> list[tuple[int, int, int]]:
-    """`_regions` of pairs of tiles that are multiplied with all rows of a block in turn."""
+def _groups(columns: int, done: int) -> list[tuple[int, int, int]]:
+    """`_regions` of pairs of tiles that are multiplied with each pair of rows; some are done."""
     found = []
     for begin, count, wide in _regions(columns, 2 * SIDE):
-        for first in range(0, count, _GROUP):
-            found.append((begin + first, min(_GROUP, count - first), wide))
+        for first in range(max(begin, done), begin + count, _GROUP):
+            found.append((first, min(_GROUP, begin + count - first), wide))
     return found
 
 
@@ -561,6 +648,13 @@ class Laid:
         words = calls.at(memory.address(matrix), self.found, memory.address(ZEROS))
         run_calls([(words, calls.count)], short=length * depth <= _FEW)
 
+    def can_be_split(self) -> bool:
+        """Whether tiles take the numbers."""
+        first = (self.found - memory.address(self._memory)) // 4
+        largest = self._memory[first : first + LANES].max()
+        sums = self._memory[first + LANES : first + 2 * LANES]
+        return bool(_LOW < largest < _HIGH) and not np.isnan(sums).any()
+
 
 class _Side(NamedTuple):
     """How a product with a left side lies."""
@@ -570,8 +664,9 @@ class _Side(NamedTuple):
     b: Operand | None
     out_row: int
     start_row: int
-    #: Whether it is a @ b, and nothing else.
+    #: Whether it is a @ b, and nothing else; and whether it is a multiple of a @ b.
     plain: bool
+    scaled: bool
 
 
 class _Template(NamedTuple):
@@ -586,12 +681,30 @@ class _Template(NamedTuple):
     size: int
 
 
+#: Words of a record; see `Draft.call`.
+_Numbers: TypeAlias = dict[str, int | tuple[str, int]]
+#: Bytes of a row of two tiles of float32.
+_PAIR = 2 * VECTOR
+
+
+def _moved(words: _Numbers, **distances: int) -> _Numbers:
+    """The words with some of the addresses further on."""
+    made = dict(words)
+    for name, distance in distances.items():
+        word = words[name]
+        assert isinstance(word, tuple)
+        made[name] = (word[0], word[1] + distance)
+    return made
+
+
 #: Names of what a product's addresses count from.
 _OWN = ("b", "found_b", "out", "start")
 
 
 @lru_cache(512)
-def _template(rows: int, depth: int, a: Operand, sides: tuple[_Side, ...]) -> _Template:
+def _template(
+    rows: int, depth: int, a: Operand, sides: tuple[_Side, ...], bounds: int = BOUNDS
+) -> _Template:
     """The calls of products of a matrix (rows, k)."""
     chunks = ceil(depth / DEPTH)
     pair = 2 * chunks * PARTS
@@ -624,53 +737,63 @@ def _template(rows: int, depth: int, a: Operand, sides: tuple[_Side, ...]) -> _T
         at = first * by_row
         add_layout(draft, "a", at, a, not a.by_k, (count, depth), of_a, found_a, scratch)
         for number, side in enumerate(sides):
-            if not side.columns:
-                continue
             place = 0
             base, start_b = of_b[number]
-            for piece, (row, row_pairs, high), (column, column_pairs, wide) in product(
-                parallel.split(chunks, ceil(depth / _K)),
-                _regions(count, 2 * SIDE),
-                _groups(side.columns),
+            for piece, (row, row_pairs, high) in product(
+                parallel.split(chunks, ceil(depth / _K)), _regions(count, 2 * SIDE)
             ):
                 further = piece.start > 0
-                # Sums of a block begin at 0: their errors are those of numbers as large as its own.
-                whole = side.plain and not further and high == wide == 2 * SIDE
                 step = side.out_row if further else side.start_row
-                beside = column * 2 * VECTOR
                 row_at = first + row * 2 * SIDE
                 ahead = piece.start * 2 * PARTS
-                start = f"{'out' if further else 'start'} {number}"
-                place = draft.call(
-                    _multiply(whole),
-                    _MULTIPLY,
-                    a=("work", of_a + row * pair + ahead),
-                    b=(base, start_b + column * pair + ahead),
-                    pair=pair,
-                    chunks=piece.stop - piece.start,
-                    row_pairs=row_pairs,
-                    column_pairs=column_pairs,
-                    rows=high,
-                    masks=(1 << wide) - 1,
-                    out=(f"out {number}", row_at * side.out_row + beside),
-                    out_row=side.out_row,
-                    out_tile=side.out_row * SIDE,
-                    out_pair=side.out_row * 2 * SIDE,
-                    start=(start, row_at * step + beside),
-                    start_row=step,
-                    start_pair=step * 2 * SIDE,
-                    alpha=("alpha", 0),
-                    scratch=("work", scratch),
-                    found_a=("work", found_a),
-                    found_b=found_b[number],
-                    bounds=BOUNDS,
-                    parts=2 * PARTS,
-                    one=VECTOR,
-                    two=2 * VECTOR,
-                    shapes=("shapes", 0),
-                    skipped=0,
-                )
-            skipped[number].append(place + _MULTIPLY.names.index("skipped"))
+                from_start = f"{'out' if further else 'start'} {number}"
+                few = side.columns // _WIDE if high <= SIDE and not side.scaled else 0
+                words: _Numbers = {
+                    "a": ("work", of_a + row * pair + ahead),
+                    "b": (base, start_b + ahead),
+                    "pair": pair,
+                    "chunks": piece.stop - piece.start,
+                    "rows": high,
+                    "out": (f"out {number}", row_at * side.out_row),
+                    "out_row": side.out_row,
+                    "start": (from_start, row_at * step),
+                    "start_row": step,
+                    "scratch": ("work", scratch),
+                    "found_a": ("work", found_a),
+                    "found_b": found_b[number],
+                    "bounds": bounds,
+                    "parts": 2 * PARTS,
+                    "one": VECTOR,
+                    "shapes": ("shapes", 0),
+                    "skipped": 0,
+                }
+                record = _FEW_ROWS
+                if few:
+                    place = draft.call(
+                        _multiply_few(), record, groups=few, four=4 * VECTOR, **words
+                    )
+                words |= {
+                    "out_tile": side.out_row * SIDE,
+                    "out_pair": side.out_row * 2 * SIDE,
+                    "start_pair": step * 2 * SIDE,
+                    "alpha": ("alpha", 0),
+                    "two": 2 * VECTOR,
+                    "row_pairs": row_pairs,
+                }
+                for column, column_pairs, wide in _groups(side.columns, 2 * few):
+                    # Sums of a block begin at 0: their errors are those of numbers as large as its
+                    # own.
+                    whole = side.plain and not further and high == wide == 2 * SIDE
+                    record = _MULTIPLY
+                    place = draft.call(
+                        _multiply(whole),
+                        record,
+                        column_pairs=column_pairs,
+                        masks=(1 << wide) - 1,
+                        **_moved(words, b=column * pair, out=column * _PAIR, start=column * _PAIR),
+                    )
+            if side.columns:
+                skipped[number].append(place + record.names.index("skipped"))
     return _Template(draft.done(), block, skipped, (scratch + 4 * TILE + LINE) // 4)
 
 
@@ -738,7 +861,7 @@ class _Piece:
                 of_b, found = None, laid.found
                 side = laid.address + tiles_size(chosen.start, depth)
             by_row = begin.strides[0] if begin.ndim == 2 else 0
-            sides.append(_Side(width, of_b, out.strides[0], by_row, plain))
+            sides.append(_Side(width, of_b, out.strides[0], by_row, plain, alpha != _ONE))
             own += (side, found, memory.address(out[rows, chosen]), memory.address(begin))
             self._kept.append(begin)
         height = rows.stop - rows.start
@@ -791,6 +914,51 @@ def multiply_each(
     run_calls([(piece.words, piece.template.calls.count) for piece in pieces], short=short)
     numbers = range(len(products))
     return [[block for piece in pieces for block in piece.left_out(n)] for n in numbers]
+
+
+#: Bounds that all small numbers are inside.
+_SMALL_TOO = int.from_bytes(struct.pack("=2f", -1.0, _HIGH), "little")
+
+
+def link_product(chain: Chain, a: Array, b: Array, laid: Laid, start: Array, out: Array) -> None:
+    """Have each step of a chain make out = start + a @ b.
+
+    What can't be split the chain counts as failed. Numbers may be as small as they like: below
+    2⁻¹⁰² they lose their last bits.
+
+    Args:
+        chain: the chain.
+        a: matrices (rows, k), one for each step.
+        b: shape (k, columns).
+        laid: b laid out.
+        start: matrices (rows, columns), or (columns,) for all rows; may be `out`.
+        out: matrices (rows, columns).
+    """
+    rows, depth = a.shape[-2:]
+    of_a = _lying(a[0], 1)
+    assert of_a
+    by_row = start.strides[-2] if start.ndim > 1 else 0
+    side = _Side(b.shape[1], None, out.strides[-2], by_row, plain=False, scaled=False)
+    template = _template(rows, depth, of_a, (side,), _SMALL_TOO)
+    work = memory.empty((template.size,), float32)
+    at = memory.address(work)
+    given = [
+        *map(memory.address, (a,)),
+        at + -at % LINE,
+        *(memory.address(ZEROS), memory.address(SHAPES), _ONE, laid.address, laid.found),
+        *map(memory.address, (out, start)),
+    ]
+    growth = np.zeros(len(given) + 1, np.int64)
+    for place, stack in ((1, a), (len(given) - 1, out), (len(given), start)):
+        growth[place] = stack.strides[0] if stack.ndim == 3 and len(stack) > 1 else 0
+    calls = template.calls
+    chain.add(
+        calls.at(*given),
+        growth[calls.bases],
+        calls.count,
+        failures=template.skipped[0],
+        kept=(work, laid),
+    )
 
 
 def cuts(length: int, parts: int) -> list[slice]:

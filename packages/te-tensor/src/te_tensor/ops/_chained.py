@@ -16,9 +16,10 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .. import memory, parallel
-from ..blas import add_products, by_tiles, gemm, rows_of
+from ..blas import add_products, by_tiles, gemm, lay_out, rows_of
+from ..blas_library import uses_tiles
 from ..dtypes import Array, float32
-from ..machine import Chain, Product, kernel_info, multiply, packed
+from ..machine import Chain, Laid, Product, kernel_info, link_product, multiply, packed
 from ..operation import Operation
 from ._kernels import as_rows, sum_rows
 
@@ -28,6 +29,8 @@ _PARALLEL_FROM = 1 << 22
 _SMALL = 1 << 16
 #: Rows of the batch that a thread has at least.
 _ROWS = 4
+#: Rows of a thread, and multiply-adds of a step, from which tiles are ahead.
+_TILED_ROWS, _TILED_FROM = 12, 1 << 20
 #: Rows of inputs that are multiplied at once where nothing is kept for backward.
 _ROWS_AT_ONCE = 1 << 12
 
@@ -135,25 +138,27 @@ class _Chained(Operation, abstract=True):
         shares = gates[:, :, :height]
         product = np.empty((1, batch, height), x.dtype) if self.own_bias else gates
         records = [_each(length + 1, (batch, hidden), kept) for _ in states]
-        for record, state in zip(records, states, strict=True):
-            record[0] = state
-        if not in_chain:
-            inputs.factor.multiply(as_rows(x), inputs.bias, as_rows(shares))
-        if length == 1:
-            start = hiddens.bias if self.own_bias else gates[0]
-            hiddens.factor.multiply(records[0][0], start, product[0])
 
-        def link(chain: Chain, piece: slice) -> None:
+        def begin() -> None:
+            for record, state in zip(records, states, strict=True):
+                record[0] = state
+            if not in_chain:
+                inputs.factor.multiply(as_rows(x), inputs.bias, as_rows(shares))
+            if length == 1:
+                start = hiddens.bias if self.own_bias else gates[0]
+                hiddens.factor.multiply(records[0][0], start, product[0])
+
+        def link(chain: Chain, piece: slice, tiles: bool) -> None:
             cut = Record(gates[:, piece], [record[:, piece] for record in records])
             target = product[:, piece]
             if in_chain:
                 chain.product(x[:, piece], inputs.factor.panels, inputs.bias, shares[:, piece])
             if length > 1:
                 start = hiddens.bias if self.own_bias else target
-                chain.product(cut.states[0][:-1], hiddens.factor.panels, start, target)
+                hiddens.factor.link(chain, cut.states[0][:-1], start, target, tiles=tiles)
             self.link(chain, cut, target, out[:, piece])
 
-        _run(link, length, batch, height * hidden)
+        _run(begin, link, length, batch, height * hidden)
         return Record(gates, records)
 
     def flow_back(
@@ -177,10 +182,8 @@ class _Chained(Operation, abstract=True):
         length, batch, hidden = upstream.shape
         gates = memory.empty(record.gates.shape, record.gates.dtype)
         of_hidden = memory.empty((length + 1, batch, hidden), gates.dtype)
-        of_hidden[0], of_hidden[1:] = 0, upstream
         of_h, *of_others = (0 if given is None else given for given in of_last)
-        of_hidden[-1] += of_h
-        others = [np.full((1, batch, hidden), given, gates.dtype) for given in of_others]
+        others = [np.empty((1, batch, hidden), gates.dtype) for _ in of_others]
         shares, in_chain = gates[:, :, : len(weight_ih)], _in_chain(length, batch)
         of_x = None if grad_x is None else rows_of(grad_x)
         if of_x is not None and by_tiles(as_rows(shares), weight_ih, of_x):
@@ -192,7 +195,13 @@ class _Chained(Operation, abstract=True):
             for columns, rows in zip(self._of_product(hidden), self._rows(weight_hh), strict=True)
         ]
 
-        def link(chain: Chain, piece: slice) -> None:
+        def begin() -> None:
+            of_hidden[0], of_hidden[1:] = 0, upstream
+            of_hidden[-1] += of_h
+            for other, given in zip(others, of_others, strict=True):
+                other[...] = given
+
+        def link(chain: Chain, piece: slice, tiles: bool) -> None:
             back = slice(None, None, -1), piece
             flow = Flow(gates[back], of_hidden[back], [other[:, piece] for other in others])
             states = [state[back] for state in record.states]
@@ -200,11 +209,11 @@ class _Chained(Operation, abstract=True):
             before = flow.hidden[1:]
             if length > 1:
                 for columns, rows in parts:
-                    chain.product(flow.gates[:, :, columns], rows.panels, before, before)
+                    rows.link(chain, flow.gates[:, :, columns], before, before, tiles=tiles)
             if in_chain and grad_x is not None and inputs is not None:
                 chain.product(shares[back], inputs.panels, zeros, grad_x[back])
 
-        _run(link, length, batch, weight_hh.size)
+        _run(begin, link, length, batch, weight_hh.size)
         if length == 1:
             for columns, rows in parts:
                 rows.multiply(gates[0, :, columns], of_hidden[0], of_hidden[0])
@@ -269,6 +278,23 @@ class _Factor:
         """The matrix as chains and `multiply` read it."""
         return packed(self._matrix) if self._laid_out else self._matrix
 
+    @cached_property
+    def laid(self) -> Laid | None:
+        """The matrix as tiles read it, where they take its numbers."""
+        laid = lay_out(self._matrix)
+        return laid if laid.can_be_split() else None
+
+    def link(self, chain: Chain, a: Array, start: Array, out: Array, *, tiles: bool) -> None:
+        """Have each step of a chain make out = start + a @ matrix, by tiles where these may."""
+        rows = out.shape[-2]
+        work = self._matrix.size * rows
+        if tiles and rows >= _TILED_ROWS and work >= _TILED_FROM and uses_tiles():
+            laid = self.laid
+            if laid is not None:
+                link_product(chain, a, self._matrix, laid, start, out)
+                return
+        chain.product(a, self.panels, start, out)
+
     def multiply(self, a: Array, start: Array, out: Array) -> None:
         """out = start + a @ matrix."""
         if by_tiles(a, self._matrix, out):
@@ -308,18 +334,37 @@ def _in_chain(length: int, batch: int) -> bool:
     )
 
 
-def _run(link: Callable[[Chain, slice], None], length: int, batch: int, size: int) -> None:
-    """Go through chains, one for each piece of the batch that has a thread."""
+def _run(
+    begin: Callable[[], None],
+    link: Callable[[Chain, slice, bool], None],
+    length: int,
+    batch: int,
+    size: int,
+) -> None:
+    """Go through chains, one for each piece of the batch that has a thread.
+
+    Args:
+        begin: writes what the chains begin with, and change.
+        link: writes the calls of a chain down, for a piece; and whether products may be by tiles.
+        length: of the chains.
+        batch: its size.
+        size: of the hidden weights.
+    """
     small = length * batch * size < _PARALLEL_FROM or parallel.in_parallel()
     threads = 1 if small else parallel.get_num_threads()
     pieces = parallel.split(batch, max(1, min(threads, batch // _ROWS)))
 
-    def run(index: int) -> None:
-        chain = Chain(length)
-        link(chain, pieces[index])
-        chain.run()
+    def run(tiles: bool) -> bool:
+        """Whether all products could be made."""
+        begin()
+        chains = [Chain(length) for _ in pieces]
+        for chain, piece in zip(chains, pieces, strict=True):
+            link(chain, piece, tiles)
+        parallel.run_each(lambda index: chains[index].run(), len(pieces))
+        return not any(chain.failed for chain in chains)
 
-    parallel.run_each(run, len(pieces))
+    if not run(tiles=True):
+        run(tiles=False)
 
 
 def blocks(array: Array, count: int) -> list[Array]:
