@@ -359,10 +359,11 @@ class TiledCalls(NamedTuple):
 def correlation_calls(block: TiledBlock) -> TiledCalls:
     """out[o, p] = bias[o] + Σ weights[o, k, c] · image[c, p + offsets[k]] for places p of a block.
 
-    Bases are the image and the output (float32), the bias, the `Laid` weights' `found`, and memory
-    to work in. C is a multiple of 32, and a row of the output at least 16 elements wide.
+    Bases are the image and the output (float32), the bias, the `Laid` weights' `address` and
+    `found`, and memory to work in. C is a multiple of 32, and a row of the output at least 16
+    elements wide.
     """
-    draft = Draft("image", "out", "bias", "weights", "work", "zeros", "shapes")
+    draft = Draft("image", "out", "bias", "weights", "found", "work", "zeros", "shapes")
     planes, size = _add_split(draft, block, FOUND, 0, in_order=False)
     chunks = np.arange(block.channels // DEPTH) * planes.chunk
     table = (4 * np.array(block.offsets)[:, None] + chunks).astype(int64).reshape(-1)
@@ -372,7 +373,7 @@ def correlation_calls(block: TiledBlock) -> TiledCalls:
     at = draft.call(
         _correlation(rest > 0, bool((entries[:, 3] & _LATER).any())),
         _CORRELATE,
-        a=("weights", FOUND),
+        a=("weights", 0),
         pair=len(table) * 2 * PARTS,
         image=("work", FOUND),
         image_step=planes.row,
@@ -387,7 +388,7 @@ def correlation_calls(block: TiledBlock) -> TiledCalls:
         bias=("bias", 0),
         row_pairs=pairs,
         last_rows=rest,
-        found_a=("weights", 0),
+        found_a=("found", 0),
         found_b=("work", 0),
         scratch=("work", FOUND + size),
         **_SAME,

@@ -553,7 +553,7 @@ def _pairs(length: int) -> list[tuple[int, int, int, int]]:
 
 def add_layout(
     words: Draft, source: str, at: int, operand: Operand, turned: bool, size: tuple[int, int],
-    out: int, found: int, scratch: int, adjacent: bool = False,
+    out: int, found: int, scratch: int, adjacent: bool = False, to: str = "work",
 ) -> None:  # fmt: skip
     """Calls that lay out a matrix.
 
@@ -568,6 +568,7 @@ def add_layout(
         found: where it goes what was found.
         scratch: memory for a block.
         adjacent: as for `_lay_out`.
+        to: what `out` counts from.
     """
     length, depth = size
     along, across = 4, operand.step
@@ -595,7 +596,7 @@ def add_layout(
             outer_step=outer_step,
             inner=inner,
             inner_step=inner_step,
-            out=("work", out + tile // 2 * pair + (2 * chunk + tile % 2) * PARTS),
+            out=(to, out + tile // 2 * pair + (2 * chunk + tile % 2) * PARTS),
             out_outer=out_outer,
             out_inner=out_inner,
             found_before=before,
@@ -614,13 +615,16 @@ def tiles_size(length: int, depth: int) -> int:
 
 
 @lru_cache
-def _laid(length: int, depth: int, operand: Operand, right: bool) -> tuple[Calls, int]:
-    """The calls that lay out a matrix, and the numbers of float32 that it takes."""
-    scratch = FOUND + tiles_size(length, depth)
-    draft = Draft("matrix", "work", "zeros")
-    turned = operand.by_k == right
-    add_layout(draft, "matrix", 0, operand, turned, (length, depth), FOUND, 0, scratch)
-    return draft.done(), (scratch + 2 * TILE + LINE) // 4
+def _laid(length: int, depth: int, operand: Operand, right: bool) -> Calls:
+    """The calls that lay out a matrix, with `_ROOM` to work in."""
+    draft = Draft("matrix", "tiles", "work", "zeros")
+    turned, size = operand.by_k == right, (length, depth)
+    add_layout(draft, "matrix", 0, operand, turned, size, 0, 0, FOUND, to="tiles")
+    return draft.done()
+
+
+#: Bytes for what is found, and for a block.
+_ROOM = FOUND + 2 * TILE
 
 
 class Laid:
@@ -630,30 +634,45 @@ class Laid:
         matrix: shape (rows, k), or (k, columns) for the right side; float32, one of its axes
             contiguous.
         right: which side.
+        parts: how many threads share the work.
 
     Attributes:
         address: where the tiles begin: pairs of tiles, for each the chunks of k.
         found: where it is what was found.
     """
 
-    def __init__(self, matrix: Array, *, right: bool = False) -> None:
+    def __init__(self, matrix: Array, *, right: bool = False, parts: int = 1) -> None:
         length, depth = matrix.shape[::-1] if right else matrix.shape
         operand = _lying(matrix, 0 if right else 1)
         assert operand
-        calls, size = _laid(length, depth, operand, right)
-        self._memory = memory.empty((size,), float32)
+        pieces = cuts(length, parts)
+        room = len(pieces) * _ROOM
+        size = room + tiles_size(length, depth)
+        self._memory = memory.empty(((size + LINE) // 4,), float32)
         work = memory.address(self._memory)
         self.found = work + -work % LINE
-        self.address = self.found + FOUND
-        words = calls.at(memory.address(matrix), self.found, memory.address(ZEROS))
-        run_calls([(words, calls.count)], short=length * depth <= _FEW)
+        self.address = self.found + room
+        shares = []
+        for number, piece in enumerate(pieces):
+            calls = _laid(piece.stop - piece.start, depth, operand, right)
+            words = calls.at(
+                memory.address(matrix[:, piece] if right else matrix[piece]),
+                self.address + tiles_size(piece.start, depth),
+                self.found + number * _ROOM,
+                memory.address(ZEROS),
+            )
+            shares.append((words, calls.count))
+        run_calls(shares, short=length * depth <= _FEW)
+        first = (self.found - work) // 4
+        rooms = self._memory[first : first + room // 4].reshape(len(pieces), -1)
+        self._largest, self._sums = rooms[0, :LANES], rooms[0, LANES : 2 * LANES]
+        if len(pieces) > 1:
+            rooms[:, :LANES].max(axis=0, out=self._largest)
+            rooms[:, LANES : 2 * LANES].sum(axis=0, out=self._sums)
 
     def can_be_split(self) -> bool:
         """Whether tiles take the numbers."""
-        first = (self.found - memory.address(self._memory)) // 4
-        largest = self._memory[first : first + LANES].max()
-        sums = self._memory[first + LANES : first + 2 * LANES]
-        return bool(_LOW < largest < _HIGH) and not np.isnan(sums).any()
+        return bool(_LOW < self._largest.max() < _HIGH) and not np.isnan(self._sums).any()
 
 
 class _Side(NamedTuple):
@@ -805,6 +824,9 @@ def _nothing(columns: int) -> Array:
 
 #: Multiply-adds up to which products are short, and keep the GIL; and numbers that are laid out.
 _SHORT, _FEW = 1 << 24, 1 << 17
+#: Rows for a thread from which it gets rows, not columns; numbers of a right side that threads lay
+#: out together.
+_LEAST_ROWS, _SHARED_FROM = 256, 1 << 17
 
 
 def _lying(matrix: Array, by_k_axis: int) -> Operand | None:
@@ -902,7 +924,14 @@ def multiply_each(
     factor = int.from_bytes(struct.pack("=f", alpha), "little")
     widths = [product.out.shape[1] for product in products]
     whole = [slice(0, width) for width in widths]
-    if rows >= sum(widths):  # each thread lays out the whole of the other side for itself
+    if rows >= min(sum(widths), _LEAST_ROWS * parts):
+        if parts > 1:  # else each thread would lay out the whole of the other side for itself
+            products = [
+                side
+                if side.laid or side.b.size < _SHARED_FROM
+                else side._replace(laid=Laid(side.b, right=True, parts=parts))
+                for side in products
+            ]
         pieces = [_Piece(a, products, factor, part, whole) for part in cuts(rows, parts)]
     else:
         every = slice(0, rows)

@@ -174,7 +174,7 @@ class Direct:
 
         def bases(_: int, chosen: Array) -> list[Array | int]:
             of_units = image + chosen * units.strides[0], place + chosen * out.strides[0]
-            return [*of_units, start, laid.found]
+            return [*of_units, start, laid.address, laid.found]
 
         tasks = self._tiled_tasks(len(units), threads)
         return run_tiled(tasks, threads, correlation_calls, bases, work)
