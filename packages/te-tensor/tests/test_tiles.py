@@ -10,7 +10,7 @@ import te_tensor as te
 from te_tensor import blas, blas_library, parallel
 from te_tensor.dtypes import float32
 from te_tensor.machine import tiles
-from te_tensor.ops import _direct
+from te_tensor.ops import _chained, _direct
 
 pytestmark = pytest.mark.skipif(not te.blas_info()["tiles"], reason="no tiles here")
 
@@ -357,8 +357,11 @@ def test_convolution_of_numbers_that_tiles_cannot_split(number, where, blocks):
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
 @pytest.mark.parametrize("number", [1.0, np.nan, np.inf, 1e30, 1e-42])
 @pytest.mark.parametrize("where", ["x", "state", "weight", "grad"])
-def test_steps_of_recurrent_layers(name, number, where, threads):
+def test_steps_of_recurrent_layers(name, number, where, threads, monkeypatch):
     """By tiles, or once more without where these can't split a number."""
+    linked = []
+    link = _chained.link_product
+    monkeypatch.setattr(_chained, "link_product", lambda *g: (linked.append(1), link(*g)))
     rng = np.random.default_rng(14)
     length, batch, features, hidden = 9, 17, 40, 66
     blocks = {"rnn": 1, "lstm": 4, "gru": 3}[name]
@@ -380,6 +383,7 @@ def test_steps_of_recurrent_layers(name, number, where, threads):
 
     with np.errstate(all="ignore"):
         ours = made()
+        assert linked or where == "weight"
         try:
             te.set_blas("openblas")
             want = made()
@@ -389,3 +393,12 @@ def test_steps_of_recurrent_layers(name, number, where, threads):
         finite = np.abs(other[np.isfinite(other)])
         scale = finite.max() if finite.size else 1
         assert np.allclose(one, other, rtol=1e-4, atol=1e-5 * scale, equal_nan=True)
+
+
+def test_convolution_of_no_images():
+    weight = te.Tensor(np.ones((32, 32, 3, 3), float32), requires_grad=True)
+    x = te.Tensor(np.ones((0, 32, 40, 40), float32), requires_grad=True)
+    out = te.conv2d(x, weight, padding=1)
+    assert out.shape == (0, 32, 40, 40)
+    out.sum().backward()
+    assert (weight.grad.numpy() == 0).all() and x.grad.shape == x.shape

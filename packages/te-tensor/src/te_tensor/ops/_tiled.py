@@ -1,9 +1,10 @@
-"""Which blocks of images a thread does by tiles, in a single call."""
+"""Blocks of images that go by tiles: each thread does its share of them in a single call."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,13 +22,55 @@ class _Block(Protocol):
 
 
 Block = TypeVar("Block", bound=_Block)
+#: Addresses for a share's number and its images' numbers: what calls have in front of memory to
+#: work in.
+Bases: TypeAlias = Callable[[int, Array], list[Array | int]]
+
+
+class _Share(Generic[Block]):
+    """The calls for a thread's blocks of images: for each block, one image after the other."""
+
+    def __init__(
+        self,
+        tasks: list[tuple[int, Block]],
+        make: Callable[..., TiledCalls],
+        bases: Callable[[Array], list[Array | int]],
+    ) -> None:
+        by_block: dict[Block, list[int]] = {}
+        for unit, block in tasks:
+            by_block.setdefault(block, []).append(unit)
+        self._groups = [(block, units, block.calls(make)) for block, units in by_block.items()]
+        size = max(calls.size for _, _, calls in self._groups)
+        self._work = memory.empty(((size + LINE) // 4,), float32)
+        work = memory.address(self._work)
+        behind = [work + -work % LINE, memory.address(ZEROS), memory.address(SHAPES)]
+        words = []
+        self.count = 0
+        for _, units, calls in self._groups:
+            given = [*bases(np.array(units)), *behind]
+            table = np.empty((len(units), len(given)), int64)
+            for column, base in enumerate(given):
+                table[:, column] = base
+            words.append(calls.calls.at_each(table))
+            self.count += len(units) * calls.calls.count
+        self.words = np.concatenate([part.reshape(-1) for part in words])
+
+    def left_out(self) -> list[tuple[int, Block]]:
+        """What tiles couldn't do, once the calls are made."""
+        left, place = [], 0
+        for block, units, calls in self._groups:
+            size = calls.calls.words.size
+            flags = self.words[place + calls.skipped :: size][: len(units)]
+            left += [(units[number], block) for number in np.flatnonzero(flags).tolist()]
+            place += len(units) * size
+        return left
 
 
 def run_tiled(
     tasks: list[tuple[int, Block]],
     threads: int,
     make: Callable[..., TiledCalls],
-    bases: Callable[[int, Array], list[Array | int]],
+    bases: Bases,
     work: int,
 ) -> list[tuple[int, Block]]:
     """Do blocks of images by tiles.
@@ -36,47 +79,17 @@ def run_tiled(
         tasks: numbers of images, and blocks of them.
         threads: that share the tasks, in their order.
         make: gives the calls for a block.
-        bases: addresses for a share's number and its images' numbers: what calls have in front of
-            memory to work in.
+        bases: what these have from one image to another.
         work: multiply-adds of all tasks.
 
     Returns:
         The tasks that aren't done.
     """
-    shares, found, kept = [], [], []
-    for index, share in enumerate(parallel.split(len(tasks), threads)):
-        by_block: dict[int, list[int]] = {}
-        blocks = {}
-        for unit, block in tasks[share]:
-            by_block.setdefault(id(block), []).append(unit)
-            blocks[id(block)] = block
-        made = {key: block.calls(make) for key, block in blocks.items()}
-        size = max(calls.size for calls in made.values())
-        memory_to_work_in = memory.empty(((size + LINE) // 4,), float32)
-        at = memory.address(memory_to_work_in)
-        at += -at % LINE
-        kept.append(memory_to_work_in)
-        parts, count = [], 0
-        for key, calls in made.items():
-            units = np.array(by_block[key])
-            given = [*bases(index, units), at, memory.address(ZEROS), memory.address(SHAPES)]
-            table = np.empty((len(units), len(given)), int64)
-            for column, base in enumerate(given):
-                table[:, column] = base
-            words = calls.calls.at_each(table)
-            parts.append(words.reshape(-1))
-            count += len(units) * calls.calls.count
-        whole = np.concatenate(parts)
-        shares.append((whole, count))
-        place = 0
-        for part, key in zip(parts, made, strict=True):
-            rows = whole[place : place + part.size].reshape(len(by_block[key]), -1)
-            found.append((rows[:, made[key].skipped], by_block[key], blocks[key]))
-            place += part.size
-    run_calls(shares, short=work <= _SHORT)
-    return [
-        (unit, block)
-        for flags, units, block in found
-        for flag, unit in zip(flags.tolist(), units, strict=True)
-        if flag
+    if not tasks:
+        return []
+    pieces = parallel.split(len(tasks), threads)
+    shares = [
+        _Share(tasks[piece], make, partial(bases, index)) for index, piece in enumerate(pieces)
     ]
+    run_calls([(share.words, share.count) for share in shares], short=work <= _SHORT)
+    return [task for share in shares for task in share.left_out()]
