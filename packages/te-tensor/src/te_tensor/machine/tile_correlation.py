@@ -1,8 +1,8 @@
 """The products of `correlation.py` by tiles, read where the images lie, split into parts once.
 
-A tile of the images has pairs of channels in its rows and places in its columns. Rows of a tile
-may lie as far apart as one likes, so the channels of an image, in parts and in pairs, are read at
-the place and the offset of the kernel's element: nothing is copied for each element.
+An image's parts lie place by place, 32 channels at a place in a line of the cache. A tile has the
+channels in its columns and places in its rows, so it is read at the place and the offset of the
+kernel's element: nothing is copied for each element, and no row of a tile crosses a line.
 
 What belongs to some rows of an image's output is done in one go, and stays in the second-level
 cache; a thread goes through its images in a single call.
@@ -10,6 +10,7 @@ cache; a thread goes through its images in a single call.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 from itertools import pairwise, product
 from math import ceil
@@ -20,6 +21,7 @@ import numpy as np
 from .. import memory
 from ..dtypes import Array, int64
 from ..executable import Code
+from . import placement
 from .assembler import (
     R8,
     R9,
@@ -39,7 +41,7 @@ from .assembler import (
 )
 from .calls import Calls, Draft
 from .compiler import LANES, VECTOR
-from .placement import OUTS, PLACE, PLACING, SOURCES, Frame, each_plane, place
+from .placement import OUTS, PLACE, PLACING, SOURCES, Frame, each_plane
 from .program import Record, Writer, program
 from .tiles import (
     BITS,
@@ -61,6 +63,7 @@ from .tiles import (
     finish,
     multiply_chunk,
     tiles_size,
+    transpose,
     write_parts,
 )
 
@@ -93,18 +96,18 @@ class TiledBlock(NamedTuple):
 # -- the parts of an image -------------------------------------------------------------------
 
 _SPLIT = Record(*PLACING, "second", "out_part", "bits", "found_before", "found")
+_LINES = Record(
+    *(*PLACING, "second", "out_part", "bits", "found_before", "found"),
+    *("channel", "tile", "scratch"),
+)
+#: A register of zeros, and later of biases.
+_NOTHING = 20
 
 
 @cache
-def _split(in_order: bool) -> Code:
-    """Code that writes the parts of rows of numbers.
-
-    Args:
-        in_order: a row's own numbers come one after the other, instead of in pairs with those of
-            another row.
-    """
+def _split() -> Code:
+    """Code that writes the parts of rows of numbers, each row by itself."""
     record = _SPLIT
-    steps = 2 if in_order else 1
 
     def clear(code: Writer) -> None:
         for out in OUTS:
@@ -115,9 +118,9 @@ def _split(in_order: bool) -> Code:
         for number, source in enumerate(SOURCES):
             mask = last * (1 + number)
             code.vector("vmovups", number, Memory(source), mask=mask, zero=last)
-            for _ in range(steps):
+            for _ in range(2):
                 code.add_number(source, VECTOR)
-        write_parts(code, [Memory(out) for out in OUTS], in_order=in_order)
+        write_parts(code, [Memory(out) for out in OUTS], in_order=True)
         for out in OUTS:
             code.add_number(out, VECTOR)
 
@@ -125,35 +128,78 @@ def _split(in_order: bool) -> Code:
         mask = record["mask"]
         for number in range(2):
             code.load_mask(1 + number, Memory(mask.base, offset=mask.offset + 2 * number))
-        begin_parts(code, record)
-        code.vector("vxorps", _NOTHING, _NOTHING, _NOTHING)
-        each_plane(
-            code,
-            record,
-            outs=PARTS // TILE,
-            copy=lambda last: copy(code, last),
-            clear=lambda: clear(code),
-        )
-        end_parts(code, record)
+        _write_planes(code, record, copy, clear)
 
     return program(write)
 
 
-#: A register of zeros.
-_NOTHING = 8
+@cache
+def _lines() -> Code:
+    """Code that writes the parts of 32 channels at a place side by side, in a line of the cache."""
+    record = _LINES
+    (source, _), channel, scratch = SOURCES, RAX, RDX
+
+    def move(code: Writer) -> None:
+        for out in OUTS:
+            code.add(out, record["tile"])
+
+    def clear(code: Writer) -> None:
+        for out, place in product(OUTS, range(SIDE)):
+            code.store(Memory(out, offset=LINE * place), _NOTHING)
+        move(code)
+
+    def copy(code: Writer, last: bool) -> None:
+        code.move(channel, source)
+        code.load(scratch, record["scratch"])
+        for half in range(2):
+            for number in range(SIDE):
+                code.vector("vmovups", number, Memory(channel), mask=int(last), zero=last)
+                code.add(channel, record["channel"])
+            for number, register in enumerate(transpose(code)):
+                code.store(Memory(scratch, offset=VECTOR * (2 * number + half)), register)
+        for place in range(SIDE):
+            for half in range(2):
+                at = Memory(scratch, offset=VECTOR * (2 * place + half))
+                code.vector("vmovups", half, at)
+            write_parts(code, [Memory(out, offset=LINE * place) for out in OUTS])
+        code.add_number(source, VECTOR)
+        move(code)
+
+    def write(code: Writer) -> None:
+        code.load_mask(1, record["mask"])
+        _write_planes(code, record, copy, clear)
+
+    return program(write)
+
+
+def _write_planes(
+    code: Writer,
+    record: Record,
+    copy: Callable[[Writer, bool], None],
+    clear: Callable[[Writer], None],
+) -> None:
+    begin_parts(code, record)
+    code.vector("vxorps", _NOTHING, _NOTHING, _NOTHING)
+    each_plane(
+        code,
+        record,
+        outs=PARTS // TILE,
+        copy=lambda last: copy(code, last),
+        clear=lambda: clear(code),
+    )
+    end_parts(code, record)
 
 
 class _Planes(NamedTuple):
     """Where the parts of an image are. Numbers are of bytes."""
 
-    #: From one row to the next, from part to part, and from 32 channels to the next.
+    #: From one row, or 32 channels, to the next; and from part to part.
     row: int
     part: int
-    chunk: int
 
 
-def _add_split(
-    draft: Draft, block: TiledBlock, out: int, found: int, *, in_order: bool
+def _add_parts(
+    draft: Draft, block: TiledBlock, out: int, found: int, *, lines: bool
 ) -> tuple[_Planes, int]:
     """Calls that split the channels of an image, of base "image", in "work".
 
@@ -162,114 +208,118 @@ def _add_split(
         block: has its measures.
         out: where the parts come.
         found: where it comes what was found.
-        in_order: each channel by itself, instead of channels c and c + 16 of each 32.
+        lines: 32 channels at a place in a line, instead of each channel by itself.
 
     Returns:
-        How the parts lie, and their bytes.
+        How the parts lie, and where memory is free.
     """
-    frame, size, unit = block.frame, 2 if in_order else 4, 2 * LANES if in_order else LANES
+    frame = block.frame
+    unit, size = (LANES, TILE) if lines else (2 * LANES, VECTOR)
     elements = max(frame.plane + frame.line - block.width + _BEHIND, frame.needed(unit))
-    row = ceil(elements / unit) * VECTOR
-    row += VECTOR if row % _UNLUCKY == 0 else 0
-    rows = block.channels if in_order else SIDE
-    planes = _Planes(row, rows * row, rows * row * (PARTS // TILE))
-    steps = frame.steps(row // size, unit, VECTOR)
-    if not in_order:
-        steps["mask"] |= steps["mask"] << LANES
-    before: tuple[str, int] = ("zeros", 0)
-    chunks = block.channels // rows // (1 if in_order else 2)
-    for chunk in range(chunks):
-        draft.call(
-            _split(in_order),
-            _SPLIT,
-            source=("image", 4 * (block.source + chunk * DEPTH * frame.source_plane)),
-            second=VECTOR if in_order else 4 * SIDE * frame.source_plane,
-            out=("work", out + chunk * planes.chunk),
-            out_part=planes.part,
-            planes=rows,
-            bits=BITS,
-            found_before=before,
-            found=("work", found),
-            **steps,
-        )
-        before = ("work", found)
-    return planes, chunks * planes.chunk
+    row = ceil(elements / unit) * size
+    row += LINE if row % _UNLUCKY == 0 else 0
+    rows = block.channels // DEPTH if lines else block.channels
+    # Lines have their parts in each 32 channels.
+    by_part, by_row = (row, PARTS // TILE * row) if lines else (rows * row, row)
+    scratch = out + PARTS // TILE * rows * row
+    words: dict[str, int | tuple[str, int]] = {
+        **frame.steps(ceil(elements / unit) * unit, unit, size),
+        "source": ("image", 4 * block.source),
+        "second": VECTOR,
+        "out": ("work", out),
+        "out_part": by_part,
+        "out_plane": by_row,
+        "planes": rows,
+        "bits": BITS,
+        "found_before": ("zeros", 0),
+        "found": ("work", found),
+    }
+    if lines:
+        words["source_plane"] = 4 * DEPTH * frame.source_plane
+        words |= {"channel": 4 * frame.source_plane, "tile": TILE, "scratch": ("work", scratch)}
+        draft.call(_lines(), _LINES, **words)
+    else:
+        draft.call(_split(), _SPLIT, **words)
+    return _Planes(by_row, by_part), scratch + 2 * TILE * lines
 
 
 # -- the correlation -------------------------------------------------------------------------
 
 _CORRELATE = Record(
-    *("a", "pair", "image", "image_step", "image_part", "table", "table_end", "places"),
-    *("pairs", "out", "out_step", "back", "bias", "row_pairs", "last_rows", "found_a", "found_b"),
-    *("bounds", "parts", "one", "two", "both", "shapes", "scratch", "skipped"),
-    variables=("pairs_left", "entry", "rows_left"),
+    *("b", "pair", "image", "image_part", "table", "table_end", "places", "pairs"),
+    *("out", "out_step", "back", "bias", "output_pairs", "found_a", "found_b", "bounds"),
+    *("parts", "one", "shapes", "scratch", "skipped"),
+    variables=("pairs_left", "entry", "outputs_left"),
 )
 #: Words that `_entries` has for 32 places; and of the masks among them, those for the later rows.
 _ENTRY, _LATER = 4, int(np.array([0, -1, 0, -1], np.int16).view(int64)[0])
 
 
 @cache
-def _correlation(rest: bool, gaps: bool) -> Code:
+def _correlation(rest: int, gaps: bool) -> Code:
     """Code that goes through pairs of tiles of places, and for each through pairs of outputs.
 
     Args:
-        rest: the outputs of the last pair are fewer.
+        rest: the outputs of the last pair, where these are fewer than 32.
         gaps: there are places between the rows that aren't wanted.
     """
     record = _CORRELATE
-    of_a, of_b, a, bias = RAX, (RCX, RDX, RSI), R8, R10
-    image, place, target, number, count, step, one = RBX, R11, R12, R13, RBP, R14, R15
-    further, back, both = of_b  # once the products are made
-    targets = (
-        (Memory(target), Memory(target, back)),
-        (Memory(target, further), Memory(target, both)),
-    )
+    of_a, of_b, b, bias = (RCX, RDX, RSI), RAX, R8, R10
+    image, place, target, number, line, one = RBX, R11, R12, R13, R14, R15
+    further, back, both = of_a  # once the products are made
+    cells = ((Memory(line), Memory(line, back)), (Memory(line, further), Memory(line, both)))
 
     def load(code: Writer, matrix: str, i: int, part: int) -> None:
         if matrix == "a":
-            code.load_tile(TILES_OF_A[i], Memory(of_a, one, i * PARTS + part * TILE))
+            code.load_tile(TILES_OF_A[i], Memory(of_a[part], one, i * TILE))
         else:
-            code.load_tile(TILES_OF_B[i], Memory(of_b[part], step, i * VECTOR))
+            code.load_tile(TILES_OF_B[i], Memory(of_b, one, i * PARTS + part * TILE))
 
-    def pair(code: Writer, rows: str) -> None:
-        """Two by two tiles: 32 outputs, or as many as there are, of 32 places."""
-        code.move(of_a, a)
+    def pair(code: Writer, outputs: int) -> None:
+        """Two by two tiles: 32 places of 32 outputs, or as many as there are."""
+        code.move(of_b, b)
         for i, j in product(range(2), range(2)):
             code.clear_tile(SUMS[i][j])
         code.load(place, record["table"])
         code.load(number, record["table_end"])
         loop = code.here()
-        code.load(of_b[0], Memory(place))
-        code.add_register(of_b[0], image)
-        for before, part in pairwise(of_b):
+        code.load(of_a[0], Memory(place))
+        code.add_register(of_a[0], image)
+        for before, part in pairwise(of_a):
             code.move(part, before)
             code.add(part, record["image_part"])
         multiply_chunk(code, partial(load, code))
-        code.add(of_a, record["parts"])
+        code.add(of_b, record["parts"])
         code.add_number(place, 8)
         code.compare(place, number)
         code.jump("below", loop)
         code.load(place, record["scratch"])
-        code.load(number, record["two"])
         for i, j in product(range(2), range(2)):
-            code.store_tile(Memory(place, number, 2 * TILE * i + VECTOR * j), SUMS[i][j])
-        code.load(count, record["entry"])
-        code.load(further, Memory(count, offset=16))
+            code.store_tile(Memory(place, one, TILE * (2 * i + j)), SUMS[i][j])
+        code.load(number, record["entry"])
+        code.load(further, Memory(number, offset=16))
         code.load(back, record["back"])
         code.move(both, further)
         code.add_register(both, back)
-        code.load(count, record[rows])
-        loop = code.here()
-        code.vector("vbroadcastss", 0, Memory(bias))
-        for j in range(2):
-            code.vector("vaddps", 1 + j, 0, Memory(place, offset=VECTOR * j))
-            for at, cells in enumerate(targets[j][: 1 + gaps]):
-                code.store(cells, 1 + j, 1 + 2 * j + at)
-        code.add_number(bias, 4)
-        code.add(target, record["out_step"])
-        code.add(place, record["two"])
-        code.add_number(count, -1)
-        code.jump("not zero", loop)
+        for j, i in product(range(2), range(2)):
+            if outputs > SIDE * j:
+                turn(code, i, j, min(SIDE, outputs - SIDE * j))
+
+    def turn(code: Writer, i: int, j: int, outputs: int) -> None:
+        """A tile of the output, whose rows are places: to the outputs' rows, with their biases."""
+        for n in range(SIDE):
+            code.vector("vmovups", n, Memory(place, offset=TILE * (2 * i + j) + VECTOR * n))
+        registers = transpose(code)
+        code.move(line, target)
+        for n in range(outputs):
+            register = registers[n]
+            code.vector("vbroadcastss", _NOTHING, Memory(bias, offset=4 * (SIDE * j + n)))
+            code.vector("vaddps", register, register, _NOTHING)
+            for at, cell in enumerate(cells[i][: 1 + gaps]):
+                code.store(cell, register, 1 + 2 * i + at)
+            code.add(line, record["out_step"])
+        if i:
+            code.move(target, line)
 
     def outputs(code: Writer) -> None:
         """All outputs of 32 places."""
@@ -281,13 +331,15 @@ def _correlation(rest: bool, gaps: bool) -> Code:
         code.add(target, record["out"])
         for mask in range(4):
             code.load_mask(1 + mask, Memory(entry, offset=24 + 2 * mask))
-        code.load(a, record["a"])
+        code.load(b, record["b"])
         code.load(bias, record["bias"])
-        with code.times_kept(record["rows_left"], record["row_pairs"], number):
-            pair(code, "both")
-            code.add(a, record["pair"])
+        with code.times_kept(record["outputs_left"], record["output_pairs"], number):
+            pair(code, 2 * SIDE)
+            code.add(b, record["pair"])
+            for _ in range(2):
+                code.add_number(bias, 4 * SIDE)
         if rest:
-            pair(code, "last_rows")
+            pair(code, rest)
         code.load(number, record["entry"])
         code.add_number(number, 8 * _ENTRY)
         code.keep(record["entry"], number)
@@ -297,7 +349,6 @@ def _correlation(rest: bool, gaps: bool) -> Code:
         code.load(RAX, record["shapes"])
         code.shape_tiles(Memory(RAX))
         code.load(one, record["one"])
-        code.load(step, record["image_step"])
         code.load(number, record["places"])
         code.keep(record["entry"], number)
         with code.times_kept(record["pairs_left"], record["pairs"], number):
@@ -332,7 +383,7 @@ def _entries(block: TiledBlock) -> Array:
     masks = [wanted & (of_lane == row[..., None] + further) for further in range(2)]
     bits = [(mask * (1 << np.arange(LANES))).sum(-1) for mask in masks]
     entries = np.empty((len(starts), _ENTRY), int64)
-    entries[:, 0] = 4 * starts
+    entries[:, 0] = LINE * starts
     entries[:, 1] = 4 * out[:, 0]
     entries[:, 2] = 4 * (out[:, 1] - out[:, 0])
     sixteen = [bits[further][:, vector] for vector in range(2) for further in range(2)]
@@ -364,19 +415,18 @@ def correlation_calls(block: TiledBlock) -> TiledCalls:
     elements wide.
     """
     draft = Draft("image", "out", "bias", "weights", "found", "work", "zeros", "shapes")
-    planes, size = _add_split(draft, block, FOUND, 0, in_order=False)
-    chunks = np.arange(block.channels // DEPTH) * planes.chunk
-    table = (4 * np.array(block.offsets)[:, None] + chunks).astype(int64).reshape(-1)
+    planes, scratch = _add_parts(draft, block, FOUND, 0, lines=True)
+    chunks = np.arange(block.channels // DEPTH) * planes.row
+    table = (LINE * np.array(block.offsets)[:, None] + chunks).astype(int64).reshape(-1)
     entries = _entries(block)
     pairs, rest = divmod(block.outputs, 2 * SIDE)
     gap = block.frame.line - block.width
     at = draft.call(
-        _correlation(rest > 0, bool((entries[:, 3] & _LATER).any())),
+        _correlation(rest, bool((entries[:, 3] & _LATER).any())),
         _CORRELATE,
-        a=("weights", 0),
+        b=("weights", 0),
         pair=len(table) * 2 * PARTS,
         image=("work", FOUND),
-        image_step=planes.row,
         image_part=planes.part,
         table=memory.address(table),
         table_end=memory.address(table) + table.nbytes,
@@ -386,15 +436,14 @@ def correlation_calls(block: TiledBlock) -> TiledCalls:
         out_step=4 * block.out_plane,
         back=-4 * gap,
         bias=("bias", 0),
-        row_pairs=pairs,
-        last_rows=rest,
-        found_a=("found", 0),
-        found_b=("work", 0),
-        scratch=("work", FOUND + size),
+        output_pairs=pairs,
+        found_a=("work", 0),
+        found_b=("found", 0),
+        scratch=("work", scratch),
         **_SAME,
     )
     skipped = at + _CORRELATE.names.index("skipped")
-    return TiledCalls(draft.done(), skipped, FOUND + size + 4 * TILE, (table, entries))
+    return TiledCalls(draft.done(), skipped, scratch + 4 * TILE, (table, entries))
 
 
 #: What all records say of tiles.
@@ -402,8 +451,6 @@ _SAME: dict[str, int | tuple[str, int]] = {
     "bounds": BOUNDS,
     "parts": 2 * PARTS,
     "one": VECTOR,
-    "two": 2 * VECTOR,
-    "both": 2 * SIDE,
     "shapes": ("shapes", 0),
     "skipped": 0,
 }
@@ -524,16 +571,22 @@ def places_calls(block: TiledBlock) -> TiledCalls:
     """
     draft = Draft("image", "grad", "out", "work", "zeros", "shapes")
     frame, outputs = block.frame, block.outputs
-    planes, size = _add_split(draft, block, 2 * FOUND, 0, in_order=True)
+    planes, laid = _add_parts(draft, block, 2 * FOUND, 0, lines=False)
     places = block.rows * frame.line if block.rows > 1 else block.width
-    laid = 2 * FOUND + size
     grads = laid + tiles_size(outputs, places)
     scratch = grads
     source, step = ("grad", 4 * block.out), 4 * block.out_plane
     if block.rows > 1 and frame.line > block.width:
         rows = Frame(block.rows, block.width, block.width, block.out_plane, 0, frame.line, places)
         steps = rows.steps(places, LANES, VECTOR)
-        draft.call(place(True), PLACE, source=source, out=("work", grads), planes=outputs, **steps)
+        draft.call(
+            placement.place(True),
+            PLACE,
+            source=source,
+            out=("work", grads),
+            planes=outputs,
+            **steps,
+        )
         source, step = ("work", grads), 4 * places
         scratch += -(-4 * (outputs * places + LANES) // LINE) * LINE
     operand = Operand(step, by_k=True)
@@ -570,6 +623,8 @@ def places_calls(block: TiledBlock) -> TiledCalls:
                 found_a=("work", 0),
                 found_b=("work", FOUND),
                 scratch=("work", scratch),
+                two=2 * VECTOR,
+                both=2 * SIDE,
                 **_SAME,
             )
             skipped = at + _PLACES.names.index("skipped")

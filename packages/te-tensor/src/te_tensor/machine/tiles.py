@@ -156,7 +156,7 @@ def _lay_out(turned: bool, tiles: int, first: int, second: int, adjacent: bool =
                 code.add(row, record["row"])
             else:
                 code.vector("vxorps", i, i, i)
-        for i, register in enumerate(_transpose(code)):
+        for i, register in enumerate(transpose(code)):
             code.store(Memory(scratch, offset=2 * VECTOR * i + at), register)
 
     def one_block(code: Writer, tile: int) -> None:
@@ -207,7 +207,7 @@ def _lay_out(turned: bool, tiles: int, first: int, second: int, adjacent: bool =
     return program(write)
 
 
-def _transpose(code: Writer) -> list[int]:
+def transpose(code: Writer) -> list[int]:
     """Exchange rows and lanes of registers 0 … 15.
 
     Returns:
