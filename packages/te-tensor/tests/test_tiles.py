@@ -402,3 +402,16 @@ def test_convolution_of_no_images():
     assert out.shape == (0, 32, 40, 40)
     out.sum().backward()
     assert (weight.grad.numpy() == 0).all() and x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_a_side_without_a_contiguous_axis(right):
+    rng = np.random.default_rng(15)
+    whole = matrix(rng, 140, 180)
+    b = whole[::2, ::3]
+    laid = tiles.Laid(b if right else b.T, right=right)
+    assert laid.can_be_split()
+    if right:
+        a, out = matrix(rng, 40, 70), np.empty((40, 60), float32)
+        assert tiles.multiply_each(a, [tiles.Product(b, out, None, laid)]) == [[]]
+        assert (np.abs(out - a.astype(np.float64) @ b) <= bound(a, b)).all()

@@ -631,8 +631,7 @@ class Laid:
     """One side of products, laid out as tiles.
 
     Args:
-        matrix: shape (rows, k), or (k, columns) for the right side; float32, one of its axes
-            contiguous.
+        matrix: shape (rows, k), or (k, columns) for the right side; float32.
         right: which side.
         parts: how many threads share the work.
 
@@ -644,7 +643,10 @@ class Laid:
     def __init__(self, matrix: Array, *, right: bool = False, parts: int = 1) -> None:
         length, depth = matrix.shape[::-1] if right else matrix.shape
         operand = _lying(matrix, 0 if right else 1)
-        assert operand
+        if operand is None:  # neither axis is contiguous
+            matrix = np.ascontiguousarray(matrix)
+            operand = _lying(matrix, 0 if right else 1)
+            assert operand
         pieces = cuts(length, parts)
         room = len(pieces) * _ROOM
         size = room + tiles_size(length, depth)
