@@ -33,7 +33,7 @@ CUT = {
     "machine.tiles._FROM": 1 << 14,
     "machine.tiles._SHORTEST": 5,
     "machine.tiles._LEAST_ROWS": 100,
-    "machine.tiles._SHARED_FROM": 1 << 11,
+    "machine.tiles.SHARED_FROM": 1 << 11,
     "machine.tiles._SHALLOWEST": 5,
     "machine.nest._SHARED_FROM": 1 << 10,
     "machine.nest._WOKEN_FROM": 1 << 13,

@@ -383,7 +383,10 @@ def test_steps_of_recurrent_layers(name, number, where, threads, monkeypatch):
 
     with np.errstate(all="ignore"):
         ours = made()
-        assert linked or where == "weight"
+        # A weight that can't be split is known before; other numbers are found on the way. Of a
+        # GRU's weights backward goes through parts, of which one has the number.
+        split = where != "weight" or number in (1.0, 1e-42) or name == "gru"
+        assert bool(linked) == split
         try:
             te.set_blas("openblas")
             want = made()

@@ -115,7 +115,8 @@ def by_tiles(a: Array, b: Array, out: Array | None = None) -> bool:
 
 def lay_out(b: Array) -> Laid:
     """The right side (k, n) of products that tiles make, for several of them."""
-    return Laid(b, right=True)
+    parts = parallel.parts() if b.size >= tiles.SHARED_FROM else 1
+    return Laid(b, right=True, parts=parts)
 
 
 def add_products(a: Array, products: Sequence[Product]) -> None:

@@ -17,7 +17,7 @@ from .program import Record, Writer, call, last_mask, program
 
 
 class Frame(NamedTuple):
-    """How the rows of planes lie, and where they come in planes with zeros around them.
+    """How the rows of planes of float32 lie, and where they come in planes with zeros around them.
 
     All are numbers of elements, but for `rows`.
     """
@@ -32,21 +32,20 @@ class Frame(NamedTuple):
     line: int
     plane: int
 
-    def steps(self, plane: int, unit: int, size: int, element: int = 4) -> dict[str, int]:
+    def steps(self, plane: int, unit: int, size: int) -> dict[str, int]:
         """What `PLACING` says of it.
 
         Args:
             plane: from one plane to the next where rows come; at least `needed(unit)`.
             unit: elements that are copied at once.
             size: bytes of them where they come.
-            element: bytes of an element where it is read.
         """
         vectors, between = self._vectors(unit)
         last = self.first + (self.rows - 1) * self.line + vectors * unit
         after = max(0, ceil((plane - last) / unit))
         return {
-            "source_plane": element * self.source_plane,
-            "source_row": element * self.source_row,
+            "source_plane": 4 * self.source_plane,
+            "source_row": 4 * self.source_row,
             "out_plane": plane * size // unit,
             "out_row": self.line * size // unit,
             "first": self.first * size // unit,

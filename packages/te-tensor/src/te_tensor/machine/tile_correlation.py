@@ -58,10 +58,9 @@ from .tiles import (
     Operand,
     add_layout,
     begin_parts,
-    check,
     end_parts,
-    finish,
     multiply_chunk,
+    tiles_in_use,
     tiles_size,
     transpose,
     write_parts,
@@ -345,15 +344,11 @@ def _correlation(rest: int, gaps: bool) -> Code:
         code.keep(record["entry"], number)
 
     def write(code: Writer) -> None:
-        wrong = [*check(code, record, "found_a"), *check(code, record, "found_b")]
-        code.load(RAX, record["shapes"])
-        code.shape_tiles(Memory(RAX))
-        code.load(one, record["one"])
-        code.load(number, record["places"])
-        code.keep(record["entry"], number)
-        with code.times_kept(record["pairs_left"], record["pairs"], number):
-            outputs(code)
-        finish(code, record, wrong)
+        with tiles_in_use(code, record, one):
+            code.load(number, record["places"])
+            code.keep(record["entry"], number)
+            with code.times_kept(record["pairs_left"], record["pairs"], number):
+                outputs(code)
 
     return program(write)
 
@@ -544,21 +539,17 @@ def _places() -> Code:
                 code.keep(record["line"], number)
 
     def write(code: Writer) -> None:
-        wrong = [*check(code, record, "found_a"), *check(code, record, "found_b")]
-        code.load(RAX, record["shapes"])
-        code.shape_tiles(Memory(RAX))
-        code.load(one, record["one"])
-        code.load(step, record["image_row"])
-        for name in ("image", "grad"):
-            code.load(number, record[name])
-            code.keep(record[f"{name}_at"], number)
-        with code.times_kept(record["blocks_left"], record["blocks"], number):
-            elements(code)
+        with tiles_in_use(code, record, one):
+            code.load(step, record["image_row"])
             for name in ("image", "grad"):
-                code.load(number, record[f"{name}_at"])
-                code.add(number, record[f"{name}_block"])
+                code.load(number, record[name])
                 code.keep(record[f"{name}_at"], number)
-        finish(code, record, wrong)
+            with code.times_kept(record["blocks_left"], record["blocks"], number):
+                elements(code)
+                for name in ("image", "grad"):
+                    code.load(number, record[f"{name}_at"])
+                    code.add(number, record[f"{name}_block"])
+                    code.keep(record[f"{name}_at"], number)
 
     return program(write)
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, lru_cache, partial
 from itertools import product
 from math import ceil
@@ -254,7 +255,7 @@ SHAPES = np.frombuffer(
 SUMS, TILES_OF_A, TILES_OF_B = ((0, 1), (2, 3)), (4, 5), (6, 7)
 
 
-def check(code: Writer, record: Record, found: str) -> list[int]:
+def _check(code: Writer, record: Record, found: str) -> list[int]:
     """Jumps, should the numbers that were found be none to be split."""
     code.load(RAX, record[found])
     code.vector("vmovups", 0, Memory(RAX))
@@ -272,6 +273,31 @@ def check(code: Writer, record: Record, found: str) -> list[int]:
         code.any_lane(1)
         jumps.append(code.jump(jump))
     return jumps
+
+
+@contextmanager
+def tiles_in_use(code: Writer, record: Record, one: int) -> Iterator[None]:
+    """What is written inside has tiles, if both sides could be split; else it is skipped.
+
+    Args:
+        code: where this is written.
+        record: has both sides' `found`, and what all records of tiles have.
+        one: a register for the bytes from row to row of a tile.
+    """
+    wrong = [*_check(code, record, "found_a"), *_check(code, record, "found_b")]
+    code.load(RAX, record["shapes"])
+    code.shape_tiles(Memory(RAX))
+    code.load(one, record["one"])
+    yield
+    code.leave_tiles()
+    code.clear(RAX)
+    code.add_number(RAX, 0)
+    done = code.jump("zero")
+    for jump in wrong:
+        code.land(jump)
+    code.load(RAX, record["one"])
+    code.keep(record["skipped"], RAX)
+    code.land(done)
 
 
 def multiply_chunk(code: Writer, load: Callable[[str, int, int], None]) -> None:
@@ -385,32 +411,28 @@ def _multiply(whole: bool) -> Code:
         code.jump("not zero", loop)
 
     def write(code: Writer) -> None:
-        wrong = [*check(code, record, "found_a"), *check(code, record, "found_b")]
-        code.load(RAX, record["shapes"])
-        code.shape_tiles(Memory(RAX))
-        code.load(one, record["one"])
-        code.load(two, record["two"])
-        code.vector("vbroadcastss", 4, record["alpha"])
-        masks = record["masks"]
-        for j in range(2):
-            code.load_mask(1 + j, Memory(masks.base, offset=masks.offset + 2 * j))
-        for name in ("out", "start"):
-            code.load(number, record[name])
-            code.keep(record[f"{name}_line"], number)
-        code.load(a, record["a"])
-        with code.times_kept(record["rows_left"], record["row_pairs"], number):
-            code.load(b, record["b"])
-            code.load(out, record["out_line"])
-            code.load(start, record["start_line"])
-            with code.times_kept(record["columns_left"], record["column_pairs"], number):
-                pair(code)
-                code.add(b, record["pair"])
-            code.add(a, record["pair"])
+        with tiles_in_use(code, record, one):
+            code.load(two, record["two"])
+            code.vector("vbroadcastss", 4, record["alpha"])
+            masks = record["masks"]
+            for j in range(2):
+                code.load_mask(1 + j, Memory(masks.base, offset=masks.offset + 2 * j))
             for name in ("out", "start"):
-                code.load(number, record[f"{name}_line"])
-                code.add(number, record[f"{name}_pair"])
+                code.load(number, record[name])
                 code.keep(record[f"{name}_line"], number)
-        finish(code, record, wrong)
+            code.load(a, record["a"])
+            with code.times_kept(record["rows_left"], record["row_pairs"], number):
+                code.load(b, record["b"])
+                code.load(out, record["out_line"])
+                code.load(start, record["start_line"])
+                with code.times_kept(record["columns_left"], record["column_pairs"], number):
+                    pair(code)
+                    code.add(b, record["pair"])
+                code.add(a, record["pair"])
+                for name in ("out", "start"):
+                    code.load(number, record[f"{name}_line"])
+                    code.add(number, record[f"{name}_pair"])
+                    code.keep(record[f"{name}_line"], number)
 
     return program(write)
 
@@ -482,31 +504,14 @@ def _multiply_few() -> Code:
             code.add(at, record["four"])
 
     def write(code: Writer) -> None:
-        wrong = [*check(code, record, "found_a"), *check(code, record, "found_b")]
-        code.load(RAX, record["shapes"])
-        code.shape_tiles(Memory(RAX))
-        code.load(one, record["one"])
-        code.load(four, record["four"])
-        for register, name in ((b, "b"), (out, "out"), (start, "start")):
-            code.load(register, record[name])
-        with code.times_kept(record["groups_left"], record["groups"], count):
-            group(code)
-        finish(code, record, wrong)
+        with tiles_in_use(code, record, one):
+            code.load(four, record["four"])
+            for register, name in ((b, "b"), (out, "out"), (start, "start")):
+                code.load(register, record[name])
+            with code.times_kept(record["groups_left"], record["groups"], count):
+                group(code)
 
     return program(write)
-
-
-def finish(code: Writer, record: Record, wrong: list[int]) -> None:
-    """Leave the tiles; where jumps of `check` arrive, note that nothing was made."""
-    code.leave_tiles()
-    code.clear(RAX)
-    code.add_number(RAX, 0)
-    done = code.jump("zero")
-    for jump in wrong:
-        code.land(jump)
-    code.load(RAX, record["one"])
-    code.keep(record["skipped"], RAX)
-    code.land(done)
 
 
 # -- products of matrices --------------------------------------------------------------------
@@ -828,7 +833,7 @@ def _nothing(columns: int) -> Array:
 _SHORT, _FEW = 1 << 24, 1 << 17
 #: Rows for a thread from which it gets rows, not columns; numbers of a right side that threads lay
 #: out together.
-_LEAST_ROWS, _SHARED_FROM = 256, 1 << 17
+_LEAST_ROWS, SHARED_FROM = 256, 1 << 17
 
 
 def _lying(matrix: Array, by_k_axis: int) -> Operand | None:
@@ -930,7 +935,7 @@ def multiply_each(
         if parts > 1:  # else each thread would lay out the whole of the other side for itself
             products = [
                 side
-                if side.laid or side.b.size < _SHARED_FROM
+                if side.laid or side.b.size < SHARED_FROM
                 else side._replace(laid=Laid(side.b, right=True, parts=parts))
                 for side in products
             ]
@@ -974,7 +979,7 @@ def link_product(chain: Chain, a: Array, b: Array, laid: Laid, start: Array, out
     work = memory.empty((template.size,), float32)
     at = memory.address(work)
     given = [
-        *map(memory.address, (a,)),
+        memory.address(a),
         at + -at % LINE,
         *(memory.address(ZEROS), memory.address(SHAPES), _ONE, laid.address, laid.found),
         *map(memory.address, (out, start)),
