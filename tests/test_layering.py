@@ -38,7 +38,7 @@ FLOORS: dict[str, list[str]] = {
         "machine/batch machine/correlation machine/pooling",
         "machine/calls machine/placement",
         "machine/tiles",
-        "machine/tile_correlation",
+        "machine/tile_correlation machine/tile_products",
         "machine/__init__",
         "storage hooks",
         "blas_library",

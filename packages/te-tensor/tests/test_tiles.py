@@ -9,7 +9,7 @@ import pytest
 import te_tensor as te
 from te_tensor import blas, blas_library, parallel
 from te_tensor.dtypes import float32
-from te_tensor.machine import tiles
+from te_tensor.machine import tile_products as tiles
 from te_tensor.ops import _chained, _direct
 
 pytestmark = pytest.mark.skipif(not te.blas_info()["tiles"], reason="no tiles here")

@@ -16,7 +16,7 @@ from . import memory, parallel
 from .blas_library import SMALL, NumPyBlas, OpenBlas, library, uses_tiles
 from .checks import broadcast_shape
 from .dtypes import WIDE_FLOATS, Array
-from .machine import Laid, Product, tiles
+from .machine import Laid, Product, tile_products
 
 #: Multiply-adds from which a product is cut over the threads.
 _PARALLEL_FROM = 1 << 24
@@ -104,18 +104,18 @@ def _multiply(
         blas.gemm(a, b, out, alpha, beta, parts)
         return
     product = Product(b, out, out if beta else None, laid)
-    for rows, columns in tiles.multiply_each(a, [product], alpha=alpha, parts=parts)[0]:
+    for rows, columns in tile_products.multiply_each(a, [product], alpha=alpha, parts=parts)[0]:
         blas.gemm(a[rows], b[:, columns], out[rows, columns], alpha, beta)
 
 
 def by_tiles(a: Array, b: Array, out: Array | None = None) -> bool:
     """Whether the processor's tiles make a product of 2-D views, into out or a new array."""
-    return tiles.suits(a, b, out) and uses_tiles()
+    return tile_products.suits(a, b, out) and uses_tiles()
 
 
 def lay_out(b: Array) -> Laid:
     """The right side (k, n) of products that tiles make, for several of them."""
-    parts = parallel.parts() if b.size >= tiles.SHARED_FROM else 1
+    parts = parallel.parts() if b.size >= tile_products.SHARED_FROM else 1
     return Laid(b, right=True, parts=parts)
 
 
@@ -127,7 +127,7 @@ def add_products(a: Array, products: Sequence[Product]) -> None:
         products: each with a start.
     """
     work = sum(product.out.size for product in products) * a.shape[1]
-    blocks = tiles.multiply_each(a, products, parts=_parts(work, by_vector=False))
+    blocks = tile_products.multiply_each(a, products, parts=_parts(work, by_vector=False))
     for (b, out, start, _), left in zip(products, blocks, strict=True):
         assert start is not None
         for rows, columns in left:
@@ -200,7 +200,7 @@ def gemm_batch(a: Array, b: Array, out: Array, *, alpha: float = 1.0, beta: floa
     def run(index: int) -> None:
         piece = (*before, pieces[index])
         own = a[piece], b[piece], out[piece]
-        if not tiles.suits(a[first], b[first], out[first]):
+        if not tile_products.suits(a[first], b[first], out[first]):
             blas.gemm_batch(*own, alpha, beta)
             return
         for place in np.ndindex(own[2].shape[:-2]):

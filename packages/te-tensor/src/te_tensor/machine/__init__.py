@@ -141,6 +141,15 @@ from .tile_correlation import (
 from .tile_correlation import (
     places_calls as places_calls,
 )
+from .tile_products import (
+    Laid as Laid,
+)
+from .tile_products import (
+    Product as Product,
+)
+from .tile_products import (
+    link_product as link_product,
+)
 from .tiles import (
     LINE as LINE,
 )
@@ -149,13 +158,4 @@ from .tiles import (
 )
 from .tiles import (
     ZEROS as ZEROS,
-)
-from .tiles import (
-    Laid as Laid,
-)
-from .tiles import (
-    Product as Product,
-)
-from .tiles import (
-    link_product as link_product,
 )

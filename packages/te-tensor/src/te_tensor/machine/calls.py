@@ -52,13 +52,21 @@ class Draft:
 
     Args:
         bases: names of what addresses count from.
+
+    Attributes:
+        count: how many calls there are.
     """
 
     def __init__(self, *bases: str) -> None:
         self.bases = ("", *bases)
         self._words: list[int] = []
         self._bases: list[int] = []
-        self._count = 0
+        self.count = 0
+
+    @property
+    def length(self) -> int:
+        """How many words there are."""
+        return len(self._words)
 
     def call(self, code: Code, record: Record, **words: int | tuple[str, int]) -> int:
         """Add a call.
@@ -71,7 +79,7 @@ class Draft:
         Returns:
             The place of the record's first word.
         """
-        self._count += 1
+        self.count += 1
         self._words += (code.address, _PREFIX + len(record.names) * _WORD)
         self._bases += (0, 0)
         first = len(self._words)
@@ -84,7 +92,7 @@ class Draft:
 
     def done(self) -> Calls:
         """The calls."""
-        return Calls(np.array(self._words, int64), np.array(self._bases), self._count)
+        return Calls(np.array(self._words, int64), np.array(self._bases), self.count)
 
 
 def run_calls(shares: list[tuple[Array, int]], *, short: bool) -> None:

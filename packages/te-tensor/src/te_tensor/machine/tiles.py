@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from itertools import product
 from math import ceil
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
-from .. import memory, parallel
-from ..dtypes import Array, float32
 from ..executable import Code
 from .assembler import (
     R8,
@@ -44,8 +42,7 @@ from .assembler import (
     RSI,
     Memory,
 )
-from .calls import Calls, Draft, run_calls
-from .chain import Chain
+from .calls import Draft
 from .compiler import LANES, VECTOR
 from .program import Record, Writer, program
 
@@ -54,14 +51,8 @@ from .program import Record, Writer, program
 SIDE, DEPTH = 16, 32
 #: Bytes of a tile, and of the three that are the parts of 16 x 32 numbers.
 TILE, PARTS = 1024, 3 * 1024
-#: The most k that goes through the tiles at once; and the most numbers and rows whose parts stay in
-#: the second-level cache meanwhile.
-_K, _NUMBERS, _ROWS = 1024, 1 << 17, 256
-#: Pairs of tiles side by side that are multiplied with each pair of rows in turn: so many that what
-#: is written of a row lies together, and few enough that they stay in that cache too.
-_GROUP = 4
 #: Numbers whose largest is outside of this are left to others.
-_LOW, _HIGH = 2.0**-50, 2.0**50
+LOW, HIGH = 2.0**-50, 2.0**50
 
 #: Tiles begin where lines of the cache do.
 LINE = 64
@@ -238,7 +229,7 @@ def transpose(code: Writer) -> list[int]:
 
 # -- multiplying -----------------------------------------------------------------------------
 
-_MULTIPLY = Record(
+MULTIPLY = Record(
     *("a", "b", "pair", "chunks", "row_pairs", "column_pairs", "rows", "masks"),
     *("out", "out_row", "out_tile", "out_pair", "start", "start_row", "start_pair"),
     *("alpha", "scratch"),
@@ -342,13 +333,13 @@ def multiply_chunk(code: Writer, load: Callable[[str, int, int], None]) -> None:
 
 
 @cache
-def _multiply(whole: bool) -> Code:
+def multiply_program(whole: bool) -> Code:
     """Code for products of matrices laid out as tiles, two by two.
 
     Args:
         whole: pairs of tiles are whole, and out = a @ b; else out = start + alpha * a @ b.
     """
-    record = _MULTIPLY
+    record = MULTIPLY
     a, out, start, b = R8, R9, R10, RBX
     of_a, of_b, left, place, line = RAX, RDX, R11, R12, RSI
     begin = of_a  # once the products are made
@@ -437,24 +428,24 @@ def _multiply(whole: bool) -> Code:
     return program(write)
 
 
-_FEW_ROWS = Record(
+FEW_ROWS = Record(
     *("a", "b", "pair", "chunks", "groups", "rows", "out", "out_row", "start", "start_row"),
     *("scratch", "found_a", "found_b", "bounds", "parts", "one", "four", "shapes", "skipped"),
     variables=("groups_left",),
 )
 #: Tiles side by side in a group, and the columns that they have.
 _SIDE_BY_SIDE = 4
-_WIDE = _SIDE_BY_SIDE * SIDE
+WIDE = _SIDE_BY_SIDE * SIDE
 
 
 @cache
-def _multiply_few() -> Code:
+def few_rows_program() -> Code:
     """Code for out = start + a @ b with one tile of rows, by four tiles of columns.
 
     The right side is read once, and each of its tiles comes from the first-level cache when it is
     wanted again.
     """
-    record = _FEW_ROWS
+    record = FEW_ROWS
     b, out, start, of_a, of_b = R8, R9, R10, RAX, (RCX, RDX)
     place, line, begin, left, count, one, four = R12, RBX, RSI, R11, RBP, R15, R14
     sums, numbers = (0, 1, 2, 3), itertools.cycle((4, 5))
@@ -514,7 +505,7 @@ def _multiply_few() -> Code:
     return program(write)
 
 
-# -- products of matrices --------------------------------------------------------------------
+# -- calls --------------------------------------------------------------------
 
 
 class Operand(NamedTuple):
@@ -526,26 +517,17 @@ class Operand(NamedTuple):
     by_k: bool
 
 
-#: The bits of 1, a factor that changes nothing.
-_ONE = int.from_bytes(struct.pack("=f", 1.0), "little")
+#: Bytes of what is found of a matrix.
 FOUND = 2 * VECTOR
-BOUNDS = int.from_bytes(struct.pack("=2f", _LOW, _HIGH), "little")
+#: The bounds that numbers which can be split are between; and those of small ones, too.
+BOUNDS, SMALL_TOO = (int.from_bytes(struct.pack("=2f", low, HIGH), "little") for low in (LOW, -1.0))
 ZEROS = np.zeros(2 * VECTOR, np.uint8)
 
 
-def _regions(length: int, unit: int) -> list[tuple[int, int, int]]:
+def regions(length: int, unit: int) -> list[tuple[int, int, int]]:
     """Where units begin, how many there are, and how long they are: whole ones, and the rest."""
     whole, rest = divmod(length, unit)
     return [(0, whole, unit)] * bool(whole) + [(whole, 1, rest)] * bool(rest)
-
-
-def _groups(columns: int, done: int) -> list[tuple[int, int, int]]:
-    """`_regions` of pairs of tiles that are multiplied with each pair of rows; some are done."""
-    found = []
-    for begin, count, wide in _regions(columns, 2 * SIDE):
-        for first in range(max(begin, done), begin + count, _GROUP):
-            found.append((first, min(_GROUP, begin + count - first), wide))
-    return found
 
 
 def _pairs(length: int) -> list[tuple[int, int, int, int]]:
@@ -559,6 +541,7 @@ def _pairs(length: int) -> list[tuple[int, int, int, int]]:
 def add_layout(
     words: Draft, source: str, at: int, operand: Operand, turned: bool, size: tuple[int, int],
     out: int, found: int, scratch: int, adjacent: bool = False, to: str = "work",
+    work: str = "work", more: bool = False,
 ) -> None:  # fmt: skip
     """Calls that lay out a matrix.
 
@@ -574,14 +557,16 @@ def add_layout(
         scratch: memory for a block.
         adjacent: as for `_lay_out`.
         to: what `out` counts from.
+        work: what `found` and `scratch` count from.
+        more: keep in mind what was found before.
     """
     length, depth = size
     along, across = 4, operand.step
     by_k, by_tile = (along, across) if operand.by_k else (across, along)
     pair = 2 * ceil(depth / DEPTH) * PARTS
-    before: tuple[str, int] = ("zeros", 0)
+    before = (work, found) if more else ("zeros", 0)
     for (tile, pairs, tiles, high), (chunk, chunks, deep) in product(
-        _pairs(length), _regions(depth, DEPTH)
+        _pairs(length), regions(depth, DEPTH)
     ):
         halves = min(deep, LANES), max(deep - LANES, 0)
         rows, lanes = ((high, high), halves) if operand.by_k else (halves, (high, high))
@@ -605,418 +590,15 @@ def add_layout(
             out_outer=out_outer,
             out_inner=out_inner,
             found_before=before,
-            found=("work", found),
-            scratch=("work", scratch),
+            found=(work, found),
+            scratch=(work, scratch),
             first_mask=(1 << lanes[0]) - 1,
             second_mask=(1 << lanes[1]) - 1,
             bits=BITS,
         )
-        before = ("work", found)
+        before = (work, found)
 
 
 def tiles_size(length: int, depth: int) -> int:
     """Bytes of the tiles of a matrix (length, k)."""
     return ceil(length / (2 * SIDE)) * 2 * ceil(depth / DEPTH) * PARTS
-
-
-@lru_cache
-def _laid(length: int, depth: int, operand: Operand, right: bool) -> Calls:
-    """The calls that lay out a matrix, with `_ROOM` to work in."""
-    draft = Draft("matrix", "tiles", "work", "zeros")
-    turned, size = operand.by_k == right, (length, depth)
-    add_layout(draft, "matrix", 0, operand, turned, size, 0, 0, FOUND, to="tiles")
-    return draft.done()
-
-
-#: Bytes for what is found, and for a block.
-_ROOM = FOUND + 2 * TILE
-
-
-class Laid:
-    """One side of products, laid out as tiles.
-
-    Args:
-        matrix: shape (rows, k), or (k, columns) for the right side; float32.
-        right: which side.
-        parts: how many threads share the work.
-
-    Attributes:
-        address: where the tiles begin: pairs of tiles, for each the chunks of k.
-        found: where it is what was found.
-    """
-
-    def __init__(self, matrix: Array, *, right: bool = False, parts: int = 1) -> None:
-        length, depth = matrix.shape[::-1] if right else matrix.shape
-        operand = _lying(matrix, 0 if right else 1)
-        if operand is None:  # neither axis is contiguous
-            matrix = np.ascontiguousarray(matrix)
-            operand = _lying(matrix, 0 if right else 1)
-            assert operand
-        pieces = cuts(length, parts)
-        room = len(pieces) * _ROOM
-        size = room + tiles_size(length, depth)
-        self._memory = memory.empty(((size + LINE) // 4,), float32)
-        work = memory.address(self._memory)
-        self.found = work + -work % LINE
-        self.address = self.found + room
-        shares = []
-        for number, piece in enumerate(pieces):
-            calls = _laid(piece.stop - piece.start, depth, operand, right)
-            words = calls.at(
-                memory.address(matrix[:, piece] if right else matrix[piece]),
-                self.address + tiles_size(piece.start, depth),
-                self.found + number * _ROOM,
-                memory.address(ZEROS),
-            )
-            shares.append((words, calls.count))
-        run_calls(shares, short=length * depth <= _FEW)
-        first = (self.found - work) // 4
-        rooms = self._memory[first : first + room // 4].reshape(len(pieces), -1)
-        self._largest, self._sums = rooms[0, :LANES], rooms[0, LANES : 2 * LANES]
-        if len(pieces) > 1:
-            rooms[:, :LANES].max(axis=0, out=self._largest)
-            rooms[:, LANES : 2 * LANES].sum(axis=0, out=self._sums)
-
-    def can_be_split(self) -> bool:
-        """Whether tiles take the numbers."""
-        return bool(_LOW < self._largest.max() < _HIGH) and not np.isnan(self._sums).any()
-
-
-class _Side(NamedTuple):
-    """How a product with a left side lies."""
-
-    columns: int
-    #: The right side; None where it is laid out.
-    b: Operand | None
-    out_row: int
-    start_row: int
-    #: Whether it is a @ b, and nothing else; and whether it is a multiple of a @ b.
-    plain: bool
-    scaled: bool
-
-
-class _Template(NamedTuple):
-    """The calls of products with one left side."""
-
-    calls: Calls
-    #: Rows of a block.
-    rows: int
-    #: The places of words that say whether a block of rows was left out: of each product in turn.
-    skipped: list[list[int]]
-    #: Numbers of float32 to work in.
-    size: int
-
-
-#: Words of a record; see `Draft.call`.
-_Numbers: TypeAlias = dict[str, int | tuple[str, int]]
-#: Bytes of a row of two tiles of float32.
-_PAIR = 2 * VECTOR
-
-
-def _moved(words: _Numbers, **distances: int) -> _Numbers:
-    """The words with some of the addresses further on."""
-    made = dict(words)
-    for name, distance in distances.items():
-        word = words[name]
-        assert isinstance(word, tuple)
-        made[name] = (word[0], word[1] + distance)
-    return made
-
-
-#: Names of what a product's addresses count from.
-_OWN = ("b", "found_b", "out", "start")
-
-
-@lru_cache(512)
-def _template(
-    rows: int, depth: int, a: Operand, sides: tuple[_Side, ...], bounds: int = BOUNDS
-) -> _Template:
-    """The calls of products of a matrix (rows, k)."""
-    chunks = ceil(depth / DEPTH)
-    pair = 2 * chunks * PARTS
-    own = [f"{name} {number}" for number in range(len(sides)) for name in _OWN]
-    draft = Draft("a", "work", "zeros", "shapes", "alpha", *own)
-    free = 0
-    of_b: list[tuple[str, int]] = []
-    found_b: list[tuple[str, int]] = []
-    for number, side in enumerate(sides):
-        if side.b is None:
-            of_b.append((f"b {number}", 0))
-            found_b.append((f"found_b {number}", 0))
-        else:
-            of_b.append(("work", free + FOUND))
-            found_b.append(("work", free))
-            free += FOUND + tiles_size(side.columns, depth)
-    block = min(_ROWS, _NUMBERS // (min(depth, _K) * SIDE) * SIDE)
-    found_a, of_a = free, free + FOUND
-    scratch = of_a + tiles_size(min(rows, block), depth)
-    for number, side in enumerate(sides):
-        if side.b is not None:
-            size = (side.columns, depth)
-            to = of_b[number][1]
-            where = (to, found_b[number][1], scratch)
-            add_layout(draft, f"b {number}", 0, side.b, side.b.by_k, size, *where)
-    by_row = 4 if not a.by_k else a.step
-    skipped: list[list[int]] = [[] for _ in sides]
-    for first in range(0, rows, block):
-        count = min(block, rows - first)
-        at = first * by_row
-        add_layout(draft, "a", at, a, not a.by_k, (count, depth), of_a, found_a, scratch)
-        for number, side in enumerate(sides):
-            place = 0
-            base, start_b = of_b[number]
-            for piece, (row, row_pairs, high) in product(
-                parallel.split(chunks, ceil(depth / _K)), _regions(count, 2 * SIDE)
-            ):
-                further = piece.start > 0
-                step = side.out_row if further else side.start_row
-                row_at = first + row * 2 * SIDE
-                ahead = piece.start * 2 * PARTS
-                from_start = f"{'out' if further else 'start'} {number}"
-                few = side.columns // _WIDE if high <= SIDE and not side.scaled else 0
-                words: _Numbers = {
-                    "a": ("work", of_a + row * pair + ahead),
-                    "b": (base, start_b + ahead),
-                    "pair": pair,
-                    "chunks": piece.stop - piece.start,
-                    "rows": high,
-                    "out": (f"out {number}", row_at * side.out_row),
-                    "out_row": side.out_row,
-                    "start": (from_start, row_at * step),
-                    "start_row": step,
-                    "scratch": ("work", scratch),
-                    "found_a": ("work", found_a),
-                    "found_b": found_b[number],
-                    "bounds": bounds,
-                    "parts": 2 * PARTS,
-                    "one": VECTOR,
-                    "shapes": ("shapes", 0),
-                    "skipped": 0,
-                }
-                record = _FEW_ROWS
-                if few:
-                    place = draft.call(
-                        _multiply_few(), record, groups=few, four=4 * VECTOR, **words
-                    )
-                words |= {
-                    "out_tile": side.out_row * SIDE,
-                    "out_pair": side.out_row * 2 * SIDE,
-                    "start_pair": step * 2 * SIDE,
-                    "alpha": ("alpha", 0),
-                    "two": 2 * VECTOR,
-                    "row_pairs": row_pairs,
-                }
-                for column, column_pairs, wide in _groups(side.columns, 2 * few):
-                    # Sums of a block begin at 0: their errors are those of numbers as large as its
-                    # own.
-                    whole = side.plain and not further and high == wide == 2 * SIDE
-                    record = _MULTIPLY
-                    place = draft.call(
-                        _multiply(whole),
-                        record,
-                        column_pairs=column_pairs,
-                        masks=(1 << wide) - 1,
-                        **_moved(words, b=column * pair, out=column * _PAIR, start=column * _PAIR),
-                    )
-            if side.columns:
-                skipped[number].append(place + record.names.index("skipped"))
-    return _Template(draft.done(), block, skipped, (scratch + 4 * TILE + LINE) // 4)
-
-
-@lru_cache
-def _nothing(columns: int) -> Array:
-    """What a product is added to that isn't added to anything."""
-    return np.zeros(columns, float32)
-
-
-#: Multiply-adds up to which products are short, and keep the GIL; and numbers that are laid out.
-_SHORT, _FEW = 1 << 24, 1 << 17
-#: Rows for a thread from which it gets rows, not columns; numbers of a right side that threads lay
-#: out together.
-_LEAST_ROWS, SHARED_FROM = 256, 1 << 17
-
-
-def _lying(matrix: Array, by_k_axis: int) -> Operand | None:
-    """How a matrix lies; None where neither axis is contiguous."""
-    strides = matrix.strides
-    for axis in (by_k_axis, 1 - by_k_axis):
-        if strides[axis] == 4 and strides[1 - axis] > 0:
-            return Operand(strides[1 - axis], axis == by_k_axis)
-    return None
-
-
-class Product(NamedTuple):
-    """What is made with a left side: out = start + alpha * a @ b.
-
-    Attributes:
-        b: shape (k, columns), float32, one of its axes contiguous.
-        out: shape (rows, columns), contiguous rows; shares no memory with a or b.
-        start: shape (columns,), or (rows, columns) with contiguous rows, which may be `out`; None
-            for zeros.
-        laid: b laid out, if it is.
-    """
-
-    b: Array
-    out: Array
-    start: Array | None = None
-    laid: Laid | None = None
-
-
-#: Rows and columns of a product that aren't made, and are as they were.
-_Block = tuple[slice, slice]
-
-
-class _Piece:
-    """A part of products, as the calls that make it: some rows, or some columns of each."""
-
-    def __init__(
-        self, a: Array, products: Sequence[Product], alpha: int, rows: slice, columns: list[slice]
-    ) -> None:
-        self.rows, self.columns = rows, columns
-        depth, of_a = a.shape[1], _lying(a, 1)
-        assert of_a
-        own: list[int] = []
-        sides = []
-        self._kept = []
-        for (b, out, start, laid), chosen in zip(products, columns, strict=True):
-            plain = start is None and alpha == _ONE
-            width = chosen.stop - chosen.start
-            begin = _nothing(width) if start is None else start[..., chosen]
-            if begin.ndim == 2:
-                begin = begin[rows]
-            if laid is None:
-                of_b, found, side = _lying(b, 0), 0, memory.address(b[:, chosen])
-            else:  # columns begin at a whole pair of tiles
-                of_b, found = None, laid.found
-                side = laid.address + tiles_size(chosen.start, depth)
-            by_row = begin.strides[0] if begin.ndim == 2 else 0
-            sides.append(_Side(width, of_b, out.strides[0], by_row, plain, alpha != _ONE))
-            own += (side, found, memory.address(out[rows, chosen]), memory.address(begin))
-            self._kept.append(begin)
-        height = rows.stop - rows.start
-        self.template = template = _template(height, depth, of_a, tuple(sides))
-        self.work = memory.empty((template.size,), float32)
-        work = memory.address(self.work)
-        self.words = template.calls.at(
-            memory.address(a[rows]),
-            work + -work % LINE,
-            *(memory.address(ZEROS), memory.address(SHAPES), alpha, *own),
-        )
-
-    def left_out(self, number: int) -> list[_Block]:
-        """Blocks of a product."""
-        skipped = self.words[self.template.skipped[number]]
-        if not skipped.any():
-            return []
-        first, last, block = self.rows.start, self.rows.stop, self.template.rows
-        begins = [first + n * block for n in np.flatnonzero(skipped).tolist()]
-        return [(slice(at, min(at + block, last)), self.columns[number]) for at in begins]
-
-
-def multiply_each(
-    a: Array, products: Sequence[Product], *, alpha: float = 1.0, parts: int = 1
-) -> list[list[_Block]]:
-    """Make products with one left side, but for blocks that tiles can't make.
-
-    Args:
-        a: shape (rows, k), float32 as the others, one of its axes contiguous.
-        products: the others.
-        alpha: the factor.
-        parts: how many threads share the work.
-
-    Returns:
-        For each product the blocks that aren't made.
-    """
-    rows, depth = a.shape
-    factor = int.from_bytes(struct.pack("=f", alpha), "little")
-    widths = [product.out.shape[1] for product in products]
-    whole = [slice(0, width) for width in widths]
-    if rows >= min(sum(widths), _LEAST_ROWS * parts):
-        if parts > 1:  # else each thread would lay out the whole of the other side for itself
-            products = [
-                side
-                if side.laid or side.b.size < SHARED_FROM
-                else side._replace(laid=Laid(side.b, right=True, parts=parts))
-                for side in products
-            ]
-        pieces = [_Piece(a, products, factor, part, whole) for part in cuts(rows, parts)]
-    else:
-        every = slice(0, rows)
-        shares = itertools.zip_longest(
-            *(cuts(width, parts) for width in widths), fillvalue=slice(0, 0)
-        )
-        pieces = [_Piece(a, products, factor, every, list(columns)) for columns in shares]
-    short = rows * sum(widths) * depth <= _SHORT
-    run_calls([(piece.words, piece.template.calls.count) for piece in pieces], short=short)
-    numbers = range(len(products))
-    return [[block for piece in pieces for block in piece.left_out(n)] for n in numbers]
-
-
-#: Bounds that all small numbers are inside.
-_SMALL_TOO = int.from_bytes(struct.pack("=2f", -1.0, _HIGH), "little")
-
-
-def link_product(chain: Chain, a: Array, b: Array, laid: Laid, start: Array, out: Array) -> None:
-    """Have each step of a chain make out = start + a @ b.
-
-    What can't be split the chain counts as failed. Numbers may be as small as they like: below
-    2⁻¹⁰² they lose their last bits.
-
-    Args:
-        chain: the chain.
-        a: matrices (rows, k), one for each step.
-        b: shape (k, columns).
-        laid: b laid out.
-        start: matrices (rows, columns), or (columns,) for all rows; may be `out`.
-        out: matrices (rows, columns).
-    """
-    rows, depth = a.shape[-2:]
-    of_a = _lying(a[0], 1)
-    assert of_a
-    by_row = start.strides[-2] if start.ndim > 1 else 0
-    side = _Side(b.shape[1], None, out.strides[-2], by_row, plain=False, scaled=False)
-    template = _template(rows, depth, of_a, (side,), _SMALL_TOO)
-    work = memory.empty((template.size,), float32)
-    at = memory.address(work)
-    given = [
-        memory.address(a),
-        at + -at % LINE,
-        *(memory.address(ZEROS), memory.address(SHAPES), _ONE, laid.address, laid.found),
-        *map(memory.address, (out, start)),
-    ]
-    growth = np.zeros(len(given) + 1, np.int64)
-    for place, stack in ((1, a), (len(given) - 1, out), (len(given), start)):
-        growth[place] = stack.strides[0] if stack.ndim == 3 and len(stack) > 1 else 0
-    calls = template.calls
-    chain.add(
-        calls.at(*given),
-        growth[calls.bases],
-        calls.count,
-        failures=template.skipped[0],
-        kept=(work, laid),
-    )
-
-
-def cuts(length: int, parts: int) -> list[slice]:
-    """Slices of a length, in whole pairs of tiles but for the last one."""
-    unit = 2 * SIDE
-    units = parallel.split(-(-length // unit), parts)
-    return [slice(u.start * unit, min(u.stop * unit, length)) for u in units]
-
-
-#: Multiply-adds, and rows and columns, and k, from which tiles are ahead.
-_FROM, _SHORTEST, _SHALLOWEST = 1 << 21, 64, 32
-
-
-def suits(a: Array, b: Array, out: Array | None = None) -> bool:
-    """Whether tiles make a product of 2-D views, into out or a new array, sooner than a BLAS."""
-    (rows, depth), columns = a.shape, b.shape[1]
-    return (
-        a.dtype is float32
-        and rows * columns * depth >= _FROM
-        and min(rows, columns) >= _SHORTEST
-        and depth >= _SHALLOWEST
-        and (out is None or out.strides[1] == out.itemsize)
-        and _lying(a, 1) is not None
-        and _lying(b, 0) is not None
-    )
