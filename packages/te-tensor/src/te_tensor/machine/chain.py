@@ -92,7 +92,7 @@ class Chain:
         count = len(operands)
         program = kernel.program()
         head = program.head(*operands[0].shape[-2:])
-        numbers = _as_words(scalars)
+        numbers = as_words(scalars)
         self._call(program.address, len(head) + 3 * count + len(numbers))
         sizes = len(self._words)
         self._add(*head)
@@ -316,7 +316,7 @@ class Steps(Chain):
         go_through()[0](memory.address(self._write()[1]))
 
 
-def _as_words(scalars: Sequence[float]) -> tuple[int, ...]:
+def as_words(scalars: Sequence[float]) -> tuple[int, ...]:
     """Numbers of float32, two to a word."""
     words = -(-len(scalars) // 2)
     packed = struct.pack(f"={len(scalars)}f", *scalars)

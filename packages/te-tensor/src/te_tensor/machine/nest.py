@@ -8,25 +8,26 @@ nest is the calls for one matrix, and how far each operand's address moves along
 from __future__ import annotations
 
 import ctypes
+import itertools
 import struct
-from collections.abc import Callable
 from functools import cache, lru_cache
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .. import memory, parallel
-from ..dtypes import Array
+from ..dtypes import Array, float32
 from ..executable import Code
-from . import product
+from . import product, transposition
 from .assembler import CALLEE_SAVED, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, Assembler, Memory
-from .compiler import LANES
+from .chain import as_words
+from .compiler import LANES, VECTOR
 from .kernel import Kernel
 
 #: Axes that matrices lie along.
 _AXES = 3
-_WORD = 8
+_WORD, _ITEM = 8, 4
 #: Where a nest's words are: how many calls, where they are, how many addresses that move, where
 #: they are, and the lengths of the axes from the last one to the first.
 _CALLS, _CALLS_AT, _MOVES, _MOVES_AT, _LENGTHS = 0, 8, 16, 24, 32
@@ -34,8 +35,6 @@ _HEAD = 4 + _AXES
 #: Words for each call: its code and its record; and for each address: where it is, and how far it
 #: moves along each axis, from the last one to the first.
 _CALL, _MOVE = 2, 1 + _AXES
-#: Words that are enough for a call and its record.
-_ROOM = 128
 #: Numbers in all matrices from which threads that are awake share them, and from which others are
 #: woken and the GIL is given away. A thousand take half a microsecond, a thread's records 20, and
 #: waking it 40.
@@ -85,6 +84,106 @@ def _next(code: Assembler, place: int, words: int) -> None:
     code.add_number(RBP, -1)
 
 
+class _Lying(NamedTuple):
+    """How a stack of matrices lies."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def by_row(self) -> int:
+        """Bytes from row to row; a matrix of one row serves for all."""
+        return self.strides[-2] if self.shape[-2] > 1 else 0
+
+
+class _Here(NamedTuple):
+    """A word of a record: where another one of it is."""
+
+    word: int
+
+
+#: What words of a record are: numbers, places in it, and addresses that move.
+_Words: TypeAlias = "list[int | _Here | _Lying]"
+
+
+class _KernelCall(NamedTuple):
+    """A kernel over rows of matrices."""
+
+    kernel: Kernel
+    matrices: tuple[_Lying, ...]
+    scalars: tuple[float, ...]
+
+    def code(self) -> int:
+        return self.kernel.program().address
+
+    def words(self) -> _Words:
+        head = self.kernel.program().head(*self.matrices[0].shape[-2:])
+        numbers = as_words(self.scalars)
+        words: _Words = [*head]
+        # A kernel looks for addresses in array objects, behind their heads; here they are at the
+        # record's end.
+        behind = len(head) + 2 * len(self.matrices) + len(numbers)
+        for number, matrix in enumerate(self.matrices):
+            words += (_Here(behind + number), matrix.by_row)
+        return [*words, *numbers, *self.matrices]
+
+
+class _ProductCall(NamedTuple):
+    """out = start + a @ b."""
+
+    a: _Lying
+    b: _Lying
+    start: _Lying
+    out: _Lying
+
+    def code(self) -> int:
+        return product.address(*self.out.shape[-2:])
+
+    def words(self) -> _Words:
+        (rows, depth), columns = self.a.shape[-2:], self.out.shape[-1]
+        by_k, by_row = self.a.strides[-1], self.b.strides[-2]
+        if depth == 1:
+            by_k, by_row = _ITEM, _ITEM * columns
+        words: _Words = []
+        for matrix in (self.a, self.start, self.out):
+            words += (matrix, matrix.by_row)
+        head = product.head(rows, depth, columns, by_k, by_row)
+        return [*words, self.b, *head, *[0] * product.COUNTERS]
+
+
+class _TransposedCall(NamedTuple):
+    """A copy of a matrix with rows and columns exchanged."""
+
+    source: _Lying
+    out: _Lying
+
+    def code(self) -> int:
+        rows, columns = self.source.shape[-2:]
+        return transposition.in_blocks(rows % LANES, columns % LANES).address
+
+    def words(self) -> _Words:
+        rows, columns = self.source.shape[-2:]
+        sizes = transposition.block_sizes(rows, columns, self.out.strides[-2])
+        return [self.source, self.source.by_row, self.out, *sizes]
+
+
+_Call: TypeAlias = _KernelCall | _ProductCall | _TransposedCall
+
+
+class Own:
+    """A matrix of each thread's own, which it writes anew for each of its matrices.
+
+    Attributes:
+        shape, strides: as those of an array (rows, columns) of float32.
+    """
+
+    def __init__(self, rows: int, columns: int, place: int) -> None:
+        self.shape = (rows, columns)
+        # Rows a line of the cache further apart than they are long don't contend for places in it.
+        self.strides = (_ITEM * columns + VECTOR, _ITEM)
+        self.place = place
+
+
 class Nest:
     """Calls that are made for each matrix of stacks.
 
@@ -101,7 +200,11 @@ class Nest:
     def __init__(self, *lead: int, alone: bool = False) -> None:
         self._alone = alone
         self._lead = (1,) * (_AXES - len(lead)) + lead
-        self._calls: list[Callable[[_Part], None]] = []
+        self._calls: list[_Call] = []
+        #: What the words that are addresses lead to, in the order of the words.
+        self._operands: list[Array | Own] = []
+        #: Bytes that a thread needs for itself.
+        self._own = 0
         self._work = 0
 
     def kernel(self, kernel: Kernel, *given: Any) -> None:
@@ -112,25 +215,14 @@ class Nest:
             given: its operands; scalars come last. A matrix of one row serves for all rows; a
                 `Column` is a matrix of one column.
         """
-        stacks, scalars = given[: kernel.arrays], given[kernel.arrays :]
+        stacks = given[: kernel.arrays]
         rows, columns = stacks[0].shape[-2:]
         self._work += rows * columns
+        lying = tuple([_Lying(stack.shape, stack.strides) for stack in stacks])
+        self._calls.append(_KernelCall(kernel, lying, given[kernel.arrays :]))
+        self._operands += stacks
 
-        def place(part: _Part) -> None:
-            places = []
-            for stack in stacks:
-                # A kernel looks for addresses in array objects, behind their heads.
-                places.append(part.here() - object.__basicsize__)
-                places.append(stack.strides[-2] if stack.shape[-2] > 1 else 0)
-                part.moving(stack)
-            program = kernel.program()
-            record = program.many_rows(*program.head(rows, columns), *places, *scalars)
-            part.call(program.address)
-            part.words += _as_words(record)
-
-        self._calls.append(place)
-
-    def product(self, a: Array, b: Array, out: Array, *, add: bool = False) -> None:
+    def product(self, a: Array, b: Array | Own, out: Array, *, add: bool = False) -> None:
         """Have out = a @ b made.
 
         Args:
@@ -140,30 +232,67 @@ class Nest:
             add: add to what is there.
         """
         (rows, depth), columns = a.shape[-2:], out.shape[-1]
-        by_k, by_row = (a.strides[-1], b.strides[-2]) if depth > 1 else (4, 4 * columns)
-        head = product.head(rows, depth, columns, by_k, by_row)
-        start = out if add else np.zeros((1, columns), out.dtype)
+        start = out if add else _nothing(columns)
         self._work += rows * columns * (1 + depth // LANES)
+        operands = (a, b, start, out)
+        self._calls.append(_ProductCall(*[_Lying(x.shape, x.strides) for x in operands]))
+        self._operands += (a, start, out, b)
 
-        def place(part: _Part) -> None:
-            part.call(product.address(rows, columns))
-            for stack in (a, start, out):
-                part.moving(stack)
-                part.words.append(stack.strides[-2] if stack.shape[-2] > 1 else 0)
-            part.moving(b)
-            part.words += (*head, *[0] * product.COUNTERS)
+    def transposed(self, stack: Array) -> Own:
+        """Have matrices copied with rows and columns exchanged.
 
-        self._calls.append(place)
+        Args:
+            stack: matrices (m, n), columns contiguous.
+
+        Returns:
+            A matrix (n, columns): m of them, and zeros up to a whole vector.
+        """
+        rows, columns = stack.shape[-2:]
+        out = Own(columns, rows + -rows % LANES, self._own)
+        self._own += out.shape[0] * out.strides[0]
+        self._work += rows * columns
+        self._calls.append(
+            _TransposedCall(_Lying(stack.shape, stack.strides), _Lying(out.shape, out.strides))
+        )
+        self._operands += (stack, out)
+        return out
 
     def run(self) -> None:
         """Make the calls for all matrices."""
         work = self._work * prod(self._lead)
-        pieces = parallel.split(self._lead[0], 1 if self._alone else _threads(work))
-        parts = [_Part(self._lead, piece, self._calls) for piece in pieces]
-        if len(parts) > 1:
-            parallel.share([(_code().address, p.record) for p in parts], short=work < _WOKEN_FROM)
+        pieces = 1 if self._alone else min(_threads(work), self._lead[0])
+        short = work < _WOKEN_FROM
+        parts = _parts(self._lead, pieces, tuple(self._calls))
+        # of the words themselves, of a thread's own memory, and of each operand
+        given = np.zeros(_OPERANDS + len(self._operands), np.int64)
+        owned = []
+        for number, operand in enumerate(self._operands, _OPERANDS):
+            if isinstance(operand, Own):
+                owned.append(number)
+                given[number] = operand.place
+            else:
+                given[number] = memory.address(operand)
+        own = memory.empty((pieces, self._own // _ITEM + LANES), float32)
+        records, kept = [], []
+        for part, room in zip(parts, own, strict=True):
+            words = np.empty(len(part.words), np.int64)
+            given[_INSIDE] = memory.address(words)
+            at = memory.address(room)
+            addresses = given.copy() if pieces > 1 else given
+            addresses[owned] += at + -at % VECTOR
+            np.add(part.words, addresses[part.bases], out=words)
+            kept.append(words)
+            records.append(struct.pack("=q", memory.address(words)))
+        if pieces > 1:
+            parallel.share([(_code().address, record) for record in records], short=short)
         else:
-            _function(work < _WOKEN_FROM)(parts[0].record)
+            _function(short)(records[0])
+
+
+@lru_cache(64)
+def _nothing(columns: int) -> Array:
+    """What a product begins with that isn't added to anything."""
+    return np.zeros((1, columns), float32)
 
 
 def _threads(work: int) -> int:
@@ -176,49 +305,63 @@ def _threads(work: int) -> int:
     return threads if ready else 1
 
 
-class _Part:
-    """What a thread goes through: the nest, with its calls' records and addresses, in one array.
+#: What addresses count from: nothing, the words themselves, and the operands in turn.
+_INSIDE, _OPERANDS = 1, 2
+
+
+class _Part(NamedTuple):
+    """What a thread goes through: the nest, with its calls' records and addresses."""
+
+    words: Array
+    #: The number of what each word counts from.
+    bases: Array
+
+
+@lru_cache(256)
+def _parts(lead: tuple[int, ...], pieces: int, calls: tuple[_Call, ...]) -> list[_Part]:
+    """What each thread goes through.
 
     Args:
-        lead: lengths of the nest's axes.
-        piece: this part of the first one.
-        calls: write the records.
+        lead: lengths of the nest's axes, the first of which is cut.
+        pieces: into so many.
+        calls: for each matrix.
     """
+    return [_part(lead, piece, calls) for piece in parallel.split(lead[0], pieces)]
 
-    def __init__(
-        self, lead: tuple[int, ...], piece: slice, calls: list[Callable[[_Part], None]]
-    ) -> None:
-        self._memory = np.empty(_HEAD + _ROOM * len(calls), np.int64)
-        self._base = memory.address(self._memory)
-        self._lead, self._first = lead, piece.start
-        self._entries: list[int] = []
-        self._moves: list[int] = []
-        self.words = [0] * _HEAD
-        for place in calls:
-            place(self)
-        self.words[:_HEAD] = (
-            *(len(self._entries) // _CALL, self.here()),
-            *(len(self._moves) // _MOVE, self.here() + len(self._entries) * _WORD),
-            *(*lead[:0:-1], piece.stop - piece.start),
-        )
-        self.words += (*self._entries, *self._moves)
-        self._memory[: len(self.words)] = self.words
-        #: What the code gets.
-        self.record = struct.pack("=q", self._base)
 
-    def here(self) -> int:
-        """Where the next word is."""
-        return self._base + len(self.words) * _WORD
-
-    def call(self, code: int) -> None:
-        """Have code called with the record whose words follow."""
-        self._entries += (code, self.here())
-
-    def moving(self, stack: Array) -> None:
-        """A word that says where the stack's matrix is."""
-        step, moves = _moves(stack.shape[:-2], stack.strides[:-2], self._lead)
-        self._moves += (self.here(), *moves)
-        self.words.append(memory.address(stack) + self._first * step)
+def _part(lead: tuple[int, ...], piece: slice, calls: tuple[_Call, ...]) -> _Part:
+    words, bases = [0] * _HEAD, [0] * _HEAD
+    entries: list[tuple[int, int]] = []
+    moves: list[tuple[int, ...]] = []
+    operands = itertools.count(_OPERANDS)
+    for call in calls:
+        first = len(words)
+        entries.append((call.code(), first * _WORD))
+        for word in call.words():
+            if isinstance(word, _Here):
+                words.append((first + word.word) * _WORD - object.__basicsize__)
+                bases.append(_INSIDE)
+            elif isinstance(word, _Lying):
+                step, distances = _moves(word.shape[:-2], word.strides[:-2], lead)
+                moves.append((len(words) * _WORD, *distances))
+                words.append(piece.start * step)
+                bases.append(next(operands))
+            else:
+                words.append(word)
+                bases.append(0)
+    at = len(words) * _WORD
+    words[:_HEAD] = (
+        *(len(entries), at, len(moves), at + len(entries) * _CALL * _WORD),
+        *(*lead[:0:-1], piece.stop - piece.start),
+    )
+    bases[1] = bases[3] = _INSIDE
+    for code, record in entries:
+        words += (code, record)
+        bases += (0, _INSIDE)
+    for move in moves:
+        words += move
+        bases += (_INSIDE, *[0] * _AXES)
+    return _Part(np.array(words, np.int64), np.array(bases))
 
 
 @lru_cache
@@ -238,8 +381,3 @@ def _function(held: bool) -> Any:
     """The code, as a function that keeps the GIL or doesn't."""
     kind = ctypes.PYFUNCTYPE if held else ctypes.CFUNCTYPE
     return kind(None, ctypes.c_char_p)(_code().address)
-
-
-def _as_words(record: bytes) -> tuple[int, ...]:
-    words = -(-len(record) // _WORD)
-    return struct.unpack(f"={words}q", record.ljust(words * _WORD, b"\0"))

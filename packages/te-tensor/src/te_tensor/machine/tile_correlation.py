@@ -62,9 +62,9 @@ from .tiles import (
     multiply_chunk,
     tiles_in_use,
     tiles_size,
-    transpose,
     write_parts,
 )
+from .transposition import transpose
 
 #: Elements behind a plane that the last tile may read and doesn't use, beside the places behind
 #: a row.

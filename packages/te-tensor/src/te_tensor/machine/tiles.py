@@ -45,6 +45,7 @@ from .assembler import (
 from .calls import Draft
 from .compiler import LANES, VECTOR
 from .program import Record, Writer, program
+from .transposition import transpose
 
 #: Rows and columns of a tile of the product; and numbers of k that tiles of bfloat16 have, in
 #: pairs: the first 16 beside the others.
@@ -197,34 +198,6 @@ def _lay_out(turned: bool, tiles: int, first: int, second: int, adjacent: bool =
         end_parts(code, record)
 
     return program(write)
-
-
-def transpose(code: Writer) -> list[int]:
-    """Exchange rows and lanes of registers 0 … 15.
-
-    Returns:
-        The registers that hold what were the lanes; one more may be among them.
-    """
-    held, spare = list(range(SIDE)), SIDE
-
-    def exchange(i: int, j: int, low: tuple[str, int | None], high: tuple[str, int | None]) -> None:
-        nonlocal spare
-        a, b = held[i], held[j]
-        code.vector(low[0], spare, a, b, immediate=low[1])
-        code.vector(high[0], a, a, b, immediate=high[1])
-        held[i], held[j], spare = spare, a, b
-
-    for i in range(0, SIDE, 2):
-        exchange(i, i + 1, ("vunpcklps", None), ("vunpckhps", None))
-    for i, j in product(range(0, SIDE, 4), (0, 1)):
-        exchange(i + j, i + j + 2, ("vshufps", 0x44), ("vshufps", 0xEE))
-    for i, j in product(range(4), (0, 8)):
-        exchange(i + j, i + j + 4, ("vshuff32x4", 0x44), ("vshuff32x4", 0xEE))
-    for i in range(8):
-        exchange(i, i + 8, ("vshuff32x4", 0x88), ("vshuff32x4", 0xDD))
-    # lane 4 i + j is where quarter i, and in each quarter element j, have come to
-    quarters, elements = (0, 8, 4, 12), (0, 2, 1, 3)
-    return [held[quarter + element] for quarter, element in product(quarters, elements)]
 
 
 # -- multiplying -----------------------------------------------------------------------------

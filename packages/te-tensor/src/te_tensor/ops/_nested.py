@@ -10,7 +10,6 @@ from .. import memory
 from ..autograd import sum_to_shape
 from ..dtypes import Array, bool_, float32
 from ..machine import (
-    LANES,
     Column,
     Matrix,
     Nest,
@@ -137,15 +136,10 @@ class Nested:
         self.parts = [] if bias is None else bias.parts(Block.of_all(self.size))
         self.phi = None if bias is None else bias.whole_vectors(self.parts, self.size)
         penalty = whole_vectors(self._penalty(), fill=inf)
-        columns, long = self.size[4], penalty.shape[-1]
-        keys = memory.empty((*self.k.shape[:3], self.k.shape[4], long + LANES), float32)
-        keys = keys[..., :long]  # whose lines lie apart in the cache
-        keys[..., :columns] = self.k.swapaxes(-1, -2)
-        keys[..., columns:] = 0
         lead = self.size[:3] if self.keep else (1, 1, 1)
-        self.weights = memory.empty((*lead, self.size[3], long), float32)
+        self.weights = memory.empty((*lead, self.size[3], penalty.shape[-1]), float32)
         nest = Nest(*self.size[:3], alone=not self.keep)
-        nest.product(self.q, keys, self.weights)
+        nest.product(self.q, nest.transposed(self.k), self.weights)
         if bias is None:
             nest.kernel(plain_weights, self.weights, penalty, self.scale)
         else:
@@ -200,9 +194,9 @@ class Nested:
             shapes: those of the mask and of what the bias is made of.
         """
         batch, _, _, rows, columns = self.size
-        values = whole_vectors(self.v.swapaxes(-1, -2))
         grad = self._group(_rows_together(grad))
         nest = Nest(*self.size[:3]) if self.keep else self._begin()
+        values = nest.transposed(self.v)
         whole = any(map(needs.get, ("mask", "distance", "rates")))
         lead = self.size[:3] if whole else (batch if self.keep else 1, 1, 1)
         of_vectors = memory.empty((*lead, rows, values.shape[-1]), float32)
@@ -232,7 +226,8 @@ class Nested:
                 results[name] *= float32.type(self.scale)
             results |= self._of_scores(of_scores, needs, shapes)
         elif needs.get("slopes"):
-            of_slopes = -of_bias.sum(axis=(0, 3, 4), dtype=np.float64)
+            summed = np.add.reduce(of_bias.reshape(batch, -1), axis=0, dtype=np.float64)
+            of_slopes = -summed.reshape(self.size[1] * self.size[2], -1).sum(axis=1)
             results["slopes"] = of_slopes.astype(float32).reshape(shapes["slopes"])
         return results
 
