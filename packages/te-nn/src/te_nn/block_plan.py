@@ -108,8 +108,8 @@ def run_rows(
     few = len(size) == 3 and 0 < size[0] * size[1] <= MOST_ROWS
     if not few or not is_usual(x, blocks):
         return None
-    masked = None if mask is None else _usual_mask(mask, size)
-    prepared = None if distance is None else _usual_distance(blocks, distance, size)
+    masked = None if mask is None else usual_mask(mask, size)
+    prepared = None if distance is None else usual_distance(blocks, distance, size)
     if (mask is None) != (masked is None) or (distance is None) != (prepared is None):
         return None
     shape = None if masked is None else masked.shape[:2]
@@ -220,7 +220,7 @@ def run_tokens(
     return None if plan is None else plan.run(x, caches)
 
 
-def _usual_mask(mask: Any, size: tuple[int, ...]) -> Floats | None:
+def usual_mask(mask: Any, size: tuple[int, ...]) -> Floats | None:
     """A mask for all heads as (b, s, T); None where it is another one."""
     if not isinstance(mask, (Tensor, np.ndarray)) or mask.dtype not in (bool_, float32):
         return None
@@ -232,7 +232,7 @@ def _usual_mask(mask: Any, size: tuple[int, ...]) -> Floats | None:
     return array[:, 0] if fits and array.shape[2] in (1, rows) and array.shape[3] == rows else None
 
 
-def _usual_distance(
+def usual_distance(
     blocks: Sequence[TransformerBlock], distance: Any, size: tuple[int, ...]
 ) -> te.PreparedDistance | None:
     """Distances with phi of them; None where there are others for each head, or rates."""

@@ -40,7 +40,7 @@ Floats: TypeAlias = npt.NDArray[Any]
 MOST_ROWS = 256
 #: Plans that a thread keeps for a module, each for another shape, and the rows of all of them.
 _MOST_PLANS, _MOST_KEPT = 16, 2 * MOST_ROWS
-_ACTIVATIONS: dict[str, type[Operation]] = {"gelu": GELU, "relu": ReLU, "silu": SiLU}
+ACTIVATIONS: dict[str, type[Operation]] = {"gelu": GELU, "relu": ReLU, "silu": SiLU}
 
 
 class _Parts:
@@ -61,7 +61,7 @@ def _arrays(blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> list[
     """The memory of all parameters that a plan knows."""
     layers: list[Linear | LayerNorm] = [] if norm is None else [norm]
     for block in blocks:
-        layers += [*_linear_layers(block), block.norm1, block.norm2]
+        layers += layers_of(block)
     parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
     return arrays_of(parameters)
 
@@ -144,7 +144,7 @@ def _feed_forward(plan: Plan, block: TransformerBlock, x: Floats) -> Floats:
     """What a block makes of the sum of its input and of its attention."""
     given = x if block.norm == "pre" else _norm(plan, block.norm1, x)
     hidden = _linear(plan, block.linear1, _norm(plan, block.norm2, x) if given is x else given)
-    hidden = plan.apply(_ACTIVATIONS[block.activation](), hidden)
+    hidden = plan.apply(ACTIVATIONS[block.activation](), hidden)
     out = _linear(plan, block.linear2, hidden, given)
     return out if block.norm == "pre" else _norm(plan, block.norm2, out)
 
@@ -160,28 +160,37 @@ def is_usual(x: Tensor, blocks: Sequence[TransformerBlock]) -> bool:
 
 def _are_plain(blocks: Sequence[TransformerBlock], norm: LayerNorm | None) -> bool:
     """Whether nothing looks at the parts of blocks, and these do what they are made for."""
-    return (norm is None or norm.is_plainly(LayerNorm)) and all(map(_is_plain, blocks))
+    return (norm is None or norm.is_plainly(LayerNorm)) and all(map(is_plain, blocks))
 
 
-def _is_plain(block: TransformerBlock) -> bool:
+def is_plain(block: TransformerBlock) -> bool:
+    """Whether nothing looks at the parts of a block, and these do what they are made for."""
     attend, dropout = block.self_attn, block.dropout
     return (
-        block.activation in _ACTIVATIONS
+        block.activation in ACTIVATIONS
         and attend.is_plainly(MultiHeadAttention)
         and attend.rope is None
         and dropout.is_plainly(Dropout)
         and not (dropout.training and dropout.p)
         and not (attend.training and attend.dropout)
-        and all([layer.is_plainly(Linear) for layer in _linear_layers(block)])
-        and block.norm1.is_plainly(LayerNorm)
-        and block.norm2.is_plainly(LayerNorm)
+        and all(
+            [
+                layer.is_plainly(type(layer)) and type(layer) in (Linear, LayerNorm)
+                for layer in layers_of(block)
+            ]
+        )
     )
 
 
-def _linear_layers(block: TransformerBlock) -> list[Linear]:
+def _kind(layer: Module) -> type[Module]:
+    return LayerNorm if isinstance(layer, LayerNorm) else Linear
+
+
+def layers_of(block: TransformerBlock) -> list[Linear | LayerNorm]:
+    """The layers with parameters, but for a distance bias, in the order of use."""
     attend = block.self_attn
     projections = [attend.q_proj, attend.k_proj, attend.v_proj, attend.o_proj]
-    return [*projections, block.linear1, block.linear2]
+    return [block.norm1, *projections, block.norm2, block.linear1, block.linear2]
 
 
 #: This thread's plans, by module, number of rows and what else they are for.

@@ -14,6 +14,7 @@ from te_tensor import Tensor, parallel
 
 from .attention import MultiHeadAttention
 from .block_plan import run_rows, run_tokens
+from .block_recording import run_recorded
 from .cache import KVCache
 from .checks import one_of, positive
 from .container import ModuleList
@@ -228,7 +229,8 @@ class TransformerBlock(Module):
         if type(self) is not TransformerBlock:
             return None
         if cache is None:
-            return run_rows(self, [self], None, x, mask, distance)
+            planned = run_rows(self, [self], None, x, mask, distance)
+            return run_recorded(self, x, mask, distance) if planned is None else planned
         return run_tokens(self, [self], None, x, [cache]) if mask is distance is None else None
 
     def _run(self, x: Tensor, mask: Any, distance: Any, cache: KVCache | None = None) -> Tensor:

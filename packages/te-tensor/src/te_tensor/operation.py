@@ -180,6 +180,11 @@ class Operation:
     #: the result are memory that stays.
     prepare: Callable[..., Array] | None = None
 
+    #: Optional: forward and backward written down by a recorder, its first argument; see
+    #: `recorder.py`. Returns the result, what writes backward down, and the input whose gradient
+    #: is that of the result, or None.
+    record: Callable[..., tuple[Array, Any, Array | None]] | None = None
+
     def save(self, *values: Any) -> None:
         """Keep what backward needs; keeps nothing when no input needs a gradient."""
         if True in self.needs_grad:

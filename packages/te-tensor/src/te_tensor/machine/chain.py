@@ -8,9 +8,10 @@ the GIL. `Steps` are a single step of one, on memory that stays, taken time and 
 from __future__ import annotations
 
 import ctypes
-import struct
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,21 @@ from ..dtypes import Array
 from ..executable import Code
 from . import product, transposition
 from .assembler import R12, RBX, RDI, Assembler, Memory
-from .kernel import Kernel
+from .compiler import LANES
+from .kernel import Kernel, as_words
+from .nest import INSIDE, OPERANDS, Nest, Part, nest_code
 
 #: Bytes of a word, and of what stands before a call's record: where the code is, and how long both.
-_WORD, _PREFIX = 8, 16
+_WORD, _PREFIX, _ITEM = 8, 16, 4
 #: Multiply-adds, and a kernel's elements, from which threads share them in steps.
 _SHARED_PRODUCT_FROM, _SHARED_KERNEL_FROM = 1 << 16, 1 << 14
+#: Numbers in all matrices of a nest from which threads share them.
+_SHARED_NEST_FROM = 1 << 14
+#: The most k of a product with a matrix as it stands: so much of a panel stays in the first-level
+#: cache.
+_DEPTH = 256
+#: Rows that products make together: work is cut in as many.
+_UNIT = 8
 #: Multiply-adds from which it is worth to wait until threads are awake.
 _AWAITED_FROM = 1 << 24
 
@@ -111,7 +121,7 @@ class Chain:
         """Have each step make out = start + a @ matrix.
 
         Args:
-            a: matrices (rows, k), columns contiguous.
+            a: matrices (rows, k); of any strides, if the matrix isn't packed.
             panels: the `packed` matrix (k, columns); or the matrix, its columns contiguous.
             start: matrices (rows, columns); may be `out`.
             out: matrices (rows, columns).
@@ -127,7 +137,8 @@ class Chain:
             self._add(operand.strides[-2] if operand.ndim > 1 else 0)
         self._add_address(panels[None])
         place = len(self._words)
-        self._add(*product.head(rows, a.shape[-1], columns, by_row=by_row))
+        by_k = a.strides[-1] if a.shape[-1] > 1 else _ITEM
+        self._add(*product.head(rows, a.shape[-1], columns, by_k, by_row))
         self._add(*[0] * product.COUNTERS)
         return place
 
@@ -248,6 +259,85 @@ class Steps(Chain):
             self._add(operand.strides[0])
         self._add(*transposition.sizes(*source.shape))
 
+    def nest(self, nest: Nest, room: Callable[[int, int], Array]) -> None:
+        """Have a nest's calls made, its first axis cut over the threads.
+
+        Args:
+            nest: the nest; its operands are memory that stays.
+            room: makes memory that stays for the threads' own matrices: so many rows, a thread
+                each, of so many numbers.
+        """
+        threads = self.threads if nest.work >= _SHARED_NEST_FROM else 1
+        parts = nest.parts(min(threads, nest.length))
+        rooms = room(len(parts), nest.own_size)
+        self.side_by_side(
+            [
+                partial(self._nest_part, part, nest.operands(room))
+                for part, room in zip(parts, rooms, strict=True)
+            ]
+        )
+
+    def _nest_part(self, part: Part, operands: list[Array]) -> None:
+        self._call(nest_code().address, 1 + len(part.words))
+        first = len(self._words) + 1
+        self._add_inside(first)
+        self._add(*part.words.tolist())
+        for at, base in enumerate(part.bases.tolist(), first):
+            if base == INSIDE:
+                self._inside.append(at)
+                self._words[at] += first * _WORD
+            elif base >= OPERANDS:
+                operand = operands[base - OPERANDS]
+                self._operands[at] = operand
+                self._words[at] += memory.address(operand)
+
+    def turn(self, source: Array, out: Array) -> None:
+        """Have out[j, i] = source[i, j] copied, 16 x 16 numbers at a time.
+
+        Args:
+            source: shape (m, n), columns contiguous.
+            out: shape (n, m), in rows that end with a whole vector, where zeros go.
+        """
+        rows, columns = source.shape
+        code = transposition.in_blocks(rows % LANES, columns % LANES)
+        sizes = transposition.block_sizes(rows, columns, out.strides[0])
+        self._call(code.address, 3 + len(sizes))
+        self._add_address(source)
+        self._add(source.strides[0])
+        self._add_address(out)
+        self._add(*sizes)
+
+    def matmul(self, a: Array, b: Array, start: Array, out: Array) -> None:
+        """Have out = start + a @ b made, by the thread whose piece is written down.
+
+        Args:
+            a: shape (rows, k), of any strides.
+            b: shape (k, columns), columns contiguous.
+            start: shape (columns,), or (rows, columns) with contiguous columns, which may be `out`.
+            out: shape (rows, columns), columns contiguous.
+        """
+        for first in range(0, a.shape[1], _DEPTH):
+            k = slice(first, first + _DEPTH)
+            self.product(a[:, k], b[k], out if first else start, out)
+
+    def share(self, write: Callable[..., object], lengths: Sequence[int]) -> None:
+        """Have work cut over the threads.
+
+        Args:
+            write: is given a slice of each of the lengths, perhaps of 0, and writes down what a
+                thread does with it.
+            lengths: what is cut.
+        """
+        each = [
+            [
+                slice(8 * u.start, min(8 * u.stop, length))
+                for u in parallel.split(-(-length // 8), self.threads)
+            ]
+            for length in lengths
+        ]
+        cut = zip_longest(*each, fillvalue=slice(0, 0))
+        self.side_by_side([partial(write, *pieces) for pieces in cut])
+
     def side_by_side(self, pieces: Sequence[Callable[[], object]]) -> None:
         """Have pieces of work done by different threads, where there are as many.
 
@@ -283,6 +373,39 @@ class Steps(Chain):
         self._inside.append(at)
         self._words[at] = place * _WORD
 
+    def relocatable(self, regions: Sequence[tuple[Array, int, int]]) -> tuple[Array, Array, int]:
+        """The calls with addresses that count from bases, for `run_relocated`; then none are left.
+
+        Args:
+            regions: arrays that operands are in; the number of a base for each, from 2 on, and how
+                far from it the array is. What is elsewhere stays where it is.
+
+        Returns:
+            The words, the number of each one's base, and how many calls they are; base 0 is
+            nothing, and base 1 is where the words are.
+        """
+        words, bases = np.array(self._words, np.int64), np.zeros(len(self._words), np.int64)
+        bases[self._inside] = 1
+        ordered = sorted((memory.address(a), a.nbytes, *where) for a, *where in regions)
+        starts = [start for start, *_ in ordered]
+        for place in self._operands:
+            at = int(words[place])
+            start, size, base, distance = ordered[bisect(starts, at) - 1]
+            if start <= at < start + size:
+                words[place] += distance - start
+                bases[place] = base
+            else:
+                self._kept.append(self._operands[place])
+        self._words, self._growth, self._operands = [], [], {}
+        return words, bases, self._calls
+
+    def run_relocated(self, words: Array, count: int) -> None:
+        """Make calls that `relocatable` told; any number of threads may at once."""
+        if self.threads > 1:
+            parallel.wake(self.threads - 1, wait=False)
+        head = np.array((count, memory.address(words)))
+        go_through()[0](memory.address(head))
+
     def is_current(self) -> bool:
         """Whether the threads are those that the calls were written down for."""
         crew = parallel.crew()
@@ -314,10 +437,3 @@ class Steps(Chain):
         if self.threads > 1:
             parallel.wake(self.threads - 1, wait=self._work >= _AWAITED_FROM)
         go_through()[0](memory.address(self._write()[1]))
-
-
-def as_words(scalars: Sequence[float]) -> tuple[int, ...]:
-    """Numbers of float32, two to a word."""
-    words = -(-len(scalars) // 2)
-    packed = struct.pack(f"={len(scalars)}f", *scalars)
-    return struct.unpack(f"={words}q", packed.ljust(8 * words, b"\0"))

@@ -336,6 +336,13 @@ def _share(program: Program, records: list[bytes], size: int) -> None:
         parallel.share([(program.address, record) for record in records], short=short)
 
 
+def as_words(scalars: Sequence[float]) -> tuple[int, ...]:
+    """Numbers of float32, two to a word."""
+    words = -(-len(scalars) // 2)
+    packed = struct.pack(f"={len(scalars)}f", *scalars)
+    return struct.unpack(f"={words}q", packed.ljust(8 * words, b"\0"))
+
+
 def kernel(function: Callable[..., None]) -> Kernel:
     """A function of operands as a kernel.
 

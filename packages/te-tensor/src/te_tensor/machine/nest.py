@@ -21,9 +21,8 @@ from ..dtypes import Array, float32
 from ..executable import Code
 from . import product, transposition
 from .assembler import CALLEE_SAVED, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, Assembler, Memory
-from .chain import as_words
 from .compiler import LANES, VECTOR
-from .kernel import Kernel
+from .kernel import Kernel, as_words
 
 #: Axes that matrices lie along.
 _AXES = 3
@@ -42,7 +41,7 @@ _SHARED_FROM, _WOKEN_FROM = 1 << 17, 1 << 19
 
 
 @cache
-def _code() -> Code:
+def nest_code() -> Code:
     """A function of the address of a nest's address."""
     code = Assembler()
     counters = (R14, R13, R12)
@@ -175,13 +174,20 @@ class Own:
 
     Attributes:
         shape, strides: as those of an array (rows, columns) of float32.
+        place: bytes from where a thread's own memory begins.
     """
 
-    def __init__(self, rows: int, columns: int, place: int) -> None:
-        self.shape = (rows, columns)
-        # Rows a line of the cache further apart than they are long don't contend for places in it.
-        self.strides = (_ITEM * columns + VECTOR, _ITEM)
-        self.place = place
+    def __init__(self, shape: tuple[int, int], strides: tuple[int, int], place: int) -> None:
+        self.shape, self.strides, self.place = shape, strides, place
+
+    @property
+    def turned(self) -> Own:
+        """The same with rows and columns exchanged."""
+        return Own(self.shape[::-1], self.strides[::-1], self.place)
+
+    def first(self, columns: int) -> Own:
+        """Its first columns."""
+        return Own((self.shape[0], columns), self.strides, self.place)
 
 
 class Nest:
@@ -222,7 +228,17 @@ class Nest:
         self._calls.append(_KernelCall(kernel, lying, given[kernel.arrays :]))
         self._operands += stacks
 
-    def product(self, a: Array, b: Array | Own, out: Array, *, add: bool = False) -> None:
+    def own(self, rows: int, columns: int) -> Own:
+        """Memory of each thread's own for a matrix that ends with whole vectors."""
+        whole = columns + -columns % LANES
+        # Rows a line of the cache further apart than they are long don't contend for places in it.
+        made = Own((rows, whole), (_ITEM * whole + VECTOR, _ITEM), self._own)
+        self._own += rows * made.strides[0]
+        return made
+
+    def product(
+        self, a: Array | Own, b: Array | Own, out: Array | Own, *, add: bool = False
+    ) -> None:
         """Have out = a @ b made.
 
         Args:
@@ -232,7 +248,7 @@ class Nest:
             add: add to what is there.
         """
         (rows, depth), columns = a.shape[-2:], out.shape[-1]
-        start = out if add else _nothing(columns)
+        start: Array | Own = out if add else _nothing(columns)
         self._work += rows * columns * (1 + depth // LANES)
         operands = (a, b, start, out)
         self._calls.append(_ProductCall(*[_Lying(x.shape, x.strides) for x in operands]))
@@ -248,8 +264,7 @@ class Nest:
             A matrix (n, columns): m of them, and zeros up to a whole vector.
         """
         rows, columns = stack.shape[-2:]
-        out = Own(columns, rows + -rows % LANES, self._own)
-        self._own += out.shape[0] * out.strides[0]
+        out = self.own(columns, rows)
         self._work += rows * columns
         self._calls.append(
             _TransposedCall(_Lying(stack.shape, stack.strides), _Lying(out.shape, out.strides))
@@ -259,34 +274,48 @@ class Nest:
 
     def run(self) -> None:
         """Make the calls for all matrices."""
-        work = self._work * prod(self._lead)
-        pieces = 1 if self._alone else min(_threads(work), self._lead[0])
-        short = work < _WOKEN_FROM
-        parts = _parts(self._lead, pieces, tuple(self._calls))
-        # of the words themselves, of a thread's own memory, and of each operand
-        given = np.zeros(_OPERANDS + len(self._operands), np.int64)
-        owned = []
-        for number, operand in enumerate(self._operands, _OPERANDS):
-            if isinstance(operand, Own):
-                owned.append(number)
-                given[number] = operand.place
-            else:
-                given[number] = memory.address(operand)
-        own = memory.empty((pieces, self._own // _ITEM + LANES), float32)
-        records, kept = [], []
-        for part, room in zip(parts, own, strict=True):
+        pieces = 1 if self._alone else min(_threads(self.work), self.length)
+        short = self.work < _WOKEN_FROM
+        rooms = memory.empty((pieces, self.own_size), float32)
+        kept, records = [], []
+        for part, room in zip(self.parts(pieces), rooms, strict=True):
             words = np.empty(len(part.words), np.int64)
-            given[_INSIDE] = memory.address(words)
-            at = memory.address(room)
-            addresses = given.copy() if pieces > 1 else given
-            addresses[owned] += at + -at % VECTOR
-            np.add(part.words, addresses[part.bases], out=words)
+            operands = map(memory.address, self.operands(room))
+            addresses = [0, memory.address(words), *operands]
+            np.add(part.words, np.array(addresses)[part.bases], out=words)
             kept.append(words)
             records.append(struct.pack("=q", memory.address(words)))
         if pieces > 1:
-            parallel.share([(_code().address, record) for record in records], short=short)
+            parallel.share([(nest_code().address, record) for record in records], short=short)
         else:
             _function(short)(records[0])
+
+    def parts(self, pieces: int) -> list[Part]:
+        """What each of so many threads goes through."""
+        return _parts(self._lead, pieces, tuple(self._calls))
+
+    @property
+    def own_size(self) -> int:
+        """How many numbers of its own a thread needs memory for."""
+        return self._own // _ITEM + LANES
+
+    def operands(self, room: Array) -> list[Array]:
+        """The arrays that addresses lead to, for a thread with this memory of its own."""
+        first = -memory.address(room) % VECTOR // _ITEM
+        return [
+            room[first + operand.place // _ITEM :] if isinstance(operand, Own) else operand
+            for operand in self._operands
+        ]
+
+    @property
+    def length(self) -> int:
+        """That of the axis that is cut over the threads."""
+        return self._lead[0]
+
+    @property
+    def work(self) -> int:
+        """Numbers in all matrices."""
+        return self._work * prod(self._lead)
 
 
 @lru_cache(64)
@@ -306,10 +335,10 @@ def _threads(work: int) -> int:
 
 
 #: What addresses count from: nothing, the words themselves, and the operands in turn.
-_INSIDE, _OPERANDS = 1, 2
+INSIDE, OPERANDS = 1, 2
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """What a thread goes through: the nest, with its calls' records and addresses."""
 
     words: Array
@@ -318,7 +347,7 @@ class _Part(NamedTuple):
 
 
 @lru_cache(256)
-def _parts(lead: tuple[int, ...], pieces: int, calls: tuple[_Call, ...]) -> list[_Part]:
+def _parts(lead: tuple[int, ...], pieces: int, calls: tuple[_Call, ...]) -> list[Part]:
     """What each thread goes through.
 
     Args:
@@ -329,18 +358,18 @@ def _parts(lead: tuple[int, ...], pieces: int, calls: tuple[_Call, ...]) -> list
     return [_part(lead, piece, calls) for piece in parallel.split(lead[0], pieces)]
 
 
-def _part(lead: tuple[int, ...], piece: slice, calls: tuple[_Call, ...]) -> _Part:
+def _part(lead: tuple[int, ...], piece: slice, calls: tuple[_Call, ...]) -> Part:
     words, bases = [0] * _HEAD, [0] * _HEAD
     entries: list[tuple[int, int]] = []
     moves: list[tuple[int, ...]] = []
-    operands = itertools.count(_OPERANDS)
+    operands = itertools.count(OPERANDS)
     for call in calls:
         first = len(words)
         entries.append((call.code(), first * _WORD))
         for word in call.words():
             if isinstance(word, _Here):
                 words.append((first + word.word) * _WORD - object.__basicsize__)
-                bases.append(_INSIDE)
+                bases.append(INSIDE)
             elif isinstance(word, _Lying):
                 step, distances = _moves(word.shape[:-2], word.strides[:-2], lead)
                 moves.append((len(words) * _WORD, *distances))
@@ -354,14 +383,14 @@ def _part(lead: tuple[int, ...], piece: slice, calls: tuple[_Call, ...]) -> _Par
         *(len(entries), at, len(moves), at + len(entries) * _CALL * _WORD),
         *(*lead[:0:-1], piece.stop - piece.start),
     )
-    bases[1] = bases[3] = _INSIDE
+    bases[1] = bases[3] = INSIDE
     for code, record in entries:
         words += (code, record)
-        bases += (0, _INSIDE)
+        bases += (0, INSIDE)
     for move in moves:
         words += move
-        bases += (_INSIDE, *[0] * _AXES)
-    return _Part(np.array(words, np.int64), np.array(bases))
+        bases += (INSIDE, *[0] * _AXES)
+    return Part(np.array(words, np.int64), np.array(bases))
 
 
 @lru_cache
@@ -380,4 +409,4 @@ def _moves(
 def _function(held: bool) -> Any:
     """The code, as a function that keeps the GIL or doesn't."""
     kind = ctypes.PYFUNCTYPE if held else ctypes.CFUNCTYPE
-    return kind(None, ctypes.c_char_p)(_code().address)
+    return kind(None, ctypes.c_char_p)(nest_code().address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from math import log, prod
 from typing import Any
@@ -13,7 +14,8 @@ from .. import memory, parallel
 from ..blas import gemm
 from ..checks import broadcast_shape
 from ..dtypes import WIDE_FLOATS, Array, DType, float32, float64
-from ..machine import Column, Kernel, Matrix, Scalar, kernel, runs
+from ..machine import Column, Kernel, Matrix, Scalar, kernel, runs, times_plus
+from ..recorder import Backward, Into, Recorder
 
 #: Elements below which NumPy's own sum over rows is quicker than a product.
 _SMALL_SUM = 1 << 13
@@ -228,6 +230,41 @@ def copied(array: Array) -> Array:
     out = memory.empty(array.shape, array.dtype)
     _fill.flat(out, array.item(0))
     return out
+
+
+@kernel
+def _multiply(out: Matrix, slope: Matrix, grad: Matrix) -> None:
+    out.store(slope.load() * grad.load())
+
+
+@kernel
+def _multiply_more(out: Matrix, slope: Matrix, grad: Matrix, start: Matrix) -> None:
+    out.store(times_plus(slope.load(), grad.load(), start.load()))
+
+
+def record_slope(
+    recorder: Recorder, function: Kernel, x: Array
+) -> tuple[Array, Backward, Array | None]:
+    """A function of each element in a recording.
+
+    Args:
+        recorder: where it is written down.
+        function: a kernel of the result, the derivative and x.
+        x: the input.
+    """
+    out, slope = recorder.kept(*x.shape), recorder.kept(*x.shape)
+    recorder.forward.rows(function, *map(as_rows, (out, slope, x)))
+
+    def back(grad: Array, outs: Sequence[Into | None]) -> None:
+        (to_x,) = outs
+        assert to_x is not None
+        arrays = list(map(as_rows, (to_x.out, slope, grad)))
+        if to_x.start is None:
+            recorder.backward.rows(_multiply, *arrays)
+        else:
+            recorder.backward.rows(_multiply_more, *arrays, as_rows(to_x.start))
+
+    return out, back, None
 
 
 def random_stream(key: tuple[int, ...]) -> np.random.Generator:

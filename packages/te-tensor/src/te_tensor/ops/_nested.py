@@ -76,12 +76,13 @@ def _of_scores(of_scores: Matrix, weights: Matrix) -> Value:
 
 
 @kernel
-def _gradient(of_scores: Matrix, weights: Matrix, scale: Scalar) -> None:
+def plain_gradient(of_scores: Matrix, weights: Matrix, scale: Scalar) -> None:
+    """Turn gradients of shares into those of products."""
     of_scores.store(_of_scores(of_scores, weights) * scale.load())
 
 
 @kernel
-def _biased_gradient(
+def biased_gradient(
     of_scores: Matrix, weights: Matrix, phi: Matrix, of_bias: Column, scale: Scalar
 ) -> None:
     """The same, with what the row adds to the gradient of its slope."""
@@ -205,9 +206,9 @@ class Nested:
         of_bias = np.empty((*self.size[:4], 1), float32)
         nest.product(grad, values, of_vectors)
         if self.phi is None or not needs["slopes"]:
-            nest.kernel(_gradient, of_vectors, self.weights, factor)
+            nest.kernel(plain_gradient, of_vectors, self.weights, factor)
         else:
-            nest.kernel(_biased_gradient, of_vectors, self.weights, self.phi, of_bias, factor)
+            nest.kernel(biased_gradient, of_vectors, self.weights, self.phi, of_bias, factor)
         results = {}
         if needs["q"]:
             results["q"] = memory.empty_like(self.given[0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .. import memory, parallel
@@ -21,7 +23,8 @@ from ..machine import (
 )
 from ..operation import Gradients, Operation, Sample
 from ..plan import Plan
-from ._kernels import as_rows, by_kernel, limited, masked, number, select
+from ..recorder import Backward, Into, Recorder
+from ._kernels import as_rows, by_kernel, limited, masked, number, record_slope, select
 
 #: Elements up to which NumPy's calls are as quick as a kernel's.
 _SHORT = 1 << 9
@@ -54,6 +57,11 @@ def _where_positive(out: Matrix, x: Matrix, grad: Matrix) -> None:
 
 
 @kernel
+def _where_positive_more(out: Matrix, x: Matrix, grad: Matrix, start: Matrix) -> None:
+    out.store(start.load() + where_greater(x.load(), 0.0, grad.load(), 0.0))
+
+
+@kernel
 def _bent_kernel(out: Matrix, x: Matrix, alpha: Scalar) -> None:
     elements = x.load()
     out.store(where_greater(elements, 0.0, elements, elements * alpha.load()))
@@ -83,6 +91,23 @@ class ReLU(Operation):
         out = np.empty(x.shape, x.dtype)
         plan.rows(_positive, as_rows(out), as_rows(x))
         return out
+
+    def record(self, recorder: Recorder, x: Array) -> tuple[Array, Backward, Array | None]:
+        """Both directions, in a recording."""
+        out = recorder.kept(*x.shape)
+        recorder.forward.rows(_positive, as_rows(out), as_rows(x))
+
+        def back(grad: Array, outs: Sequence[Into | None]) -> None:
+            (to_x,) = outs
+            assert to_x is not None
+            made, where, upstream = (as_rows(a) for a in (to_x.out, out, grad))
+            if to_x.start is None:
+                recorder.backward.rows(_where_positive, made, where, upstream)
+            else:
+                start = as_rows(to_x.start)
+                recorder.backward.rows(_where_positive_more, made, where, upstream, start)
+
+        return out, back, None
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient where the result is positive."""
@@ -287,6 +312,10 @@ class SiLU(Operation):
         out = np.empty(x.shape, x.dtype)
         plan.rows(_silu_kernel, as_rows(out), as_rows(x))
         return out
+
+    def record(self, recorder: Recorder, x: Array) -> tuple[Array, Backward, Array | None]:
+        """Both directions, in a recording."""
+        return record_slope(recorder, _silu_slope_kernel, x)
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient times the derivative."""

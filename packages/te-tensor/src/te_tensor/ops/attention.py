@@ -20,6 +20,8 @@ from ._in_blocks import Keys, Settings, Work, is_small
 from ._nested import Nested, nests
 from ._one_row import OneRow
 from ._planned import PlannedHeads as PlannedHeads
+from ._recorded import RecordedHeads as RecordedHeads
+from ._recorded import penalty_of as penalty_of
 
 #: A distance function, or its name.
 FunctionLike: TypeAlias = str | DistanceFunction

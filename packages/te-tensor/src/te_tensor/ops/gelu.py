@@ -27,7 +27,8 @@ from ..machine import (
 )
 from ..operation import Gradients, Operation, Sample
 from ..plan import Plan
-from ._kernels import EXPONENT_OF_E, EXPONENTIAL, as_rows, bits_of
+from ..recorder import Backward, Recorder
+from ._kernels import EXPONENT_OF_E, EXPONENTIAL, as_rows, bits_of, record_slope
 
 _erfc_exact = np.frompyfunc(math.erfc, 1, 1)
 
@@ -208,6 +209,10 @@ class GELU(Operation):
         out = np.empty(x.shape, x.dtype)
         plan.rows(self._kernels[self.approximate][0], as_rows(out), as_rows(x))
         return out
+
+    def record(self, recorder: Recorder, x: Array) -> tuple[Array, Backward, Array | None]:
+        """Both directions, in a recording."""
+        return record_slope(recorder, self._kernels[self.approximate][1], x)
 
     def _fill(self, out: Array, slope: Array | None, x: Array) -> None:
         plain, with_slope = self._kernels[self.approximate]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -13,9 +14,10 @@ from ..autograd import sum_to_shape
 from ..blas import add_products, by_tiles, gemm, is_small, lay_out, matmul, rows_of
 from ..checks import broadcast_shape
 from ..dtypes import Array
-from ..machine import Laid, Matrix, Product, kernel, multiply, runs, runs_programs
+from ..machine import LANES, Laid, Matrix, Product, kernel, multiply, runs, runs_programs
 from ..operation import Gradients, Operation, Sample
 from ..plan import Plan, panels_of
+from ..recorder import Backward, Into, Recorder
 from ._kernels import as_rows, sum_rows
 
 #: Elements from which a weight is laid out for products, and the most rows that pay for it: with
@@ -156,6 +158,64 @@ class Linear(Operation):
         start = matrix if len(terms) == 2 else start
         plan.linear(rows, weight, start, matrix)
         return out
+
+    def record(
+        self, recorder: Recorder, x: Array, weight: Array, *terms: Array
+    ) -> tuple[Array, Backward, Array | None]:
+        """Both directions, in a recording."""
+        rows, steps = _rows(x), recorder.forward
+        (features, width), residual = weight.shape, terms[-1] if self.residual else None
+        out = recorder.kept(*x.shape[:-1], features)
+        matrix = out.reshape(len(rows), features)
+        turned = recorder.kept(width, features + -features % LANES)
+        steps.turn(weight, turned)
+        nothing = np.zeros(features, x.dtype)
+        matrices = [term if term.ndim == 1 else term.reshape(matrix.shape) for term in terms]
+
+        def write(piece: slice) -> None:
+            own = matrix[piece]
+            begin = [term if term.ndim == 1 else term[piece] for term in matrices] or [nothing]
+            if len(begin) == 2:
+                steps.kernel(_set_both, own, *begin)
+                begin = [own]
+            steps.matmul(rows[piece], turned[:, :features], begin[0], own)
+
+        steps.share(write, [len(rows)])
+        recorder.release(turned)
+        return out, partial(self._record_back, recorder, rows, weight), residual
+
+    def _record_back(
+        self,
+        recorder: Recorder,
+        rows: Array,
+        weight: Array,
+        grad: Array,
+        outs: Sequence[Into | None],
+    ) -> None:
+        """Rows of x's gradient, and of the weight's, are shared out."""
+        to_x, to_weight = outs[:2]
+        to_bias = outs[2] if len(outs) - self.residual == 3 else None
+        steps = recorder.backward
+        upstream = grad.reshape(len(rows), len(weight))
+        nothing = np.zeros(weight.shape[1], grad.dtype)
+
+        def write(piece: slice, features: slice) -> None:
+            if to_x is not None and piece.stop > piece.start:
+                begin = nothing
+                if to_x.start is not None:
+                    begin = to_x.start.reshape(rows.shape)[piece]
+                steps.matmul(upstream[piece], weight, begin, to_x.out.reshape(rows.shape)[piece])
+            if features.stop == features.start:
+                return
+            own = upstream[:, features]
+            if to_weight is not None:
+                begin = nothing if to_weight.start is None else to_weight.start[features]
+                steps.matmul(own.T, rows, begin, to_weight.out[features])
+            if to_bias is not None:
+                start = None if to_bias.start is None else to_bias.start[features]
+                recorder.total(own, to_bias._replace(out=to_bias.out[features], start=start), steps)
+
+        steps.share(write, [len(rows), len(weight)])
 
     def multiply_adds(self) -> int:
         """Those of the product."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil, prod
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from ..machine import (
 )
 from ..operation import Gradients, Operation, Sample
 from ..plan import Plan
+from ..recorder import Backward, Into, Recorder
 from ._kernels import as_rows, sum_rows
 
 #: Elements up to which calls cost more than passes: small inputs take the fewest, in float64.
@@ -90,6 +92,24 @@ def _layer_norm_kept(
     out.store(times_plus(found.normal(elements), weight.load(), bias.load()))
 
 
+def _gradient(
+    grad: Matrix,
+    x: Matrix,
+    statistics: tuple[Column, Column, Column],
+    weight: Matrix,
+    sums: tuple[Matrix, Matrix],
+    share: Scalar,
+) -> Value:
+    found = _Statistics(*[column.load() for column in statistics])
+    upstream, normal = grad.load(), found.normal(x.load())
+    scaled, product = upstream * weight.load(), upstream * normal
+    for total, value in zip(sums, (product, upstream), strict=True):
+        total.add(value)
+    of_mean = scaled.sum() * share.load()
+    correlation = (product * weight.load()).sum() * share.load()
+    return minus_times(scaled - of_mean, normal, correlation) * found.inverse
+
+
 @kernel
 def _layer_norm_gradient(
     out: Matrix,
@@ -103,14 +123,26 @@ def _layer_norm_gradient(
     to_bias: Matrix,
     share: Scalar,
 ) -> None:
-    found = _Statistics(mean.load(), rest.load(), inverse.load())
-    upstream, normal = grad.load(), found.normal(x.load())
-    scaled, product = upstream * weight.load(), upstream * normal
-    to_weight.add(product)
-    to_bias.add(upstream)
-    of_mean = scaled.sum() * share.load()
-    correlation = (product * weight.load()).sum() * share.load()
-    out.store(minus_times(scaled - of_mean, normal, correlation) * found.inverse)
+    statistics, sums = (mean, rest, inverse), (to_weight, to_bias)
+    out.store(_gradient(grad, x, statistics, weight, sums, share))
+
+
+@kernel
+def _layer_norm_gradient_more(
+    out: Matrix,
+    grad: Matrix,
+    x: Matrix,
+    mean: Column,
+    rest: Column,
+    inverse: Column,
+    weight: Matrix,
+    to_weight: Matrix,
+    to_bias: Matrix,
+    start: Matrix,
+    share: Scalar,
+) -> None:
+    statistics, sums = (mean, rest, inverse), (to_weight, to_bias)
+    out.store(start.load() + _gradient(grad, x, statistics, weight, sums, share))
 
 
 def _blocks(rows: Array, *, by_kernel: bool) -> list[slice]:
@@ -210,6 +242,43 @@ class LayerNorm(Operation):
         scalars = self.eps, 1 / max(rows.shape[1], 1)
         plan.rows(_layer_norm, as_rows(out, self.axes), rows, weight, bias, *scalars)
         return out
+
+    def record(
+        self, recorder: Recorder, x: Array, *affine: Array
+    ) -> tuple[Array, Backward, Array | None]:
+        """Both directions, in a recording."""
+        rows, out = as_rows(x, self.axes), recorder.kept(*x.shape)
+        weight, bias = self._affine(rows, *(a.reshape(-1) for a in affine))
+        statistics = [recorder.kept(len(rows), 1) for _ in _Statistics._fields]
+        share = 1 / rows.shape[1]
+        arrays = (as_rows(out, self.axes), rows, *statistics, weight, bias)
+        recorder.forward.rows(_layer_norm_kept, *arrays, self.eps, share)
+
+        def back(grad: Array, outs: Sequence[Into | None]) -> None:
+            steps = recorder.backward
+            # What nobody wants goes where it is overwritten.
+            to_x = outs[0] or Into(recorder.passing(*x.shape), None)
+            sums = recorder.passing(2, steps.threads, rows.shape[1])
+            recorder.zeros(sums, steps)
+            own = iter(range(steps.threads))
+
+            def write(piece: slice) -> None:
+                given = (to_x.out, grad, x)
+                matrices = [as_rows(a, self.axes)[piece] for a in given]
+                columns = [column[piece] for column in statistics]
+                operands = [*matrices, *columns, weight, *sums[:, next(own)]]
+                if to_x.start is None:
+                    steps.kernel(_layer_norm_gradient, *operands, share)
+                else:
+                    start = as_rows(to_x.start, self.axes)[piece]
+                    steps.kernel(_layer_norm_gradient_more, *operands, start, share)
+
+            steps.share(write, [len(rows)])
+            for parts, into in zip(sums, outs[1:], strict=False):
+                if into is not None:
+                    recorder.total(parts, into, steps)
+
+        return out, back, None
 
     @staticmethod
     def _affine(rows: Array, *given: Array) -> tuple[Array, Array]:

@@ -1,0 +1,458 @@
+"""Recordings: forward and backward of operations one after the other, written down as two calls.
+
+While a small model trains, Python takes longer than the work. A recorder has the calls of kernels
+and products written down that operations come to in both directions, for inputs of one shape. What
+it makes, a recording, holds sizes and distances, but no memory: each run brings its own, so that
+one recording serves all layers of a shape, any number of times at once. `Replay` is the run: an
+operation that stands for all of them in the graph.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from . import memory
+from .dtypes import Array, float32, int64
+from .machine import Column, Matrix, Scalar, Steps, kernel, runs_programs
+from .operation import Gradients, Operation
+
+_ITEM, _LINE = 4, 64
+
+
+class Unrecorded(Exception):
+    """An operation, or its inputs, can't be part of a recording: apply it as usual."""
+
+
+class Into(NamedTuple):
+    """Where a gradient goes.
+
+    Attributes:
+        out: what it is written to.
+        start: what it is added to, or None; may be `out`.
+    """
+
+    out: Array
+    start: Array | None
+
+
+#: Writes down an operation's backward: from the gradient of its result, and where those of its
+#: inputs go (None: nowhere).
+Backward: TypeAlias = Callable[[Array, Sequence[Into | None]], None]
+
+
+@kernel
+def _fill(out: Matrix, number: Scalar) -> None:
+    out.store(number.load())
+
+
+@kernel
+def _copy(out: Matrix, source: Matrix) -> None:
+    out.store(source.load())
+
+
+@kernel
+def _add(out: Matrix, one: Matrix, other: Matrix) -> None:
+    out.store(one.load() + other.load())
+
+
+@kernel
+def _add_rows(rows: Matrix, total: Matrix) -> None:
+    total.add(rows.load())
+
+
+@kernel
+def _subtract_sum(rows: Matrix, out: Column) -> None:
+    out.store(0.0 - rows.load().sum())
+
+
+class _Arena:
+    """Memory of a run, as arrays that stand for it while calls are written down."""
+
+    def __init__(self) -> None:
+        #: The arrays, and how far from the beginning they are.
+        self.arrays: list[tuple[Array, int]] = []
+        #: Bytes in all.
+        self.size = 0
+        self._free: dict[int, list[Array]] = {}
+
+    def take(self, shape: tuple[int, ...]) -> Array:
+        """An array of float32, where nobody is any more."""
+        size = prod(shape) * _ITEM
+        size += -size % _LINE
+        free = self._free.get(size)
+        if free:
+            return free.pop()[: prod(shape)].reshape(shape)
+        made = np.empty((size + _LINE) // _ITEM, float32)  # no page of it is ever touched
+        made = made[-memory.address(made) % _LINE // _ITEM :][: size // _ITEM]
+        self.arrays.append((made, self.size))
+        self.size += size
+        return made[: prod(shape)].reshape(shape)
+
+    def give_back(self, array: Array) -> None:
+        """Let the memory be used again by what is written down from now on."""
+        start = memory.address(array)
+        for made, _ in self.arrays:
+            if memory.address(made) == start:
+                self._free.setdefault(made.nbytes, []).append(made)
+
+
+class _Entry(NamedTuple):
+    """An operation that was written down."""
+
+    inputs: Sequence[Array]
+    out: Array
+    back: Backward
+    #: The input whose gradient is that of the result, as a residual's is.
+    same: Array | None
+
+
+#: What addresses count from: nothing, the words, memory that is kept for backward and that isn't,
+#: the result, its gradient; then all inputs, then their gradients.
+_KEPT, _PASSING, _OUT, _GRAD, _INPUTS = 2, 3, 4, 5, 6
+
+
+class Recorder:
+    """Writes operations down.
+
+    Their arrays stand for memory that runs bring: only where they are and how they lie counts.
+
+    Example:
+        >>> import numpy as np
+        >>> import te_tensor as te
+        >>> from te_tensor.ops.linalg import Linear
+        >>> from te_tensor.recorder import Recorder, Replay, Unrecorded
+        >>> x, weight = te.randn(5, 3, requires_grad=True), te.randn(2, 3, requires_grad=True)
+        >>> recorder = Recorder()
+        >>> given = [recorder.input(t.shape, needs_grad=True) for t in (x, weight)]
+        >>> try:
+        ...     recording = recorder.finish(recorder.apply(Linear(), *given))
+        ...     y = te.Tensor.apply(Replay(recording), x, weight)
+        ... except Unrecorded:  # a processor without AVX-512
+        ...     y = te.linear(x, weight)
+        >>> y.sum().backward()
+        >>> x.grad.shape
+        (5, 3)
+    """
+
+    def __init__(self) -> None:
+        self.forward, self.backward = Steps(), Steps()
+        self._kept, self._passing = _Arena(), _Arena()
+        self._inputs: list[Array] = []
+        self._needing: set[int] = set()
+        self._tape: list[_Entry] = []
+
+    def input(self, shape: tuple[int, ...], *, needs_grad: bool) -> Array:
+        """What stands for an input of runs, in their order."""
+        made = np.empty(shape, float32)
+        self._inputs.append(made)
+        if needs_grad:
+            self._needing.add(id(made))
+        return made
+
+    def kept(self, *shape: int) -> Array:
+        """Memory that forward writes and backward finds."""
+        return self._kept.take(shape)
+
+    def release(self, array: Array) -> None:
+        """Let what follows in forward write to memory of `kept` that nothing reads any more."""
+        self._kept.give_back(array)
+
+    def passing(self, *shape: int) -> Array:
+        """Memory within backward."""
+        return self._passing.take(shape)
+
+    def needs_grad(self, array: Array) -> bool:
+        """Whether backward comes to this input, or result."""
+        return id(array) in self._needing
+
+    def apply(self, operation: Operation, *arrays: Array) -> Array:
+        """Have an operation written down.
+
+        Args:
+            operation: a new instance of one that has `record`.
+            *arrays: its inputs.
+
+        Returns:
+            What stands for the result.
+
+        Raises:
+            Unrecorded: there is no such recording, no machine code here, or inputs that don't fit.
+        """
+        usual = all([array.ndim and array.size for array in arrays])
+        if operation.record is None or not usual or not runs_programs():
+            raise Unrecorded(type(operation).__name__)
+        # Machine code believes what it is told: shapes are those that forward accepts.
+        operation.needs_grad = (False,) * len(arrays)
+        try:
+            with np.errstate(all="ignore"):  # nobody has written to them
+                wanted = operation.forward(*arrays)
+        except (TypeError, ValueError) as error:
+            raise Unrecorded(str(error)) from error
+        out, back, same = operation.record(self, *arrays)
+        assert isinstance(wanted, np.ndarray) and out.shape == wanted.shape
+        self.note(arrays, out, back, same)
+        return out
+
+    def note(
+        self, inputs: Sequence[Array], out: Array, back: Backward, same: Array | None = None
+    ) -> None:
+        """Have backward written down later for what was written down of forward.
+
+        Args:
+            inputs: what it was made of.
+            out: the result.
+            back: writes backward down; not called where no input needs a gradient.
+            same: the input whose gradient is that of the result; `back` leaves it out.
+        """
+        if any(map(self.needs_grad, inputs)):
+            self._needing.add(id(out))
+        self._tape.append(_Entry(inputs, out, back, same))
+
+    def finish(self, out: Array) -> Recording:
+        """What was recorded, up to this result.
+
+        Raises:
+            Unrecorded: an input that needs a gradient has nothing to do with the result.
+        """
+        grad = np.empty(out.shape, float32)
+        grads = _Gradients(self, out, grad)
+        for entry in reversed(self._tape):
+            grads.through(entry)
+        results = grads.results
+        if any(self.needs_grad(x) and id(x) not in results for x in self._inputs):
+            raise Unrecorded("an input that the result doesn't depend on")
+        ends = [results.get(id(x)) for x in self._inputs]
+        regions = [(array, _KEPT, at) for array, at in self._kept.arrays]
+        whole = self._kept.arrays
+        made = next(array for array, _ in whole if memory.address(array) == memory.address(out))
+        regions = [region for region in regions if region[0] is not made]
+        regions += [(array, _PASSING, at) for array, at in self._passing.arrays]
+        regions += [(made, _OUT, 0), (grad, _GRAD, 0)]
+        regions += [(x, base, 0) for base, x in enumerate(self._inputs, _INPUTS)]
+        first = _INPUTS + len(self._inputs)
+        regions += [(x, base, 0) for base, x in enumerate(ends, first) if x is not None]
+        return Recording(
+            _Call.of(self.forward, regions),
+            _Call.of(self.backward, regions),
+            self._kept.size,
+            self._passing.size,
+            out.shape,
+            [None if x is None else x.shape for x in ends],
+        )
+
+    # -- what several operations write down ------------------------------------------------------
+
+    def total(self, rows: Array, out: Into, steps: Steps) -> None:
+        """Have the rows of a matrix (n, columns) summed."""
+        vector = out.out.reshape(1, -1)
+        if out.start is None:
+            steps.kernel(_fill, vector, 0.0)
+        elif out.start is not out.out:
+            steps.kernel(_copy, vector, out.start.reshape(1, -1))
+        steps.kernel(_add_rows, rows, vector[0])
+
+    def negative_sums(self, rows: Array, out: Into) -> None:
+        """Have minus the sum of each row written into, or added to, a vector; in backward."""
+        column = out.out.reshape(-1, 1)
+        if out.start is None:
+            self.backward.kernel(_subtract_sum, rows, column)
+            return
+        made = self.passing(len(rows), 1)
+        self.backward.kernel(_subtract_sum, rows, made)
+        self.backward.kernel(_add, column, made, out.start.reshape(-1, 1))
+
+    def copy(self, source: Array, out: Array, steps: Steps) -> None:
+        """Have memory copied."""
+        steps.kernel(_copy, out.reshape(1, -1), source.reshape(1, -1))
+
+    def zeros(self, array: Array, steps: Steps) -> None:
+        """Have memory set to 0."""
+        steps.kernel(_fill, array.reshape(1, -1), 0.0)
+
+
+class _Gradients:
+    """The walk backward: what has arrived at each array, and where it is."""
+
+    def __init__(self, recorder: Recorder, out: Array, grad: Array) -> None:
+        self._recorder = recorder
+        #: Gradients by the ids of what they are of, and whether they are in memory of backward's.
+        self._found: dict[int, tuple[Array, bool]] = {id(out): (grad, False)}
+        self._leaves = {id(x) for x in recorder._inputs}
+        self._uses = Counter(id(x) for entry in recorder._tape for x in entry.inputs)
+        #: The gradients of inputs, by these.
+        self.results: dict[int, Array] = {}
+
+    def through(self, entry: _Entry) -> None:
+        """Have an operation's backward written down, if anything has arrived at its result."""
+        recorder = self._recorder
+        arrived = self._found.pop(id(entry.out), None)
+        if arrived is None or not recorder.needs_grad(entry.out):
+            self._uses.subtract(map(id, entry.inputs))
+            return
+        grad, owned = arrived
+        released: list[Array] = []
+        outs = [self._into(x, entry.same, released) for x in entry.inputs]
+        entry.back(grad, outs)
+        if entry.same is not None and recorder.needs_grad(entry.same):
+            self._pass_on(entry.same, grad, owned)
+        elif owned:
+            released.append(grad)
+        for array in released:
+            recorder._passing.give_back(array)
+
+    def _into(self, x: Array, same: Array | None, released: list[Array]) -> Into | None:
+        if x is same or not self._recorder.needs_grad(x):
+            return None
+        self._uses[id(x)] -= 1
+        before, owned = self._found.get(id(x), (None, False))
+        is_last = id(x) in self._leaves and not self._uses[id(x)]
+        if is_last:
+            target = self.results[id(x)] = np.empty(x.shape, float32)
+            if before is not None and owned:
+                released.append(before)
+        elif before is not None and owned:
+            target = before
+        else:
+            target = self._recorder.passing(*x.shape)
+        self._found[id(x)] = target, not is_last
+        return Into(target, before)
+
+    def _pass_on(self, x: Array, grad: Array, owned: bool) -> None:
+        """A gradient that arrives as it is."""
+        steps = self._recorder.backward
+        self._uses[id(x)] -= 1
+        before = self._found.get(id(x))
+        if id(x) in self._leaves and not self._uses[id(x)]:
+            target = self.results[id(x)] = np.empty(x.shape, float32)
+            flat = [a.reshape(1, -1) for a in (target, grad)]
+            if before is None:
+                steps.kernel(_copy, *flat)
+            else:
+                steps.kernel(_add, *flat, before[0].reshape(1, -1))
+        elif before is None:
+            self._found[id(x)] = grad, owned
+        else:
+            target = self._recorder.passing(*x.shape)
+            flat = [a.reshape(1, -1) for a in (target, grad, before[0])]
+            steps.kernel(_add, *flat)
+            self._found[id(x)] = target, True
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Calls of one direction."""
+
+    words: Array
+    bases: Array
+    count: int
+    #: What addresses lead to that no run brings.
+    steps: Steps
+
+    @classmethod
+    def of(cls, steps: Steps, regions: Sequence[tuple[Array, int, int]]) -> _Call:
+        """The calls of steps."""
+        return cls(*steps.relocatable(regions), steps)
+
+    def run(self, addresses: Sequence[int]) -> None:
+        """Make the calls, with what addresses count from, from number 2 on."""
+        words = np.empty(len(self.words), int64)
+        given = np.array((0, memory.address(words), *addresses), int64)
+        np.add(self.words, given[self.bases], out=words)
+        self.steps.run_relocated(words, self.count)
+
+    def reads(self, base: int) -> bool:
+        """Whether any address counts from it."""
+        return bool((self.bases == base).any())
+
+
+class Recording:
+    """Forward and backward as calls.
+
+    Attributes:
+        shape: that of the result.
+    """
+
+    def __init__(
+        self,
+        forward: _Call,
+        backward: _Call,
+        kept: int,
+        passing: int,
+        shape: tuple[int, ...],
+        grads: list[tuple[int, ...] | None],
+    ) -> None:
+        self._forward, self._backward = forward, backward
+        self._kept, self._passing = kept, passing
+        self.shape = shape
+        self._grads = grads
+        self._reads_out = backward.reads(_OUT)
+        self._reads = [backward.reads(base) for base in range(_INPUTS, _INPUTS + len(grads))]
+
+    def is_current(self) -> bool:
+        """Whether the engine's threads are those that it was recorded for."""
+        return self._forward.steps.is_current()
+
+    def run(self, arrays: Sequence[Array]) -> tuple[Array, list[Array | None]]:
+        """The result, and what backward needs.
+
+        Args:
+            arrays: the inputs, float32 in C order, of the shapes that were recorded.
+        """
+        kept = memory.empty((self._kept // _ITEM,), float32)
+        out = memory.empty(self.shape, float32)
+        places = memory.address(kept), 0, memory.address(out), 0
+        self._forward.run((*places, *map(memory.address, arrays)))
+        saved = [a if used else None for a, used in zip(arrays, self._reads, strict=True)]
+        return out, [kept, out if self._reads_out else None, *saved]
+
+    def run_back(self, grad: Array, saved: Sequence[Array | None]) -> list[Array | None]:
+        """The gradients of all inputs, None where none is wanted.
+
+        Args:
+            grad: that of the result, float32 in C order.
+            saved: what `run` returned.
+        """
+        passing = memory.empty((self._passing // _ITEM,), float32)
+        results = [None if s is None else memory.empty(s, float32) for s in self._grads]
+        kept, out, *arrays = map(_place, saved)
+        places = kept, memory.address(passing), out, memory.address(grad)
+        self._backward.run((*places, *arrays, *map(_place, results)))
+        return results
+
+
+def _place(array: Array | None) -> int:
+    return 0 if array is None else memory.address(array)
+
+
+class Replay(Operation):
+    """A run of a recording.
+
+    Inputs: the first of those that were recorded.
+
+    Args:
+        recording: the recording.
+        others: the last of its inputs, which need no gradients.
+    """
+
+    is_ours = True
+
+    def __init__(self, recording: Recording, *others: Array) -> None:
+        self.recording = recording
+        self.others = others
+
+    def forward(self, *arrays: Array) -> Array:
+        """The result."""
+        out, saved = self.recording.run([*arrays, *self.others])
+        self.save(*saved)
+        return out
+
+    def backward(self, grad: Array) -> Gradients:
+        """The gradients."""
+        grad = np.ascontiguousarray(grad)
+        return self.recording.run_back(grad, self.saved)[: len(self.inputs)]
