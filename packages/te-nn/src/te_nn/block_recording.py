@@ -170,9 +170,11 @@ def _record(
         return recorder.apply(LinearMap(bool(residual)), x, *layer, *residual)
 
     read = normed(x, norm1, settings.epsilons[0]) if pre else x
+    # Queries, keys and values are one product, of their weights joined.
+    projections = list(map(recorder.join, zip(q, k, v, strict=True)))
     heads = RecordedHeads(
         recorder,
-        *(linear(read, q), linear(read, k), linear(read, v), penalty),
+        *(linear(read, projections), penalty),
         heads=settings.heads,
         kv_heads=settings.kv_heads,
         phi=phi[0] if phi else None,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from typing import NamedTuple, TypeAlias
 
@@ -112,8 +113,8 @@ class _Entry(NamedTuple):
     same: Array | None
 
 
-#: What addresses count from: nothing, the words, memory that is kept for backward and that isn't,
-#: the result, its gradient; then all inputs, then their gradients.
+#: What addresses count from: nothing, the words, memory that forward keeps for backward and that
+#: either has for itself, the result, its gradient; then all inputs, then their gradients.
 _KEPT, _PASSING, _OUT, _GRAD, _INPUTS = 2, 3, 4, 5, 6
 
 
@@ -142,7 +143,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.forward, self.backward = Steps(), Steps()
-        self._kept, self._passing = _Arena(), _Arena()
+        self._kept, self._brief, self._passing = _Arena(), _Arena(), _Arena()
         self._inputs: list[Array] = []
         self._needing: set[int] = set()
         self._tape: list[_Entry] = []
@@ -159,13 +160,19 @@ class Recorder:
         """Memory that forward writes and backward finds."""
         return self._kept.take(shape)
 
-    def release(self, array: Array) -> None:
-        """Let what follows in forward write to memory of `kept` that nothing reads any more."""
-        self._kept.give_back(array)
+    def brief(self, *shape: int) -> Array:
+        """Memory within forward; `release` lets what follows have it."""
+        return self._brief.take(shape)
 
     def passing(self, *shape: int) -> Array:
-        """Memory within backward."""
+        """Memory within backward; `release` lets what follows have it."""
         return self._passing.take(shape)
+
+    def release(self, *arrays: Array) -> None:
+        """Let what follows write to memory that nothing reads any more."""
+        for array in arrays:
+            self._brief.give_back(array)
+            self._passing.give_back(array)
 
     def needs_grad(self, array: Array) -> bool:
         """Whether backward comes to this input, or result."""
@@ -233,6 +240,7 @@ class Recorder:
         made = next(array for array, _ in whole if memory.address(array) == memory.address(out))
         regions = [region for region in regions if region[0] is not made]
         regions += [(array, _PASSING, at) for array, at in self._passing.arrays]
+        regions += [(array, _PASSING, at) for array, at in self._brief.arrays]
         regions += [(made, _OUT, 0), (grad, _GRAD, 0)]
         regions += [(x, base, 0) for base, x in enumerate(self._inputs, _INPUTS)]
         first = _INPUTS + len(self._inputs)
@@ -240,11 +248,29 @@ class Recorder:
         return Recording(
             _Call.of(self.forward, regions),
             _Call.of(self.backward, regions),
-            self._kept.size,
-            self._passing.size,
+            (self._kept.size, self._brief.size, self._passing.size),
             out.shape,
             [None if x is None else x.shape for x in ends],
         )
+
+    def join(self, arrays: Sequence[Array]) -> Array:
+        """Arrays one behind the other, as one: along the first axis."""
+        lengths = [len(array) for array in arrays]
+        out = self.kept(sum(lengths), *arrays[0].shape[1:])
+        pieces = [slice(end - n, end) for end, n in zip(accumulate(lengths), lengths, strict=True)]
+        for array, piece in zip(arrays, pieces, strict=True):
+            self.forward.rows(_copy, _matrix(out[piece]), _matrix(array))
+
+        def back(grad: Array, outs: Sequence[Into | None]) -> None:
+            for into, piece in zip(outs, pieces, strict=True):
+                if into is None:
+                    continue
+                given = [a for a in (grad[piece], into.start) if a is not None]
+                function = _copy if len(given) == 1 else _add
+                self.backward.rows(function, *map(_matrix, (into.out, *given)))
+
+        self.note(arrays, out, back)
+        return out
 
     # -- what several operations write down ------------------------------------------------------
 
@@ -274,6 +300,10 @@ class Recorder:
     def zeros(self, array: Array, steps: Steps) -> None:
         """Have memory set to 0."""
         steps.kernel(_fill, array.reshape(1, -1), 0.0)
+
+
+def _matrix(array: Array) -> Array:
+    return array.reshape(1, -1) if array.ndim == 1 else array.reshape(len(array), -1)
 
 
 class _Gradients:
@@ -382,13 +412,12 @@ class Recording:
         self,
         forward: _Call,
         backward: _Call,
-        kept: int,
-        passing: int,
+        sizes: tuple[int, int, int],
         shape: tuple[int, ...],
         grads: list[tuple[int, ...] | None],
     ) -> None:
         self._forward, self._backward = forward, backward
-        self._kept, self._passing = kept, passing
+        self._kept, self._brief, self._passing = (size // _ITEM for size in sizes)
         self.shape = shape
         self._grads = grads
         self._reads_out = backward.reads(_OUT)
@@ -404,9 +433,9 @@ class Recording:
         Args:
             arrays: the inputs, float32 in C order, of the shapes that were recorded.
         """
-        kept = memory.empty((self._kept // _ITEM,), float32)
+        kept, brief = (memory.empty((size,), float32) for size in (self._kept, self._brief))
         out = memory.empty(self.shape, float32)
-        places = memory.address(kept), 0, memory.address(out), 0
+        places = *map(memory.address, (kept, brief, out)), 0
         self._forward.run((*places, *map(memory.address, arrays)))
         saved = [a if used else None for a, used in zip(arrays, self._reads, strict=True)]
         return out, [kept, out if self._reads_out else None, *saved]
@@ -418,7 +447,7 @@ class Recording:
             grad: that of the result, float32 in C order.
             saved: what `run` returned.
         """
-        passing = memory.empty((self._passing // _ITEM,), float32)
+        passing = memory.empty((self._passing,), float32)
         results = [None if s is None else memory.empty(s, float32) for s in self._grads]
         kept, out, *arrays = map(_place, saved)
         places = kept, memory.address(passing), out, memory.address(grad)

@@ -102,6 +102,9 @@ from .kernel import (
 from .nest import (
     Nest as Nest,
 )
+from .nest import (
+    Own as Own,
+)
 from .passes import (
     Passes as Passes,
 )

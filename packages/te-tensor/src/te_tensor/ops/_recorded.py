@@ -8,7 +8,7 @@ from math import inf
 import numpy as np
 
 from ..dtypes import Array, bool_, float32
-from ..machine import LANES, Matrix, Nest, kernel
+from ..machine import LANES, Matrix, Nest, Own, kernel
 from ..recorder import Into, Recorder, Unrecorded
 from ._nested import (
     MOST_COLUMNS,
@@ -18,6 +18,9 @@ from ._nested import (
     plain_gradient,
     plain_weights,
 )
+
+#: Weights of all heads up to which they are kept for backward.
+_MOST_WEIGHTS = 1 << 20
 
 
 @kernel
@@ -30,13 +33,11 @@ class RecordedHeads:
 
     Args:
         recorder: where it is written down.
-        q: shape (B, S, H·d), as projections leave it.
-        k: shape (B, T, K·d).
-        v: likewise.
-        penalty: shape (b, s, whole vectors of T), b 1 or B, and s 1 or S; see `penalty_of`.
+        given: queries, keys and values side by side, shape (B, S, (H + 2·K)·d).
+        penalty: shape (b, s, whole vectors of S), b 1 or B, and s 1 or S; see `penalty_of`.
         heads: H.
         kv_heads: K.
-        phi: shape (b, S, whole vectors of T), for a distance bias.
+        phi: shape (b, S, whole vectors of S), for a distance bias.
         slopes: of H numbers, for it.
 
     Attributes:
@@ -49,9 +50,7 @@ class RecordedHeads:
     def __init__(
         self,
         recorder: Recorder,
-        q: Array,
-        k: Array,
-        v: Array,
+        given: Array,
         penalty: Array,
         *,
         heads: int,
@@ -59,30 +58,40 @@ class RecordedHeads:
         phi: Array | None = None,
         slopes: Array | None = None,
     ) -> None:
-        (batch, rows, features), columns = q.shape, k.shape[1]
-        width = features // heads
-        sides = (batch, columns, kv_heads * width)
-        if features % heads or heads % kv_heads or not k.shape == v.shape == sides:
-            raise Unrecorded(f"attention of q {q.shape}, k {k.shape} and v {v.shape}")
-        if columns > MOST_COLUMNS or width > MOST_FEATURES:
-            raise Unrecorded(f"attention to {columns} keys of {width} features")
+        batch, rows, features = given.shape
+        width, rest = divmod(features, heads + 2 * kv_heads)
+        if rest or heads % kv_heads:
+            raise Unrecorded(f"{heads} heads of {features} features, keys with {kv_heads}")
+        if rows > MOST_COLUMNS or width > MOST_FEATURES:
+            raise Unrecorded(f"attention to {rows} keys of {width} features")
         self._recorder, self._width = recorder, width
-        self._size = batch, kv_heads, heads // kv_heads, rows, columns
+        self._size = batch, kv_heads, heads // kv_heads, rows
         self._scale = width**-0.5
-        self.out = recorder.kept(*q.shape)
-        self._q, self._k, self._v = map(self._apart, (q, k, v))
+        self.out = recorder.kept(batch, rows, heads * width)
+        self._given = given
         self._penalty = self._stack(penalty[:, None, None])
         self._phi = None if phi is None else self._stack(phi[:, None, None])
-        weights = recorder.kept(*self._size[:4], penalty.shape[-1])
-        self._weights = self._stack(weights)
+        self._factors: Array | None = None
+        whole = penalty.shape[-1]
+        #: The weights of all heads; None where backward makes them anew.
+        self._weights: Array | None = None
+        if batch * heads * rows * whole <= _MOST_WEIGHTS:
+            self._weights = self._stack(recorder.kept(*self._size, whole))
         self._write(slopes)
-        inputs = (q, k, v) if slopes is None else (q, k, v, slopes)
-        recorder.note(inputs, self.out, self._back)
+        recorder.note((given,) if slopes is None else (given, slopes), self.out, self._back)
 
     def _apart(self, x: Array) -> Array:
-        """(B, T, heads·d) as a stack of heads (B, K, heads / K, T, d)."""
+        """(B, S, heads·d) as a stack of heads (B, K, heads / K, S, d)."""
         split = x.reshape(*x.shape[:2], self._size[1], -1, self._width)
         return self._stack(split.transpose(0, 2, 3, 1, 4))
+
+    def _sides(self, given: Array) -> list[Array]:
+        """Queries, keys and values, or their gradients."""
+        _, kv_heads, group, _ = self._size
+        first = kv_heads * group * self._width
+        ends = first, first + kv_heads * self._width
+        sides = given[..., : ends[0]], given[..., ends[0] : ends[1]], given[..., ends[1] :]
+        return list(map(self._apart, sides))
 
     def _stack(self, x: Array) -> Array:
         """(B, K, …) with the longer one first: threads share it."""
@@ -90,60 +99,72 @@ class RecordedHeads:
         return x if batch >= kv_heads else x.swapaxes(0, 1)
 
     def _nest(self) -> Nest:
-        batch, kv_heads, group = self._size[:3]
+        batch, kv_heads, group, _ = self._size
         return Nest(max(batch, kv_heads), min(batch, kv_heads), group)
 
     def _write(self, slopes: Array | None) -> None:
         """Forward."""
         recorder, nest = self._recorder, self._nest()
-        nest.product(self._q, nest.transposed(self._k), self._weights)
-        operands = self._weights, self._penalty
-        if slopes is None or self._phi is None:
-            nest.kernel(plain_weights, *operands, self._scale)
+        if slopes is not None:
+            self._factors = recorder.kept(slopes.size)
+            recorder.forward.kernel(_negate, self._factors.reshape(1, -1), slopes.reshape(1, -1))
+        weights = self._make_weights(nest)
+        columns = self._size[3]
+        shares = weights.first(columns) if isinstance(weights, Own) else weights[..., :columns]
+        nest.product(shares, self._sides(self._given)[2], self._apart(self.out))
+        recorder.forward.nest(nest, recorder.brief)
+
+    def _make_weights(self, nest: Nest) -> Array | Own:
+        """Shares that sum to 1 in a row, 0 behind the last column."""
+        rows = self._size[3]
+        weights = nest.own(rows, rows) if self._weights is None else self._weights
+        q, k, _ = self._sides(self._given)
+        nest.product(q, nest.transposed(k), weights)
+        if self._factors is None:
+            nest.kernel(plain_weights, weights, self._penalty, self._scale)
         else:
-            factors = recorder.kept(slopes.size)
-            recorder.forward.kernel(_negate, factors.reshape(1, -1), slopes.reshape(1, -1))
-            own = self._stack(factors.reshape(1, *self._size[1:3], 1, 1))
-            nest.kernel(biased_weights, *operands, self._phi, own, self._scale)
-        nest.product(self._weights[..., : self._size[4]], self._v, self._apart(self.out))
-        recorder.forward.nest(nest, recorder.kept)
+            factors = self._stack(self._factors.reshape(1, *self._size[1:3], 1, 1))
+            nest.kernel(biased_weights, weights, self._penalty, self._phi, factors, self._scale)
+        return weights
 
     def _back(self, grad: Array, outs: Sequence[Into | None]) -> None:
         """Backward: what each head needs stays with its thread."""
         recorder, nest = self._recorder, self._nest()
-        batch, kv_heads, group, rows, columns = self._size
+        batch, kv_heads, group, rows = self._size
+        q, k, v = self._sides(self._given)
+        weights = self._make_weights(nest) if self._weights is None else self._weights
         upstream = self._apart(grad)
-        values = nest.transposed(self._v)
-        of_scores = nest.own(rows, columns)
-        nest.product(upstream, values, of_scores)
+        of_scores = nest.own(rows, rows)
+        nest.product(upstream, nest.transposed(v), of_scores)
         of_slopes = recorder.passing(batch, kv_heads, group, rows, 1)
         if self._phi is None:
-            nest.kernel(plain_gradient, of_scores, self._weights, self._scale)
+            nest.kernel(plain_gradient, of_scores, weights, self._scale)
         else:
-            operands = of_scores, self._weights, self._phi, self._stack(of_slopes)
+            operands = of_scores, weights, self._phi, self._stack(of_slopes)
             nest.kernel(biased_gradient, *operands, self._scale)
-        of_scores = of_scores.first(columns)
-        shares = self._weights[..., :columns].swapaxes(-1, -2)
-        for into, a, b in (
-            (outs[0], of_scores, self._k),
-            (outs[1], of_scores.turned, self._q),
-            (outs[2], shares, upstream),
-        ):
-            if into is None:
-                continue
-            # A key head's gradient is the sum of those of all heads that it serves.
-            add = into.start is not None or (into is not outs[0] and group > 1)
-            if into.start is None and add:
-                recorder.zeros(into.out, recorder.backward)
-            elif into.start is not None and into.start is not into.out:
+        of_scores = of_scores.first(rows)
+        if isinstance(weights, Own):
+            shares: Array | Own = weights.first(rows).turned
+        else:
+            shares = weights[..., :rows].swapaxes(-1, -2)
+        into = outs[0]
+        if into is not None:
+            if into.start is not None and into.start is not into.out:
                 recorder.copy(into.start, into.out, recorder.backward)
-            nest.product(a, b, self._apart(into.out), add=add)
+            elif into.start is None and group > 1:
+                recorder.zeros(into.out, recorder.backward)
+            # A key head's gradient is the sum of those of all heads that it serves.
+            adds = into.start is not None, into.start is not None or group > 1
+            to_q, to_k, to_v = self._sides(into.out)
+            nest.product(of_scores, k, to_q, add=adds[0])
+            nest.product(of_scores.turned, q, to_k, add=adds[1])
+            nest.product(shares, upstream, to_v, add=adds[1])
         recorder.backward.nest(nest, recorder.passing)
-        if len(outs) == 4 and outs[3] is not None:
+        if len(outs) == 2 and outs[1] is not None:
             total = recorder.passing(kv_heads * group * rows)
             by_element = of_slopes.reshape(batch, -1)
             recorder.total(by_element, Into(total, None), recorder.backward)
-            recorder.negative_sums(total.reshape(-1, rows), outs[3])
+            recorder.negative_sums(total.reshape(-1, rows), outs[1])
 
 
 def penalty_of(mask: Array | None, rows: int, columns: int, *, causal: bool) -> Array:

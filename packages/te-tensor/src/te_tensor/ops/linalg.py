@@ -167,7 +167,7 @@ class Linear(Operation):
         (features, width), residual = weight.shape, terms[-1] if self.residual else None
         out = recorder.kept(*x.shape[:-1], features)
         matrix = out.reshape(len(rows), features)
-        turned = recorder.kept(width, features + -features % LANES)
+        turned = recorder.brief(width, features + -features % LANES)
         steps.turn(weight, turned)
         nothing = np.zeros(features, x.dtype)
         matrices = [term if term.ndim == 1 else term.reshape(matrix.shape) for term in terms]
