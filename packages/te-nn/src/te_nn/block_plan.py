@@ -236,6 +236,14 @@ def usual_distance(
     blocks: Sequence[TransformerBlock], distance: Any, size: tuple[int, ...]
 ) -> te.PreparedDistance | None:
     """Distances with phi of them; None where there are others for each head, or rates."""
+    names = usual_functions(blocks, distance, size)
+    return None if names is None else te.prepare_distance(distance, *sorted(names))
+
+
+def usual_functions(
+    blocks: Sequence[TransformerBlock], distance: Any, size: tuple[int, ...]
+) -> set[str] | None:
+    """The names of blocks' distance functions; None where distances aren't usual."""
     names = set()
     for block in blocks:
         bias, shape = block.self_attn.nl_oob, (1, block.self_attn.num_heads, 1, 1)
@@ -246,6 +254,5 @@ def usual_distance(
         names.add(bias.function.name.lower())
     batch, rows, _ = size
     given = distance.shape if hasattr(distance, "shape") else np.shape(distance)
-    if given not in ((rows, rows), (1, rows, rows), (batch, rows, rows)):
-        return None
-    return te.prepare_distance(distance, *sorted(names))
+    fits = given in ((rows, rows), (1, rows, rows), (batch, rows, rows))
+    return names if fits else None

@@ -9,30 +9,32 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import te_tensor as te
 from te_tensor import Tensor, modes
+from te_tensor.blas_library import library, uses_tiles
 from te_tensor.dtypes import float32
 from te_tensor.machine import runs_programs
-from te_tensor.ops.attention import RecordedHeads, penalty_of
+from te_tensor.ops.attention import MOST_COLUMNS, MOST_FEATURES, RecordedHeads, penalty_of
 from te_tensor.ops.linalg import Linear as LinearMap
 from te_tensor.ops.normalization import LayerNorm as Normalization
 from te_tensor.recorder import Recorder, Recording, Replay, Unrecorded
 from te_tensor.tensor import arrays_of
 
-from .block_plan import usual_distance, usual_mask
+from .block_plan import usual_functions, usual_mask
 from .stack_plan import ACTIVATIONS, Floats, is_plain, layers_of
 from .structure import structure
 
 if TYPE_CHECKING:
     from .transformer import TransformerBlock
 
-#: Multiply-adds of a block's linear maps up to which a recording is the quicker way.
-_MOST_WORK = 1 << 28
+#: Multiply-adds of a block's linear maps from which a recording has to call a BLAS.
+_MOST_WORK = 1 << 29
 #: Recordings that are kept, each for other sizes.
-_MOST_RECORDINGS = 64
+_MOST_RECORDINGS = 256
 
 
 class _Settings(NamedTuple):
@@ -52,23 +54,40 @@ class _Known:
 
     def __init__(self, block: TransformerBlock) -> None:
         self.changes = structure.changes
-        self.is_plain = is_plain(block)
-        self.work = 0
+        self.is_plain = is_plain(block) and _fits(block)
         if not self.is_plain:
             return
         attention = block.self_attn
         parameters = [p for layer in layers_of(block) for p in (layer.weight, layer.bias)]
         self.parameters: list[Tensor] = [p for p in parameters if p is not None]
+        self.size = sum(p.size for p in self.parameters)
         self.settings = _Settings(
             *(block.norm, block.activation, attention.num_heads, attention.kv_heads),
             (block.norm1.eps, block.norm2.eps),
             tuple(None if p is None else p.shape for p in parameters),
         )
-        self.work = sum(p.size for p in self.parameters)
+
+
+def _fits(block: TransformerBlock) -> bool:
+    """Whether the layers' shapes go together: else they raise as usual."""
+    attention, hidden = block.self_attn, block.linear1.weight.shape[0]
+    width = attention.d_model
+    heads, kv_heads = (n * attention.head_dim for n in (attention.num_heads, attention.kv_heads))
+    projections = ((heads, width), (kv_heads, width), (kv_heads, width), (width, heads))
+    feed_forward = ((hidden, width), (width, hidden))
+    wanted = [(width,), *projections, (width,), *feed_forward]
+    return all(
+        layer.weight is not None
+        and layer.weight.shape == shape
+        and (layer.bias is None or layer.bias.shape == shape[:1])
+        and getattr(layer, "normalized_shape", (width,)) == (width,)
+        for layer, shape in zip(layers_of(block), wanted, strict=True)
+    )
 
 
 _known: WeakKeyDictionary[TransformerBlock, _Known] = WeakKeyDictionary()
-_recordings: OrderedDict[Any, Recording | None] = OrderedDict()
+#: Recordings, or why there is none.
+_recordings: OrderedDict[Any, Recording | Unrecorded] = OrderedDict()
 _guard = threading.Lock()
 
 
@@ -81,42 +100,61 @@ def run_recorded(block: TransformerBlock, x: Tensor, mask: Any, distance: Any) -
         mask: as the block takes it.
         distance: likewise.
     """
-    state = modes.current()
-    if not state.grad or state.trace or state.observes or x.ndim != 3 or x.dtype != float32:
+    if not _is_usual(block, x, mask, distance):
         return None
-    known = _known.get(block)
-    if known is None or known.changes != structure.changes:
-        known = _known[block] = _Known(block)
-    batch, rows, features = x.shape
-    if not known.is_plain or not 0 < batch * rows * known.work <= _MOST_WORK:
-        return None
-    if features != block.self_attn.d_model or any(
-        getattr(g, "requires_grad", False) for g in (mask, distance)
-    ):
-        return None
+    known, rows = _known_of(block), x.shape[1]
     seen = None if mask is None else usual_mask(mask, x.shape)
-    prepared = None if distance is None else usual_distance([block], distance, x.shape)
-    if (mask is None) != (seen is None) or (distance is None) != (prepared is None):
-        return None
-    if prepared is not None and prepared.tensor.requires_grad:
-        return None
     others: list[Floats] = [penalty_of(seen, rows, rows, causal=block.causal)]
     tensors = [x, *known.parameters]
     bias = block.self_attn.nl_oob
-    if prepared is not None and bias is not None:
+    if distance is not None and bias is not None:
         function = te.distance_function(bias.function.name.lower())
-        if prepared.prepared.phi(function)[1] is not None:
-            return None  # infinite distances
+        prepared = te.prepare_distance(distance, function)
+        if prepared.tensor.requires_grad or prepared.prepared.phi(function)[1] is not None:
+            return None  # gradients of distances, or infinite ones
         others.append(prepared.prepared.whole_vectors(function)[:, 0, 0])
         tensors.append(bias.factors()[0])
-    needs = tuple([tensor.requires_grad for tensor in tensors])
-    if True not in needs or not runs_programs(*arrays_of(tensors), *others):
+    if not runs_programs(*arrays_of(tensors), *others):
         return None
+    grad = modes.current().grad
+    needs = tuple([grad and tensor.requires_grad for tensor in tensors])
     recording = _recording(known.settings, x.shape, tuple([o.shape for o in others]), needs)
     if recording is None:
         return None
     result: Tensor = Tensor.apply(Replay(recording, *others), *tensors)
     return result
+
+
+def are_recorded(blocks: Sequence[TransformerBlock], x: Tensor, mask: Any, distance: Any) -> bool:
+    """Whether blocks that follow each other run by recordings, unless distances are infinite."""
+    return all([_is_usual(block, x, mask, distance) for block in blocks])
+
+
+def _known_of(block: TransformerBlock) -> _Known:
+    known = _known.get(block)
+    if known is None or known.changes != structure.changes:
+        known = _known[block] = _Known(block)
+    return known
+
+
+def _is_usual(block: TransformerBlock, x: Tensor, mask: Any, distance: Any) -> bool:
+    """Whether nothing looks at operations, and there are recordings for such inputs."""
+    state = modes.current()
+    if state.trace or state.observes or x.ndim != 3 or x.dtype != float32:
+        return False
+    known, attention = _known_of(block), block.self_attn
+    batch, rows, features = x.shape
+    if not known.is_plain or features != attention.d_model or not runs_programs():
+        return False
+    if not 0 < rows <= MOST_COLUMNS or attention.head_dim > MOST_FEATURES or not batch:
+        return False
+    if batch * rows * known.size > _MOST_WORK and te.parallel.crew() is None:
+        return False
+    if mask is not None and (
+        getattr(mask, "requires_grad", False) or usual_mask(mask, x.shape) is None
+    ):
+        return False
+    return distance is None or usual_functions([block], distance, x.shape) is not None
 
 
 def _recording(
@@ -126,19 +164,20 @@ def _recording(
     needs: tuple[bool, ...],
 ) -> Recording | None:
     """The recording for some sizes; None where there can't be one."""
-    key = settings, size, others, needs, te.get_num_threads(), te.parallel.in_parallel()
+    threads = te.get_num_threads(), te.parallel.in_parallel()
+    key = settings, size, others, needs, threads, uses_tiles(), library()
     with _guard:
-        known = key in _recordings
         found = _recordings.pop(key, None)
-        if not known or (found is not None and not found.is_current()):
+        if found is None or (isinstance(found, Recording) and not found.is_current()):
             try:
                 found = _record(settings, size, others, needs)
-            except Unrecorded:
-                found = None
+                found.fallback = partial(_record, settings, size, others, needs, tiles=False)
+            except Unrecorded as reason:
+                found = reason
         _recordings[key] = found
         if len(_recordings) > _MOST_RECORDINGS:
             _recordings.popitem(last=False)
-    return found
+    return found if isinstance(found, Recording) else None
 
 
 def _record(
@@ -146,8 +185,10 @@ def _record(
     size: tuple[int, ...],
     others: Sequence[tuple[int, ...]],
     needs: Sequence[bool],
+    *,
+    tiles: bool = True,
 ) -> Recording:
-    recorder, needed = Recorder(), iter(needs)
+    recorder, needed = Recorder(tiles=tiles, backward=True in needs), iter(needs)
     x = recorder.input(size, needs_grad=next(needed))
     given = [
         None if shape is None else recorder.input(shape, needs_grad=next(needed))
@@ -172,19 +213,26 @@ def _record(
     read = normed(x, norm1, settings.epsilons[0]) if pre else x
     # Queries, keys and values are one product, of their weights joined.
     projections = list(map(recorder.join, zip(q, k, v, strict=True)))
+    projected = linear(read, projections)
+    recorder.done(*projections, read)
     heads = RecordedHeads(
         recorder,
-        *(linear(read, projections), penalty),
+        *(projected, penalty),
         heads=settings.heads,
         kv_heads=settings.kv_heads,
         phi=phi[0] if phi else None,
         slopes=slopes,
     )
+    recorder.done(projected)
     x = linear(heads.out, o, x)
+    recorder.done(heads.out)
     if pre:
         read = normed(x, norm2, settings.epsilons[1])
     else:
         read = x = normed(x, norm1, settings.epsilons[0])
-    hidden = recorder.apply(ACTIVATIONS[settings.activation](), linear(read, linear1))
+    inner = linear(read, linear1)
+    hidden = recorder.apply(ACTIVATIONS[settings.activation](), inner)
+    recorder.done(inner)
     x = linear(hidden, linear2, x)
+    recorder.done(hidden)
     return recorder.finish(x if pre else normed(x, norm2, settings.epsilons[1]))

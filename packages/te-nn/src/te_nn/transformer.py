@@ -14,7 +14,7 @@ from te_tensor import Tensor, parallel
 
 from .attention import MultiHeadAttention
 from .block_plan import run_rows, run_tokens
-from .block_recording import run_recorded
+from .block_recording import are_recorded, run_recorded
 from .cache import KVCache
 from .checks import one_of, positive
 from .container import ModuleList
@@ -216,11 +216,11 @@ class TransformerBlock(Module):
             ValueError: shapes that don't fit, a distance without nl_oob_config, or a cache
                 without room.
         """
-        if cache is None and _worth_cutting(self, x, self.linear1.out_features):
-            return _by_batch(self._run, x, mask, distance)
         planned = self._planned(x, mask, distance, cache)
         if planned is not None:
             return planned
+        if cache is None and _worth_cutting(self, x, self.linear1.out_features):
+            return _by_batch(self._run, x, mask, distance)
         with _all_or_none([] if cache is None else [cache]):
             return self._run(x, mask, distance, cache)
 
@@ -357,12 +357,20 @@ class TransformerEncoder(Module):
                 return planned
             with _all_or_none(cache):
                 return self._run(x, mask, distance, cache)
-        if _worth_cutting(self, x, self._blocks()[0].linear1.out_features):
+        if self._worth_cutting(x, mask, distance):
             if distance is not None and not _goes_with(distance, 3, x):
                 distance = self._prepared(x, distance)
             return _by_batch(self._run, x, mask, distance)
         planned = self._planned(x, mask, distance, None)
         return self._run(x, mask, distance) if planned is None else planned
+
+    def _worth_cutting(self, x: Tensor, mask: Any, distance: Any) -> bool:
+        """Whether the batch is cut around all blocks: not where each of them shares its work."""
+        blocks = self._blocks()
+        if not _worth_cutting(self, x, blocks[0].linear1.out_features):
+            return False
+        plain = [block for block in blocks if type(block) is TransformerBlock]
+        return len(plain) < len(self.layers) or not are_recorded(plain, x, mask, distance)
 
     def _planned(
         self, x: Tensor, mask: Any, distance: Any, cache: Sequence[KVCache] | None

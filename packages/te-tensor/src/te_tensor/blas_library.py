@@ -117,7 +117,7 @@ class _Function:
         if crew is None:
             parallel.parallel_for(lambda index: self.function(*calls[index]), len(calls))
             return
-        records = [self._record(call) for call in calls]
+        records = [self.record(call) for call in calls]
         if len(calls) > 1:
             parallel.share([(crew.caller, r) for r in records], short=work <= _SHORT)
         elif work <= _SHORT:
@@ -125,7 +125,8 @@ class _Function:
         else:
             crew.call(records[0])
 
-    def _record(self, arguments: tuple[Any, ...]) -> bytes:
+    def record(self, arguments: tuple[Any, ...]) -> bytes:
+        """What `Crew.caller` is given."""
         first, second = self._first, self._second
         integers = arguments[:first] + arguments[first + 1 : second] + arguments[second + 1 :]
         return self.pack(self.address, *integers, arguments[first], arguments[second])
@@ -278,6 +279,40 @@ class OpenBlas:
                 )
             )
         self._gemv[out.dtype](calls, rows * columns)
+
+    def as_call(
+        self, a: Array, b: Array, out: Array, beta: float
+    ) -> tuple[list[int], dict[int, Array]] | None:
+        """A product out = a @ b + beta * out as what `Crew.caller` is given.
+
+        Args:
+            a: shape (rows, k), float32 as the others.
+            b: shape (k, columns).
+            out: shape (rows, columns), contiguous rows.
+            beta: 0 or 1.
+
+        Returns:
+            The words, and the matrices by the places of their addresses; None where BLAS can't
+            address them.
+        """
+        layouts = [_layout(matrix) for matrix in (a, b, out)]
+        if None in layouts or layouts[2][0] == _TRANSPOSE:  # type: ignore[index]
+            return None
+        (flag_a, lead_a), (flag_b, lead_b), (_, lead_out) = layouts  # type: ignore[misc]
+        size = (*out.shape, a.shape[1])
+        if max(*size, lead_a, lead_b, lead_out) > self._limit:
+            return None
+        function = self._gemm[out.dtype]
+        places = [memory.address(matrix) for matrix in (a, b, out)]
+        record = function.record(
+            (
+                *(_ROW_MAJOR, flag_a, flag_b, *size),
+                *(1.0, places[0], lead_a, places[1], lead_b),
+                *(beta, places[2], lead_out),
+            )
+        )
+        words = list(struct.unpack(f"={len(record) // 8}q", record))
+        return words, {words.index(at): x for at, x in zip(places, (a, b, out), strict=True)}
 
     def stepwise(self, a: Array, b: Array, out: Array, beta: float) -> Callable[[int], None]:
         """Products of the matrices of 3-D stacks, one at a time."""

@@ -6,7 +6,8 @@ mailbox again and again: a caller that finds it there hands it a function and it
 its own part, and waits for the end of the other one, in machine code as well. After that moment the
 worker sleeps, and callers work alone until it is awake again.
 
-A mailbox is a line of the cache: its state, and a function with its argument. The states:
+A mailbox is a line of the cache: its state, a function with its argument, and how many callers
+hold the worker awake for what they will have for it. The states:
 0 nobody is there; 1 the worker looks at it; 2 a caller writes; 3 there is work; 4 it is done;
 5 the worker is at it; 6 the caller sleeps until it is done.
 
@@ -20,6 +21,9 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -39,37 +43,39 @@ b801000000       mov eax, 0x1
 8703             xchg dword ptr [rbx], eax
 8b03             mov eax, dword ptr [rbx]
 83f803           cmp eax, 0x3
-741f             je .+33
+7425             je .+39
 85c0             test eax, eax
-7416             je .+24
+741c             je .+30
 f390             pause
 ffcd             dec ebp
 75ef             jne .-15
 4489e5           mov ebp, r12d
+837b1800         cmp dword ptr [rbx+0x18], 0x0
+75e6             jne .-24
 b801000000       mov eax, 0x1
 31c9             xor ecx, ecx
 f00fb10b         lock cmpxchg dword ptr [rbx], ecx
-75df             jne .-31
+75d9             jne .-37
 415c             pop r12
 5d               pop rbp
 5b               pop rbx
 c3               ret
 b905000000       mov ecx, 0x5
 f00fb10b         lock cmpxchg dword ptr [rbx], ecx
-75cf             jne .-47
+75c9             jne .-53
 488b7b10         mov rdi, qword ptr [rbx+0x10]
 ff5308           call qword ptr [rbx+0x8]
 4489e5           mov ebp, r12d
 b804000000       mov eax, 0x4
 8703             xchg dword ptr [rbx], eax
 83f806           cmp eax, 0x6
-75b9             jne .-69
+75b3             jne .-75
 4889df           mov rdi, rbx
 be81000000       mov esi, 0x81
 ba01000000       mov edx, 0x1
 b8ca000000       mov eax, 0xca
 0f05             syscall
-eba3             jmp .-91
+eb9d             jmp .-97
 """
 
 # share(tasks, count): a task is a mailbox (0 for the caller's own), a function and an argument.
@@ -204,7 +210,7 @@ c3               ret
 _READY = 1
 #: Looks at a mailbox before a worker sleeps: some 2 ms, as OpenMP's libraries wait between calls.
 _PATIENCE = 1 << 16
-_MAILBOX = 64
+_MAILBOX, _HOLDS = 64, 24
 _TASK = struct.Struct("=3q")
 #: Where the bytes of a bytes object begin.
 _BYTES_HEAD = bytes.__basicsize__ - 1
@@ -243,7 +249,9 @@ class Crew:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(buffer))
         #: Where they are; the caller's own tasks have none.
         self.mailboxes = [0, *range(first, first + workers * _MAILBOX, _MAILBOX)]
+        self._guard = threading.Lock()
         self._states = [ctypes.c_int.from_address(place) for place in self.mailboxes[1:]]
+        self._holds = [ctypes.c_int.from_address(place + _HOLDS) for place in self.mailboxes[1:]]
 
     def serve(self, worker: int) -> None:
         """Wait awake for a moment, and do what comes; called by the worker's own thread."""
@@ -256,6 +264,20 @@ class Crew:
     def awake(self, worker: int) -> bool:
         """Whether a worker waits awake, at this moment."""
         return self._states[worker].value == _READY
+
+    @contextmanager
+    def held(self, workers: int) -> Iterator[None]:
+        """Inside, the first workers stay awake once they are."""
+        self._hold(workers, 1)
+        try:
+            yield
+        finally:
+            self._hold(workers, -1)
+
+    def _hold(self, workers: int, more: int) -> None:
+        with self._guard:
+            for hold in self._holds[:workers]:
+                hold.value += more
 
     def share(self, work: list[tuple[int, bytes]], *, keep_gil: bool) -> None:
         """Have functions called: the first one by the caller, others by workers that are awake.

@@ -181,9 +181,9 @@ class Operation:
     prepare: Callable[..., Array] | None = None
 
     #: Optional: forward and backward written down by a recorder, its first argument; see
-    #: `recorder.py`. Returns the result, what writes backward down, and the input whose gradient
-    #: is that of the result, or None.
-    record: Callable[..., tuple[Array, Any, Array | None]] | None = None
+    #: `recorder.py`. Returns the result, what writes backward down, and which input's gradient
+    #: is that of the result, or None. Raises as `forward` for shapes that don't fit.
+    record: Callable[..., tuple[Array, Any, int | None]] | None = None
 
     def save(self, *values: Any) -> None:
         """Keep what backward needs; keeps nothing when no input needs a gradient."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
 from typing import NamedTuple, TypeAlias
@@ -19,11 +18,25 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from . import memory
-from .dtypes import Array, float32, int64
-from .machine import Column, Matrix, Scalar, Steps, kernel, runs_programs
+from .blas import by_tiles
+from .blas_library import OpenBlas, library, uses_tiles
+from .dtypes import Array, float32
+from .machine import (
+    Column,
+    Matrix,
+    Product,
+    Relocatable,
+    Scalar,
+    Steps,
+    kernel,
+    runs_programs,
+    share_products,
+)
 from .operation import Gradients, Operation
 
 _ITEM, _LINE = 4, 64
+#: Multiply-adds from which tiles, or a BLAS, are ahead of vectors that need no layout.
+_TILED_FROM, _BLAS_FROM = 1 << 25, 1 << 26
 
 
 class Unrecorded(Exception):
@@ -109,8 +122,8 @@ class _Entry(NamedTuple):
     inputs: Sequence[Array]
     out: Array
     back: Backward
-    #: The input whose gradient is that of the result, as a residual's is.
-    same: Array | None
+    #: Which input has the gradient of the result for its own, as a residual has.
+    same: int | None
 
 
 #: What addresses count from: nothing, the words, memory that forward keeps for backward and that
@@ -123,8 +136,12 @@ class Recorder:
 
     Their arrays stand for memory that runs bring: only where they are and how they lie counts.
 
+    Args:
+        tiles: make large products by tiles, where the processor has some. What these can't split
+            (infinities, NaN, numbers above 2⁵⁰) the recording's `fallback` is for.
+        backward: whether there is one; else inputs need no gradients.
+
     Example:
-        >>> import numpy as np
         >>> import te_tensor as te
         >>> from te_tensor.ops.linalg import Linear
         >>> from te_tensor.recorder import Recorder, Replay, Unrecorded
@@ -141,9 +158,11 @@ class Recorder:
         (5, 3)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tiles: bool = False, backward: bool = True) -> None:
         self.forward, self.backward = Steps(), Steps()
-        self._kept, self._brief, self._passing = _Arena(), _Arena(), _Arena()
+        self._tiles = tiles and uses_tiles()
+        self._brief, self._passing = _Arena(), _Arena()
+        self._kept = _Arena() if backward else self._brief
         self._inputs: list[Array] = []
         self._needing: set[int] = set()
         self._tape: list[_Entry] = []
@@ -167,6 +186,11 @@ class Recorder:
     def passing(self, *shape: int) -> Array:
         """Memory within backward; `release` lets what follows have it."""
         return self._passing.take(shape)
+
+    def done(self, *arrays: Array) -> None:
+        """As `release`, for what `kept` gave, unless backward reads it."""
+        if self._kept is self._brief:
+            self.release(*arrays)
 
     def release(self, *arrays: Array) -> None:
         """Let what follows write to memory that nothing reads any more."""
@@ -194,20 +218,15 @@ class Recorder:
         usual = all([array.ndim and array.size for array in arrays])
         if operation.record is None or not usual or not runs_programs():
             raise Unrecorded(type(operation).__name__)
-        # Machine code believes what it is told: shapes are those that forward accepts.
-        operation.needs_grad = (False,) * len(arrays)
         try:
-            with np.errstate(all="ignore"):  # nobody has written to them
-                wanted = operation.forward(*arrays)
-        except (TypeError, ValueError) as error:
+            out, back, same = operation.record(self, *arrays)
+        except (TypeError, ValueError) as error:  # what forward would raise
             raise Unrecorded(str(error)) from error
-        out, back, same = operation.record(self, *arrays)
-        assert isinstance(wanted, np.ndarray) and out.shape == wanted.shape
         self.note(arrays, out, back, same)
         return out
 
     def note(
-        self, inputs: Sequence[Array], out: Array, back: Backward, same: Array | None = None
+        self, inputs: Sequence[Array], out: Array, back: Backward, same: int | None = None
     ) -> None:
         """Have backward written down later for what was written down of forward.
 
@@ -215,7 +234,7 @@ class Recorder:
             inputs: what it was made of.
             out: the result.
             back: writes backward down; not called where no input needs a gradient.
-            same: the input whose gradient is that of the result; `back` leaves it out.
+            same: which input's gradient is that of the result; `back` leaves it out.
         """
         if any(map(self.needs_grad, inputs)):
             self._needing.add(id(out))
@@ -235,12 +254,15 @@ class Recorder:
         if any(self.needs_grad(x) and id(x) not in results for x in self._inputs):
             raise Unrecorded("an input that the result doesn't depend on")
         ends = [results.get(id(x)) for x in self._inputs]
-        regions = [(array, _KEPT, at) for array, at in self._kept.arrays]
-        whole = self._kept.arrays
-        made = next(array for array, _ in whole if memory.address(array) == memory.address(out))
+        brief = _Arena() if self._brief is self._kept else self._brief
+        regions = [
+            (array, base, at)
+            for arena, base in ((self._kept, _KEPT), (brief, _PASSING), (self._passing, _PASSING))
+            for array, at in arena.arrays
+        ]
+        at_out = memory.address(out)
+        made = next(array for array, *_ in regions if memory.address(array) == at_out)
         regions = [region for region in regions if region[0] is not made]
-        regions += [(array, _PASSING, at) for array, at in self._passing.arrays]
-        regions += [(array, _PASSING, at) for array, at in self._brief.arrays]
         regions += [(made, _OUT, 0), (grad, _GRAD, 0)]
         regions += [(x, base, 0) for base, x in enumerate(self._inputs, _INPUTS)]
         first = _INPUTS + len(self._inputs)
@@ -248,10 +270,54 @@ class Recorder:
         return Recording(
             _Call.of(self.forward, regions),
             _Call.of(self.backward, regions),
-            (self._kept.size, self._brief.size, self._passing.size),
+            (self._kept.size, brief.size, self._passing.size),
             out.shape,
             [None if x is None else x.shape for x in ends],
         )
+
+    def is_large(self, a: Array, b: Array, out: Array) -> bool:
+        """Whether a product is for `multiply`: tiles or a BLAS are ahead of vectors."""
+        return self._suits_tiles(a, b, out) or self._suits_blas(a, b, out)
+
+    def _suits_tiles(self, a: Array, b: Array, out: Array) -> bool:
+        return self._tiles and a.size * b.shape[1] >= _TILED_FROM and by_tiles(a, b, out)
+
+    def _suits_blas(self, a: Array, b: Array, out: Array) -> bool:
+        blas, large = library(), a.size * b.shape[1] >= _BLAS_FROM
+        if not large or not self.forward.calls_others or not isinstance(blas, OpenBlas):
+            return False
+        return blas.as_call(a, b, out, 0.0) is not None
+
+    def multiply(self, steps: Steps, a: Array, b: Array, start: Array | None, out: Array) -> None:
+        """Have out = start + a @ b made by tiles or a BLAS.
+
+        Args:
+            steps: either direction's.
+            a: shape (rows, k).
+            b: shape (k, columns).
+            start: shape (columns,) or (rows, columns), or None.
+            out: shape (rows, columns).
+        """
+        if self._suits_tiles(a, b, out):
+            make = self.brief if steps is self.forward else self.passing
+            self.release(*share_products(steps, a, [Product(b, out, start)], make))
+            return
+        blas = library()
+        assert isinstance(blas, OpenBlas)
+        by_rows = len(a) >= b.shape[1]
+
+        def write(piece: slice) -> None:
+            here = (piece, slice(None)) if by_rows else (slice(None), piece)
+            own = out[here]
+            if start is not None and start is not out:
+                steps.kernel(_copy, own, start[here[2 - start.ndim :]])
+            left, right = (a[piece], b) if by_rows else (a, b[:, piece])
+            call = blas.as_call(left, right, own, float(start is not None))
+            assert call
+            steps.other(*call)
+
+        steps.note_work(a.size * b.shape[1])
+        steps.share(write, [max(out.shape)])
 
     def join(self, arrays: Sequence[Array]) -> Array:
         """Arrays one behind the other, as one: along the first axis."""
@@ -327,17 +393,20 @@ class _Gradients:
             return
         grad, owned = arrived
         released: list[Array] = []
-        outs = [self._into(x, entry.same, released) for x in entry.inputs]
+        outs = [
+            None if place == entry.same else self._into(x, released)
+            for place, x in enumerate(entry.inputs)
+        ]
         entry.back(grad, outs)
-        if entry.same is not None and recorder.needs_grad(entry.same):
-            self._pass_on(entry.same, grad, owned)
+        if entry.same is not None and recorder.needs_grad(entry.inputs[entry.same]):
+            self._pass_on(entry.inputs[entry.same], grad, owned)
         elif owned:
             released.append(grad)
         for array in released:
             recorder._passing.give_back(array)
 
-    def _into(self, x: Array, same: Array | None, released: list[Array]) -> Into | None:
-        if x is same or not self._recorder.needs_grad(x):
+    def _into(self, x: Array, released: list[Array]) -> Into | None:
+        if not self._recorder.needs_grad(x):
             return None
         self._uses[id(x)] -= 1
         before, owned = self._found.get(id(x), (None, False))
@@ -374,31 +443,24 @@ class _Gradients:
             self._found[id(x)] = target, True
 
 
-@dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     """Calls of one direction."""
 
-    words: Array
-    bases: Array
-    count: int
-    #: What addresses lead to that no run brings.
     steps: Steps
+    calls: Relocatable
 
     @classmethod
     def of(cls, steps: Steps, regions: Sequence[tuple[Array, int, int]]) -> _Call:
         """The calls of steps."""
-        return cls(*steps.relocatable(regions), steps)
+        return cls(steps, steps.relocatable(regions))
 
-    def run(self, addresses: Sequence[int]) -> None:
-        """Make the calls, with what addresses count from, from number 2 on."""
-        words = np.empty(len(self.words), int64)
-        given = np.array((0, memory.address(words), *addresses), int64)
-        np.add(self.words, given[self.bases], out=words)
-        self.steps.run_relocated(words, self.count)
+    def run(self, addresses: Sequence[int]) -> bool:
+        """Make the calls; whether all of them could do their work."""
+        return self.steps.run_relocated(self.calls, addresses)
 
     def reads(self, base: int) -> bool:
         """Whether any address counts from it."""
-        return bool((self.bases == base).any())
+        return bool((self.calls.bases == base).any())
 
 
 class Recording:
@@ -420,6 +482,9 @@ class Recording:
         self._kept, self._brief, self._passing = (size // _ITEM for size in sizes)
         self.shape = shape
         self._grads = grads
+        #: Makes the same without tiles: what they can't do it does.
+        self.fallback: Callable[[], Recording] | None = None
+        self._instead: Recording | None = None
         self._reads_out = backward.reads(_OUT)
         self._reads = [backward.reads(base) for base in range(_INPUTS, _INPUTS + len(grads))]
 
@@ -436,7 +501,8 @@ class Recording:
         kept, brief = (memory.empty((size,), float32) for size in (self._kept, self._brief))
         out = memory.empty(self.shape, float32)
         places = *map(memory.address, (kept, brief, out)), 0
-        self._forward.run((*places, *map(memory.address, arrays)))
+        if not self._forward.run((*places, *map(memory.address, arrays))):
+            return self._other().run(arrays)
         saved = [a if used else None for a, used in zip(arrays, self._reads, strict=True)]
         return out, [kept, out if self._reads_out else None, *saved]
 
@@ -451,8 +517,18 @@ class Recording:
         results = [None if s is None else memory.empty(s, float32) for s in self._grads]
         kept, out, *arrays = map(_place, saved)
         places = kept, memory.address(passing), out, memory.address(grad)
-        self._backward.run((*places, *arrays, *map(_place, results)))
+        if not self._backward.run((*places, *arrays, *map(_place, results))):
+            return self._other().run_back(grad, saved)
         return results
+
+    def _other(self) -> Recording:
+        """That without tiles, which keeps the same for backward at the same places."""
+        if self._instead is None:
+            if self.fallback is None:
+                raise RuntimeError("numbers that tiles can't split, and no recording without tiles")
+            self._instead = self.fallback()
+            assert self._instead._kept == self._kept
+        return self._instead
 
 
 def _place(array: Array | None) -> int:

@@ -16,6 +16,9 @@ from .chain import (
     Chain as Chain,
 )
 from .chain import (
+    Relocatable as Relocatable,
+)
+from .chain import (
     Steps as Steps,
 )
 from .compiler import (
@@ -152,6 +155,9 @@ from .tile_products import (
 )
 from .tile_products import (
     link_product as link_product,
+)
+from .tile_products import (
+    share_products as share_products,
 )
 from .tiles import (
     LINE as LINE,

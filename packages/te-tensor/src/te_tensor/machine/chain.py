@@ -12,7 +12,7 @@ from bisect import bisect
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from .. import memory, parallel
 from ..dtypes import Array
 from ..executable import Code
 from . import product, transposition
-from .assembler import R12, RBX, RDI, Assembler, Memory
+from .assembler import R12, R13, RBX, RDI, Assembler, Memory
 from .compiler import LANES
 from .kernel import Kernel, as_words
 from .nest import INSIDE, OPERANDS, Nest, Part, nest_code
@@ -40,12 +40,16 @@ _UNIT = 8
 _AWAITED_FROM = 1 << 24
 
 
+#: Registers that `go_through` gives back; as many as have the stack where libraries expect it.
+_PUSHED = (RBX, R12, R13)
+
+
 @cache
 def go_through() -> tuple[Any, Code]:
     """What goes through calls: a function of how many there are, and the address of the first."""
     code = Assembler()
-    code.push(RBX)
-    code.push(R12)
+    for register in _PUSHED:
+        code.push(register)
     code.load(RBX, Memory(RDI, offset=_WORD))
     code.load(R12, Memory(RDI))
     loop = code.here()
@@ -55,8 +59,8 @@ def go_through() -> tuple[Any, Code]:
     code.add(RBX, Memory(RBX, offset=_WORD))
     code.add_number(R12, -1)
     code.jump("not zero", loop)
-    code.pop(R12)
-    code.pop(RBX)
+    for register in reversed(_PUSHED):
+        code.pop(register)
     code.give_back()
     made = Code(code.finish())
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(made.address), made
@@ -150,6 +154,7 @@ class Chain:
         *,
         failures: Sequence[int],
         kept: Sequence[object],
+        operands: dict[int, Array] | None = None,
     ) -> None:
         """Have each step make calls that are written down already.
 
@@ -159,8 +164,11 @@ class Chain:
             count: how many calls they are.
             failures: the places of words that a call changes if it can't do its work.
             kept: what has to live as long as the chain.
+            operands: what addresses belong to, by the places of the words.
         """
         self._calls += count
+        for place, operand in (operands or {}).items():
+            self._operands[len(self._words) + place] = operand
         self._failures += [len(self._words) + place for place in failures]
         self._words += words.tolist()
         self._growth += growth.tolist()
@@ -200,6 +208,22 @@ class Chain:
 
 #: Words of a product's record.
 _PRODUCT_WORDS = 7 + len(product.head(1, 1, 1)) + product.COUNTERS
+
+
+class Relocatable(NamedTuple):
+    """Calls with addresses that number from bases.
+
+    Attributes:
+        words: the words; addresses in them are distances.
+        bases: the number of what each word numbers from.
+        number: how many calls they are.
+        failures: the places of words that a call changes if it can't do its work.
+    """
+
+    words: Array
+    bases: Array
+    number: int
+    failures: list[int]
 
 
 class Steps(Chain):
@@ -316,9 +340,34 @@ class Steps(Chain):
             start: shape (columns,), or (rows, columns) with contiguous columns, which may be `out`.
             out: shape (rows, columns), columns contiguous.
         """
+        self._work += a.size * out.shape[1]
         for first in range(0, a.shape[1], _DEPTH):
             k = slice(first, first + _DEPTH)
             self.product(a[:, k], b[k], out if first else start, out)
+
+    @property
+    def calls_others(self) -> bool:
+        """Whether there is a way to call functions of libraries."""
+        return self._crew is not None
+
+    def other(self, words: Sequence[int], operands: dict[int, Array]) -> None:
+        """Have a library's function called.
+
+        Args:
+            words: as `Crew.caller` is given them.
+            operands: arrays, by the places of their addresses.
+        """
+        assert self._crew is not None
+        self._call(self._crew.caller, len(words))
+        for place, word in enumerate(words):
+            if place in operands:
+                self._add_address(operands[place])
+            else:
+                self._add(word)
+
+    def note_work(self, multiply_adds: int) -> None:
+        """Count work that others write down, for which it may be worth to wait for threads."""
+        self._work += multiply_adds
 
     def share(self, write: Callable[..., object], lengths: Sequence[int]) -> None:
         """Have work cut over the threads.
@@ -373,7 +422,7 @@ class Steps(Chain):
         self._inside.append(at)
         self._words[at] = place * _WORD
 
-    def relocatable(self, regions: Sequence[tuple[Array, int, int]]) -> tuple[Array, Array, int]:
+    def relocatable(self, regions: Sequence[tuple[Array, int, int]]) -> Relocatable:
         """The calls with addresses that count from bases, for `run_relocated`; then none are left.
 
         Args:
@@ -381,8 +430,7 @@ class Steps(Chain):
                 far from it the array is. What is elsewhere stays where it is.
 
         Returns:
-            The words, the number of each one's base, and how many calls they are; base 0 is
-            nothing, and base 1 is where the words are.
+            The calls; base 0 is nothing, and base 1 is where the words are.
         """
         words, bases = np.array(self._words, np.int64), np.zeros(len(self._words), np.int64)
         bases[self._inside] = 1
@@ -397,14 +445,29 @@ class Steps(Chain):
             else:
                 self._kept.append(self._operands[place])
         self._words, self._growth, self._operands = [], [], {}
-        return words, bases, self._calls
+        return Relocatable(words, bases, self._calls, self._failures)
 
-    def run_relocated(self, words: Array, count: int) -> None:
-        """Make calls that `relocatable` told; any number of threads may at once."""
-        if self.threads > 1:
-            parallel.wake(self.threads - 1, wait=False)
-        head = np.array((count, memory.address(words)))
-        go_through()[0](memory.address(head))
+    def run_relocated(self, calls: Relocatable, addresses: Sequence[int]) -> bool:
+        """Make calls that `relocatable` told; any number of threads may at once.
+
+        Args:
+            calls: the calls.
+            addresses: what addresses count from, from number 2 on.
+
+        Returns:
+            Whether all of them could do their work.
+        """
+        words = np.empty(len(calls.words), np.int64)
+        given = np.array((0, memory.address(words), *addresses), np.int64)
+        np.add(calls.words, given[calls.bases], out=words)
+        head = np.array((calls.number, memory.address(words)))
+        if self.threads > 1 and self._crew is not None:
+            parallel.wake(self.threads - 1, wait=self._work >= _AWAITED_FROM)
+            with self._crew.held(self.threads - 1):
+                go_through()[0](memory.address(head))
+        else:
+            go_through()[0](memory.address(head))
+        return not (calls.failures and words[calls.failures].any())
 
     def is_current(self) -> bool:
         """Whether the threads are those that the calls were written down for."""

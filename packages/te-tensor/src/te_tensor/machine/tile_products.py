@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import struct
 import threading
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from itertools import product
 from math import ceil
 from typing import NamedTuple, TypeAlias
@@ -20,8 +20,10 @@ import numpy as np
 from .. import memory, parallel
 from ..dtypes import Array, float32
 from .calls import Calls, Draft, run_calls
-from .chain import Chain
+from .chain import Chain, Steps
 from .compiler import LANES, VECTOR
+from .formula import Matrix, maximum
+from .kernel import kernel
 from .tiles import (
     BOUNDS,
     DEPTH,
@@ -253,7 +255,7 @@ def _shared_out(form: _Form) -> list[tuple[slice, list[slice], slice]]:
     columns = [slice(0, width) for width in widths]
     if form.is_long:
         return [(rows, columns, part) for part in cuts(form.depth, form.parts)]
-    if form.rows >= min(sum(widths), _LEAST_ROWS * form.parts):
+    if _goes_by_rows(form.rows, sum(widths), form.depth, form.parts):
         return [(part, columns, k) for part in cuts(form.rows, form.parts)]
     each = [cuts(width, form.parts) for width in widths]
     pieces = itertools.zip_longest(*each, fillvalue=slice(0, 0))
@@ -455,6 +457,21 @@ def cuts(length: int, parts: int, unit: int = 2 * SIDE) -> list[slice]:
     return [slice(u.start * unit, min(u.stop * unit, length)) for u in units]
 
 
+@kernel
+def _set(out: Matrix, term: Matrix) -> None:
+    out.store(term.load())
+
+
+@kernel
+def _set_larger(out: Matrix, one: Matrix, other: Matrix) -> None:
+    out.store(maximum(one.load(), other.load()))
+
+
+@kernel
+def _add(out: Matrix, one: Matrix, other: Matrix) -> None:
+    out.store(one.load() + other.load())
+
+
 # -- products --------------------------------------------------------------------------------
 
 
@@ -506,7 +523,7 @@ def multiply_each(
     assert of_a
     columns = sum([product.out.shape[1] for product in products])
     factor = _ONE if alpha == 1.0 else int.from_bytes(struct.pack("=f", alpha), "little")
-    by_rows = rows >= min(columns, _LEAST_ROWS * parts) and not is_long(rows, columns, depth)
+    by_rows = _goes_by_rows(rows, columns, depth, parts)
     if parts > 1 and by_rows:  # else each thread would lay out the whole of the other side
         products = [
             side
@@ -533,6 +550,11 @@ def multiply_each(
                 _add_up(product, alpha, rooms, place // 4)
     _rooms.give_back(rooms)
     return left
+
+
+def _goes_by_rows(rows: int, columns: int, depth: int, parts: int) -> bool:
+    """Whether threads get rows of products, not columns or parts of k."""
+    return rows >= min(columns, _LEAST_ROWS * parts) and not is_long(rows, columns, depth)
 
 
 def _side(product: Product) -> _Side:
@@ -601,6 +623,112 @@ def link_product(chain: Chain, a: Array, b: Array, laid: Laid, start: Array, out
         failures=template.skipped.tolist(),
         kept=(work, laid, template),
     )
+
+
+def share_products(
+    steps: Steps, a: Array, products: Sequence[Product], room: Callable[[int], Array]
+) -> list[Array]:
+    """Have products with one left side made by steps, shared out over their threads.
+
+    What can't be split the steps count as failed; for small numbers see `link_product`.
+
+    Args:
+        steps: where they are written down.
+        a: shape (rows, k), float32 as the others, one of its axes contiguous.
+        products: the others, none of them laid out.
+        room: makes memory that stays, of so many numbers, at a line of the cache.
+
+    Returns:
+        What `room` made; nothing reads it after these calls.
+    """
+    (rows, depth), of_a = a.shape, _lying(a, 1)
+    assert of_a
+    columns = sum([product.out.shape[1] for product in products])
+    by_rows = _goes_by_rows(rows, columns, depth, steps.threads)
+    sides: list[_Side] = []
+    # What each base counts from; `stays` for what stays where it is.
+    stays = np.zeros(1, np.int64)
+    stacks = [stays, stays, stays, stays, a]
+    rooms: list[Array] = []
+    for side in products:
+        lies, stack, found = _side(side), side.b, stays
+        if steps.threads > 1 and by_rows and side.b.size >= SHARED_FROM:
+            found = _laid_together(steps, side.b, room)
+            lies, stack = lies._replace(b=None), found[FOUND // 4 :]
+            rooms.append(found)
+        sides.append(lies)
+        stacks += [stack, found, side.out, stays if side.start is None else side.start]
+    form = _Form(rows, depth, of_a, tuple(sides), parts=steps.threads, bounds=SMALL_TOO)
+    template = _template(form)
+    own_rooms = [room(-(-size // 4)) for _, _, size in template.shares]
+    stacks += own_rooms
+    constant = [_AT_ZEROS, _AT_SHAPES, memory.address(template.zeros)]
+    given = [*constant, *map(memory.address, stacks[4:])]
+    words, bases = template.calls.at(*given), template.calls.bases.tolist()
+
+    def write(number: int) -> None:
+        own, count, _ = template.shares[number]
+        places = range(own.start, own.stop)
+        leads_to = {at - own.start: stacks[bases[at]] for at in places}
+        steps.add(
+            words[own],
+            np.zeros(len(places), np.int64),
+            count,
+            failures=[at - own.start for at in template.skipped.tolist() if at in places],
+            kept=(template,),
+            operands={at: stack for at, stack in leads_to.items() if stack is not stays},
+        )
+
+    steps.note_work(a.size * columns)
+    steps.side_by_side([partial(write, number) for number in range(len(own_rooms))])
+    for (_, out, start, _), place in zip(products, template.sums, strict=False):
+        at = place // 4
+        terms = [work[at : at + out.size].reshape(out.shape) for work in own_rooms]
+        if start is not None:
+            terms.append(start)
+        if len(terms) == 1:
+            steps.rows(_set, out, *terms)
+        for number, term in enumerate(terms[1:]):
+            steps.rows(_add, out, out if number else terms[0], term)
+    return rooms + own_rooms
+
+
+def _laid_together(steps: Steps, b: Array, room: Callable[[int], Array]) -> Array:
+    """A right side laid out by all threads of steps: what is found of it, and its tiles."""
+    depth, length = b.shape
+    operand = _lying(b, 0)
+    assert operand
+    pieces = cuts(length, steps.threads)
+    laid = room((FOUND + tiles_size(length, depth)) // 4)
+    work = room(len(pieces) * _ROOM // 4).reshape(len(pieces), -1)
+
+    def write(number: int) -> None:
+        piece = pieces[number]
+        calls = _laid(piece.stop - piece.start, depth, operand, True)
+        tiles = laid[(FOUND + tiles_size(piece.start, depth)) // 4 :]
+        stacks = [None, b[:, piece], tiles, work[number], None]
+        places = [0 if stack is None else memory.address(stack) for stack in stacks[1:]]
+        steps.add(
+            calls.at(*places[:3], _AT_ZEROS),
+            np.zeros(len(calls.words), np.int64),
+            calls.count,
+            failures=(),
+            kept=(),
+            operands={
+                at: stack
+                for at, base in enumerate(calls.bases.tolist())
+                if (stack := stacks[base]) is not None
+            },
+        )
+
+    steps.side_by_side([partial(write, number) for number in range(len(pieces))])
+    largest, sums = laid[:LANES].reshape(1, -1), laid[LANES : 2 * LANES].reshape(1, -1)
+    for function, into, first in ((_set_larger, largest, 0), (_add, sums, LANES)):
+        found = [own[None, first : first + LANES] for own in work]
+        steps.kernel(_set, into, found[0])
+        for other in found[1:]:
+            steps.kernel(function, into, into, other)
+    return laid
 
 
 #: Multiply-adds, and rows and columns, and k, from which tiles are ahead.

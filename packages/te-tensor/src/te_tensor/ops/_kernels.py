@@ -243,21 +243,26 @@ def _multiply_more(out: Matrix, slope: Matrix, grad: Matrix, start: Matrix) -> N
 
 
 def record_slope(
-    recorder: Recorder, function: Kernel, x: Array
-) -> tuple[Array, Backward, Array | None]:
+    recorder: Recorder, plain: Kernel, with_slope: Kernel, x: Array
+) -> tuple[Array, Backward, int | None]:
     """A function of each element in a recording.
 
     Args:
         recorder: where it is written down.
-        function: a kernel of the result, the derivative and x.
+        plain: a kernel of the result and x.
+        with_slope: a kernel of the result, the derivative and x.
         x: the input.
     """
-    out, slope = recorder.kept(*x.shape), recorder.kept(*x.shape)
-    recorder.forward.rows(function, *map(as_rows, (out, slope, x)))
+    out = recorder.kept(*x.shape)
+    slope = recorder.kept(*x.shape) if recorder.needs_grad(x) else None
+    if slope is None:
+        recorder.forward.rows(plain, as_rows(out), as_rows(x))
+    else:
+        recorder.forward.rows(with_slope, *map(as_rows, (out, slope, x)))
 
     def back(grad: Array, outs: Sequence[Into | None]) -> None:
         (to_x,) = outs
-        assert to_x is not None
+        assert to_x is not None and slope is not None
         arrays = list(map(as_rows, (to_x.out, slope, grad)))
         if to_x.start is None:
             recorder.backward.rows(_multiply, *arrays)

@@ -92,7 +92,7 @@ class ReLU(Operation):
         plan.rows(_positive, as_rows(out), as_rows(x))
         return out
 
-    def record(self, recorder: Recorder, x: Array) -> tuple[Array, Backward, Array | None]:
+    def record(self, recorder: Recorder, x: Array) -> tuple[Array, Backward, int | None]:
         """Both directions, in a recording."""
         out = recorder.kept(*x.shape)
         recorder.forward.rows(_positive, as_rows(out), as_rows(x))
@@ -313,9 +313,9 @@ class SiLU(Operation):
         plan.rows(_silu_kernel, as_rows(out), as_rows(x))
         return out
 
-    def record(self, recorder: Recorder, x: Array) -> tuple[Array, Backward, Array | None]:
+    def record(self, recorder: Recorder, x: Array) -> tuple[Array, Backward, int | None]:
         """Both directions, in a recording."""
-        return record_slope(recorder, _silu_slope_kernel, x)
+        return record_slope(recorder, _silu_kernel, _silu_slope_kernel, x)
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient times the derivative."""

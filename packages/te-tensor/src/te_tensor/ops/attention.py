@@ -17,6 +17,8 @@ from ._block_grads import Grads, KeyGrads
 from ._blocks import Buffer
 from ._distance import DistanceBias, DistanceFunction, Prepared, distance_function
 from ._in_blocks import Keys, Settings, Work, is_small
+from ._nested import MOST_COLUMNS as MOST_COLUMNS
+from ._nested import MOST_FEATURES as MOST_FEATURES
 from ._nested import Nested, nests
 from ._one_row import OneRow
 from ._planned import PlannedHeads as PlannedHeads

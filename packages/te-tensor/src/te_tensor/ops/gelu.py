@@ -210,9 +210,9 @@ class GELU(Operation):
         plan.rows(self._kernels[self.approximate][0], as_rows(out), as_rows(x))
         return out
 
-    def record(self, recorder: Recorder, x: Array) -> tuple[Array, Backward, Array | None]:
+    def record(self, recorder: Recorder, x: Array) -> tuple[Array, Backward, int | None]:
         """Both directions, in a recording."""
-        return record_slope(recorder, self._kernels[self.approximate][1], x)
+        return record_slope(recorder, *self._kernels[self.approximate], x)
 
     def _fill(self, out: Array, slope: Array | None, x: Array) -> None:
         plain, with_slope = self._kernels[self.approximate]

@@ -132,12 +132,7 @@ class Linear(Operation):
 
     def forward(self, x: Array, weight: Array, *extra: Array) -> Array:
         """The affine map, shape (…, out)."""
-        residual = extra[-1] if self.residual else None
-        bias = extra[:-1] if self.residual else extra
-        _check_linear(x, weight, *bias)
-        shape = (*x.shape[:-1], weight.shape[0])
-        if residual is not None and residual.shape != shape:
-            raise ValueError(f"linear got a residual {residual.shape}: expected {shape}")
+        residual, bias, shape = self._check(x, weight, *extra)
         rows = _rows(x)
         self.save(rows, weight, x.shape)
         out = memory.empty(shape, x.dtype)
@@ -145,6 +140,18 @@ class Linear(Operation):
         matrix = out.reshape(len(rows), shape[-1])
         _affine(rows, (weight,), bias, (matrix,), residual, constant=constant)
         return out
+
+    def _check(
+        self, x: Array, weight: Array, *extra: Array
+    ) -> tuple[Array | None, tuple[Array, ...], tuple[int, ...]]:
+        """The residual, the bias, and the shape of the result."""
+        residual = extra[-1] if self.residual else None
+        bias = extra[:-1] if self.residual else extra
+        _check_linear(x, weight, *bias)
+        shape = (*x.shape[:-1], weight.shape[0])
+        if residual is not None and residual.shape != shape:
+            raise ValueError(f"linear got a residual {residual.shape}: expected {shape}")
+        return residual, bias, shape
 
     def prepare(self, plan: Plan, x: Array, weight: Array, *terms: Array) -> Array:
         """The same, in a plan."""
@@ -161,28 +168,37 @@ class Linear(Operation):
 
     def record(
         self, recorder: Recorder, x: Array, weight: Array, *terms: Array
-    ) -> tuple[Array, Backward, Array | None]:
+    ) -> tuple[Array, Backward, int | None]:
         """Both directions, in a recording."""
+        *_, shape = self._check(x, weight, *terms)
+        same = 1 + len(terms) if self.residual else None
         rows, steps = _rows(x), recorder.forward
-        (features, width), residual = weight.shape, terms[-1] if self.residual else None
-        out = recorder.kept(*x.shape[:-1], features)
+        features, width = weight.shape
+        out = recorder.kept(*shape)
         matrix = out.reshape(len(rows), features)
+        matrices = [term if term.ndim == 1 else term.reshape(matrix.shape) for term in terms]
+        back = partial(self._record_back, recorder, rows, weight)
+        start = matrix if len(matrices) == 2 else (*matrices, None)[0]
+        if recorder.is_large(rows, weight.T, matrix):
+            if len(matrices) == 2:
+                steps.rows(_set_both, matrix, *matrices)
+            recorder.multiply(steps, rows, weight.T, start, matrix)
+            return out, back, same
         turned = recorder.brief(width, features + -features % LANES)
         steps.turn(weight, turned)
-        nothing = np.zeros(features, x.dtype)
-        matrices = [term if term.ndim == 1 else term.reshape(matrix.shape) for term in terms]
 
         def write(piece: slice) -> None:
             own = matrix[piece]
-            begin = [term if term.ndim == 1 else term[piece] for term in matrices] or [nothing]
+            begin = [term if term.ndim == 1 else term[piece] for term in matrices]
             if len(begin) == 2:
                 steps.kernel(_set_both, own, *begin)
                 begin = [own]
+            begin = begin or [np.zeros(features, x.dtype)]
             steps.matmul(rows[piece], turned[:, :features], begin[0], own)
 
         steps.share(write, [len(rows)])
         recorder.release(turned)
-        return out, partial(self._record_back, recorder, rows, weight), residual
+        return out, back, same
 
     def _record_back(
         self,
@@ -197,25 +213,29 @@ class Linear(Operation):
         to_bias = outs[2] if len(outs) - self.residual == 3 else None
         steps = recorder.backward
         upstream = grad.reshape(len(rows), len(weight))
-        nothing = np.zeros(weight.shape[1], grad.dtype)
+        # Each product as its left side, right side, and where it goes.
+        products = [] if to_x is None else [(upstream, weight, to_x)]
+        products += [] if to_weight is None else [(upstream.T, rows, to_weight)]
+        by_vectors = []
+        for a, b, into in products:
+            out = into.out.reshape(len(a), -1)
+            start = None if into.start is None else into.start.reshape(out.shape)
+            if recorder.is_large(a, b, out):
+                recorder.multiply(steps, a, b, start, out)
+            else:
+                by_vectors.append((a, b, start, out))
 
-        def write(piece: slice, features: slice) -> None:
-            if to_x is not None and piece.stop > piece.start:
-                begin = nothing
-                if to_x.start is not None:
-                    begin = to_x.start.reshape(rows.shape)[piece]
-                steps.matmul(upstream[piece], weight, begin, to_x.out.reshape(rows.shape)[piece])
-            if features.stop == features.start:
-                return
-            own = upstream[:, features]
-            if to_weight is not None:
-                begin = nothing if to_weight.start is None else to_weight.start[features]
-                steps.matmul(own.T, rows, begin, to_weight.out[features])
-            if to_bias is not None:
-                start = None if to_bias.start is None else to_bias.start[features]
-                recorder.total(own, to_bias._replace(out=to_bias.out[features], start=start), steps)
+        def write(features: slice, *pieces: slice) -> None:
+            for piece, (a, b, start, out) in zip(pieces, by_vectors, strict=True):
+                if piece.stop > piece.start:
+                    nothing = np.zeros(out.shape[1], out.dtype)
+                    begin = nothing if start is None else start[piece]
+                    steps.matmul(a[piece], b, begin, out[piece])
+            if to_bias is not None and features.stop > features.start:
+                before = None if to_bias.start is None else to_bias.start[features]
+                recorder.total(upstream[:, features], Into(to_bias.out[features], before), steps)
 
-        steps.share(write, [len(rows), len(weight)])
+        steps.share(write, [len(weight), *(len(a) for a, *_ in by_vectors)])
 
     def multiply_adds(self) -> int:
         """Those of the product."""

@@ -176,13 +176,7 @@ class LayerNorm(Operation):
 
     def forward(self, x: Array, *affine: Array) -> Array:
         """The normalized x, times weight, plus bias."""
-        shape = x.shape[x.ndim - self.axes :]
-        if self.axes < 1 or x.ndim < self.axes or [True for a in affine if a.shape != shape]:
-            given = ", ".join(str(a.shape) for a in affine) or "none"
-            raise ValueError(
-                f"layer_norm over the last {self.axes} axes of {x.shape} got weights of shape "
-                f"{given}: expected {shape}"
-            )
+        shape = self._check(x, *affine)
         rows = as_rows(x, self.axes)
         scale_and_shift = [a.reshape(-1) for a in affine]
         if runs(rows, *scale_and_shift):
@@ -223,6 +217,17 @@ class LayerNorm(Operation):
         self.save(normal, inverse, *scale_and_shift[:1])
         return out.reshape(x.shape)
 
+    def _check(self, x: Array, *affine: Array) -> tuple[int, ...]:
+        """The shape of what is normalized together."""
+        shape: tuple[int, ...] = x.shape[x.ndim - self.axes :]
+        if self.axes < 1 or x.ndim < self.axes or [True for a in affine if a.shape != shape]:
+            given = ", ".join(str(a.shape) for a in affine) or "none"
+            raise ValueError(
+                f"layer_norm over the last {self.axes} axes of {x.shape} got weights of shape "
+                f"{given}: expected {shape}"
+            )
+        return shape
+
     def _by_kernel(self, rows: Array, *affine: Array) -> Array:
         weight, bias = self._affine(rows, *affine)
         scalars = self.eps, 1 / max(rows.shape[1], 1)
@@ -245,14 +250,18 @@ class LayerNorm(Operation):
 
     def record(
         self, recorder: Recorder, x: Array, *affine: Array
-    ) -> tuple[Array, Backward, Array | None]:
+    ) -> tuple[Array, Backward, int | None]:
         """Both directions, in a recording."""
+        self._check(x, *affine)
         rows, out = as_rows(x, self.axes), recorder.kept(*x.shape)
         weight, bias = self._affine(rows, *(a.reshape(-1) for a in affine))
-        statistics = [recorder.kept(len(rows), 1) for _ in _Statistics._fields]
         share = 1 / rows.shape[1]
+        statistics: list[Array] = []
+        if any(map(recorder.needs_grad, (x, *affine))):
+            statistics += [recorder.kept(len(rows), 1) for _ in _Statistics._fields]
         arrays = (as_rows(out, self.axes), rows, *statistics, weight, bias)
-        recorder.forward.rows(_layer_norm_kept, *arrays, self.eps, share)
+        function = _layer_norm_kept if statistics else _layer_norm
+        recorder.forward.rows(function, *arrays, self.eps, share)
 
         def back(grad: Array, outs: Sequence[Into | None]) -> None:
             steps = recorder.backward

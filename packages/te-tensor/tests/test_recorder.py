@@ -1,0 +1,161 @@
+"""Recordings: chains of operations, any of whose arrays may be used several times."""
+
+import numpy as np
+import pytest
+
+import te_tensor as te
+from te_tensor.dtypes import float32
+from te_tensor.machine import Steps, runs_programs
+from te_tensor.ops.activation import ReLU, SiLU, Tanh
+from te_tensor.ops.gelu import GELU
+from te_tensor.ops.linalg import Linear
+from te_tensor.ops.normalization import LayerNorm
+from te_tensor.recorder import Recorder, Replay, Unrecorded
+
+pytestmark = pytest.mark.skipif(not runs_programs(), reason="no AVX-512 here")
+
+SHAPES = {"x": (2, 9, 20), "w": (20, 20), "v": (20, 20), "b": (20,), "c": (20,)}
+
+
+def plain(apply, t):
+    return apply(Linear(), t["x"], t["w"])
+
+
+def both_terms(apply, t):
+    return apply(Linear(residual=True), t["x"], t["w"], t["b"], t["x"])
+
+
+def residual_first(apply, t):
+    """What x gets last is the gradient of a residual."""
+    a = apply(Linear(residual=True), t["x"], t["w"], t["b"], t["x"])
+    return apply(Linear(residual=True), a, t["v"], t["x"])
+
+
+def one_array_in_many_places(apply, t):
+    a = apply(Linear(), t["x"], t["w"], t["b"])
+    b = apply(GELU(), a)
+    c = apply(SiLU(), a)
+    d = apply(Linear(residual=True), b, t["v"], c)
+    e = apply(LayerNorm(), a, t["b"], t["c"])
+    f = apply(ReLU(), a)
+    g = apply(Linear(residual=True), e, t["v"], t["b"], d)
+    return apply(Linear(residual=True), f, t["w"], g)
+
+
+def norms(apply, t):
+    a = apply(LayerNorm(1, 0.1), t["x"], t["b"])
+    b = apply(LayerNorm(), a)
+    return apply(Linear(residual=True), apply(LayerNorm(), a, t["c"], t["b"]), t["w"], b)
+
+
+def ends_with_an_activation(apply, t):
+    a = apply(Linear(), t["x"], t["w"], t["b"])
+    return apply(ReLU(), apply(GELU("tanh"), apply(Linear(residual=True), a, t["v"], a)))
+
+
+CHAINS = [
+    plain,
+    both_terms,
+    residual_first,
+    one_array_in_many_places,
+    norms,
+    ends_with_an_activation,
+]
+
+
+class _Noted(dict):
+    """Remembers what was asked for."""
+
+    def __init__(self, given):
+        super().__init__(given)
+        self.used = set()
+
+    def __getitem__(self, name):
+        self.used.add(name)
+        return super().__getitem__(name)
+
+
+def record(chain, shapes, needs, **options):
+    recorder = Recorder(**options)
+    used = _Noted(dict.fromkeys(shapes))
+    given = {n: recorder.input(s, needs_grad=n in needs) for n, s in shapes.items()}
+    return recorder.finish(chain(recorder.apply, given)), used
+
+
+def names_in(chain):
+    noted = _Noted({name: te.zeros(*shape) for name, shape in SHAPES.items()})
+    chain(lambda operation, *given: te.Tensor.apply(operation, *given), noted)
+    return [name for name in SHAPES if name in noted.used]
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=lambda chain: chain.__name__)
+@pytest.mark.parametrize("left_out", [(), ("x",), ("w", "b")], ids=str)
+@pytest.mark.parametrize("tiles", [False, True])
+def test_chains(chain, left_out, tiles, threads, monkeypatch):
+    monkeypatch.setattr("te_tensor.recorder._TILED_FROM", 0)
+    names = names_in(chain)
+    needs = [name for name in names if name not in left_out]
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(SHAPES[name]) for name in names}
+    recording, _ = record(chain, {name: SHAPES[name] for name in names}, needs, tiles=tiles)
+    grad = rng.standard_normal(recording.shape)
+    found = []
+    for dtype in (float32, np.float64):
+        tensors = {
+            name: te.Tensor(a.astype(dtype), requires_grad=name in needs)
+            for name, a in arrays.items()
+        }
+        if dtype is float32:
+            out = te.Tensor.apply(Replay(recording), *tensors.values())
+        else:
+            out = chain(lambda operation, *given: te.Tensor.apply(operation, *given), tensors)
+        out.backward(te.Tensor(grad.astype(dtype)))
+        found.append([out.numpy(), *(tensors[name].grad.numpy() for name in needs)])
+        assert all(tensors[name].grad is None for name in names if name not in needs)
+    for ours, exact in zip(*found, strict=True):
+        assert np.abs(ours - exact).max() <= 1e-5 * max(np.abs(exact).max(), 1)
+
+
+def test_what_has_no_recording():
+    recorder = Recorder()
+    x, w = recorder.input((3, 4), needs_grad=True), recorder.input((5, 6), needs_grad=True)
+    for operation, given in ((Tanh(), (x,)), (Linear(), (x, w)), (LayerNorm(), (x, w))):
+        with pytest.raises(Unrecorded):
+            recorder.apply(operation, *given)
+    with pytest.raises(Unrecorded, match="depend"):
+        recorder.finish(recorder.apply(ReLU(), x))
+
+
+def test_a_recording_is_for_the_threads_that_it_was_made_for():
+    before = te.get_num_threads()
+    try:
+        te.set_num_threads(1)
+        recording, _ = record(plain, {"x": (4, 20), "w": (20, 20)}, ("x",))
+        assert recording.is_current()
+        te.set_num_threads(2)
+        assert recording.is_current() == (recording._forward.steps._crew is None)
+    finally:
+        te.set_num_threads(before)
+
+
+@pytest.mark.skipif(not te.blas_info()["tiles"], reason="no tiles here")
+def test_numbers_that_tiles_cannot_split_and_no_fallback(monkeypatch):
+    monkeypatch.setattr("te_tensor.recorder._TILED_FROM", 0)
+    recording, _ = record(plain, {"x": (40, 64), "w": (64, 64)}, ("x",), tiles=True)
+    x, w = te.randn(40, 64, requires_grad=True), te.randn(64, 64)
+    te.Tensor.apply(Replay(recording), x, w)
+    w[3, 4] = np.inf
+    with pytest.raises(RuntimeError, match="split"):
+        te.Tensor.apply(Replay(recording), x, w)
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 40])
+@pytest.mark.parametrize("columns", [1, 16, 17, 50])
+def test_turned_copies(rows, columns):
+    whole = np.random.default_rng(0).standard_normal((rows, columns + 3), float32)
+    out = np.full((columns + 1, rows + -rows % 16), 7, float32)
+    steps = Steps()
+    steps.turn(whole[:, 1 : 1 + columns], out[:columns])
+    steps.run()
+    assert np.array_equal(out[:columns, :rows], whole[:, 1 : 1 + columns].T)
+    assert (out[:columns, rows:] == 0).all() and (out[columns] == 7).all()
