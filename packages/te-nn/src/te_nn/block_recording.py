@@ -230,7 +230,7 @@ def _record(
         read = normed(x, norm2, settings.epsilons[1])
     else:
         read = x = normed(x, norm1, settings.epsilons[0])
-    inner = linear(read, linear1)
+    inner = recorder.pass_on(linear(read, linear1))
     hidden = recorder.apply(ACTIVATIONS[settings.activation](), inner)
     recorder.done(inner)
     x = linear(hidden, linear2, x)

@@ -185,6 +185,10 @@ class Operation:
     #: is that of the result, or None. Raises as `forward` for shapes that don't fit.
     record: Callable[..., tuple[Array, Any, int | None]] | None = None
 
+    #: Whether what `record` writes down of backward can write the gradient of the first input where
+    #: that of the result is.
+    gradient_in_place: ClassVar[bool] = False
+
     def save(self, *values: Any) -> None:
         """Keep what backward needs; keeps nothing when no input needs a gradient."""
         if True in self.needs_grad:

@@ -124,6 +124,8 @@ class _Entry(NamedTuple):
     back: Backward
     #: Which input has the gradient of the result for its own, as a residual has.
     same: int | None
+    #: Whether the gradient of the first input may be written where that of the result is.
+    in_place: bool
 
 
 #: What addresses count from: nothing, the words, memory that forward keeps for backward and that
@@ -166,6 +168,7 @@ class Recorder:
         self._inputs: list[Array] = []
         self._needing: set[int] = set()
         self._tape: list[_Entry] = []
+        self._passed: set[int] = set()
 
     def input(self, shape: tuple[int, ...], *, needs_grad: bool) -> Array:
         """What stands for an input of runs, in their order."""
@@ -186,6 +189,15 @@ class Recorder:
     def passing(self, *shape: int) -> Array:
         """Memory within backward; `release` lets what follows have it."""
         return self._passing.take(shape)
+
+    def pass_on(self, array: Array) -> Array:
+        """Let the next operation write over a result of `kept`, which nothing else reads."""
+        self._passed.add(id(array))
+        return array
+
+    def may_overwrite(self, array: Array) -> bool:
+        """Whether an input was `pass_on`'s."""
+        return id(array) in self._passed
 
     def done(self, *arrays: Array) -> None:
         """As `release`, for what `kept` gave, unless backward reads it."""
@@ -222,11 +234,17 @@ class Recorder:
             out, back, same = operation.record(self, *arrays)
         except (TypeError, ValueError) as error:  # what forward would raise
             raise Unrecorded(str(error)) from error
-        self.note(arrays, out, back, same)
+        self.note(arrays, out, back, same, in_place=operation.gradient_in_place)
         return out
 
     def note(
-        self, inputs: Sequence[Array], out: Array, back: Backward, same: int | None = None
+        self,
+        inputs: Sequence[Array],
+        out: Array,
+        back: Backward,
+        same: int | None = None,
+        *,
+        in_place: bool = False,
     ) -> None:
         """Have backward written down later for what was written down of forward.
 
@@ -235,10 +253,12 @@ class Recorder:
             out: the result.
             back: writes backward down; not called where no input needs a gradient.
             same: which input's gradient is that of the result; `back` leaves it out.
+            in_place: whether `back` can write the gradient of the first input where that of the
+                result is.
         """
         if any(map(self.needs_grad, inputs)):
             self._needing.add(id(out))
-        self._tape.append(_Entry(inputs, out, back, same))
+        self._tape.append(_Entry(inputs, out, back, same, in_place))
 
     def finish(self, out: Array) -> Recording:
         """What was recorded, up to this result.
@@ -393,11 +413,13 @@ class _Gradients:
             return
         grad, owned = arrived
         released: list[Array] = []
+        own = grad if owned and entry.in_place and entry.same is None else None
         outs = [
-            None if place == entry.same else self._into(x, released)
+            None if place == entry.same else self._into(x, released, None if place else own)
             for place, x in enumerate(entry.inputs)
         ]
         entry.back(grad, outs)
+        owned = owned and not any(into is not None and into.out is grad for into in outs)
         if entry.same is not None and recorder.needs_grad(entry.inputs[entry.same]):
             self._pass_on(entry.inputs[entry.same], grad, owned)
         elif owned:
@@ -405,7 +427,7 @@ class _Gradients:
         for array in released:
             recorder._passing.give_back(array)
 
-    def _into(self, x: Array, released: list[Array]) -> Into | None:
+    def _into(self, x: Array, released: list[Array], own: Array | None) -> Into | None:
         if not self._recorder.needs_grad(x):
             return None
         self._uses[id(x)] -= 1
@@ -417,6 +439,8 @@ class _Gradients:
                 released.append(before)
         elif before is not None and owned:
             target = before
+        elif own is not None:
+            target = own
         else:
             target = self._recorder.passing(*x.shape)
         self._found[id(x)] = target, not is_last

@@ -254,7 +254,9 @@ def record_slope(
         x: the input.
     """
     out = recorder.kept(*x.shape)
-    slope = recorder.kept(*x.shape) if recorder.needs_grad(x) else None
+    slope = None
+    if recorder.needs_grad(x):  # written after x was read
+        slope = x if recorder.may_overwrite(x) else recorder.kept(*x.shape)
     if slope is None:
         recorder.forward.rows(plain, as_rows(out), as_rows(x))
     else:

@@ -76,6 +76,7 @@ def _slopes_kernel(out: Matrix, x: Matrix, grad: Matrix, alpha: Scalar) -> None:
 class ReLU(Operation):
     """max(x, 0), with gradient 0 at 0."""
 
+    gradient_in_place = True
     samples = (Sample((3, 4), low=0.1), Sample((3,), low=-1.0, high=-0.1))
 
     def forward(self, x: Array) -> Array:
@@ -290,6 +291,7 @@ def _silu_slope_kernel(out: Matrix, slope: Matrix, x: Matrix) -> None:
 class SiLU(Operation):
     """x·σ(x), also called swish (Hendrycks and Gimpel, arXiv:1606.08415)."""
 
+    gradient_in_place = True
     samples = (Sample((3, 4), low=-3, high=3), Sample(()))
 
     def forward(self, x: Array) -> Array:

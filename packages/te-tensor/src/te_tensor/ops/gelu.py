@@ -190,6 +190,8 @@ class GELU(Operation):
         "tanh": (_tanh_kernel, _tanh_slope_kernel),
     }
 
+    gradient_in_place = True
+
     def __init__(self, approximate: str = "none") -> None:
         if approximate not in self._kernels:
             raise ValueError(f"approximate is {approximate!r}: expected 'none' or 'tanh'")
