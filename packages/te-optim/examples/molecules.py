@@ -135,15 +135,17 @@ class MoleculeModel(nn.Module):
         self.blocks = nn.ModuleList(nn.TransformerBlock(64, 128, HEADS, config) for _ in range(3))
         self.norm = nn.LayerNorm(64)
         self.readout = nn.Linear(64, 1)
-        self.uses_distance = config is not None
+        self.bias = config
 
     def forward(self, elements: te.Tensor, distance: te.Tensor) -> te.Tensor:
         """Element numbers (B, S), 0 for padding, and distances (B, S, S) to energies (B,)."""
         atoms = elements != 0
         mask = atoms.reshape(len(atoms), 1, 1, -1)  # nobody attends to padding
+        # Phi of the distances is made once for all blocks.
+        shared = None if self.bias is None else te.prepare_distance(distance, self.bias)
         x = self.embedding(elements)
         for block in self.blocks:
-            x = block(x, mask=mask, distance=distance if self.uses_distance else None)
+            x = block(x, mask=mask, distance=shared)
         per_atom = self.readout(self.norm(x)).squeeze(-1)
         return (per_atom * atoms.astype("float32")).sum(axis=1) * OUTPUT_SCALE
 
