@@ -5,7 +5,7 @@ import pytest
 
 import te_tensor as te
 from te_tensor.dtypes import float32
-from te_tensor.machine import Steps, runs_programs
+from te_tensor.machine import Product, Steps, runs_programs, share_products
 from te_tensor.ops.activation import ReLU, SiLU, Tanh
 from te_tensor.ops.gelu import GELU
 from te_tensor.ops.linalg import Linear
@@ -159,3 +159,36 @@ def test_turned_copies(rows, columns):
     steps.run()
     assert np.array_equal(out[:columns, :rows], whole[:, 1 : 1 + columns].T)
     assert (out[:columns, rows:] == 0).all() and (out[columns] == 7).all()
+
+
+@pytest.mark.skipif(not te.blas_info()["tiles"], reason="no tiles here")
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(64, 40, 96), (40, 500, 50), (300, 70, 90)])
+@pytest.mark.parametrize("to", ["nothing", "a row", "itself", "another"])
+@pytest.mark.parametrize("number", [1.0, np.nan, 1e-30])
+def test_products_of_steps_by_tiles(rows, depth, columns, to, number, threads):
+    """Along k or not, sides laid out together or not; what can't be split is told."""
+    rng = np.random.default_rng(0)
+    a, b = (
+        rng.standard_normal((rows, depth), float32),
+        rng.standard_normal((depth, columns), float32),
+    )
+    b[3, 4] = number
+    out = rng.standard_normal((rows, columns), float32)
+    start = {"nothing": None, "a row": out[0].copy(), "itself": out, "another": out[::-1].copy()}[
+        to
+    ]
+    want = a.astype(np.float64) @ b + (0 if start is None else start)
+    steps, kept = Steps(), []
+
+    def room(size):
+        whole = np.empty(size + 16, float32)
+        kept.append(whole)
+        return whole[-(whole.ctypes.data // 4) % 16 :][:size]
+
+    share_products(steps, a, [Product(b, out, start)], room)
+    arrays = [a, b, out, *kept, *([] if start is None or start is out else [start])]
+    calls = steps.relocatable([(array, base, 0) for base, array in enumerate(arrays, 2)])
+    split = steps.run_relocated(calls, [array.ctypes.data for array in arrays])
+    assert split != np.isnan(number)
+    if split:
+        assert np.abs(out - want).max() <= 1e-5 * np.abs(want).max()

@@ -326,7 +326,7 @@ class Recorder:
         assert isinstance(blas, OpenBlas)
         by_rows = len(a) >= b.shape[1]
 
-        def write(piece: slice) -> None:
+        def write(piece: slice, _: int) -> None:
             here = (piece, slice(None)) if by_rows else (slice(None), piece)
             own = out[here]
             if start is not None and start is not out:
@@ -336,8 +336,9 @@ class Recorder:
             assert call
             steps.other(*call)
 
-        steps.note_work(a.size * b.shape[1])
-        steps.share(write, [max(out.shape)])
+        work = a.size * b.shape[1]
+        steps.note_work(work)
+        steps.share(write, max(out.shape), work)
 
     def join(self, arrays: Sequence[Array]) -> Array:
         """Arrays one behind the other, as one: along the first axis."""
@@ -360,14 +361,20 @@ class Recorder:
 
     # -- what several operations write down ------------------------------------------------------
 
-    def total(self, rows: Array, out: Into, steps: Steps) -> None:
-        """Have the rows of a matrix (n, columns) summed."""
-        vector = out.out.reshape(1, -1)
-        if out.start is None:
-            steps.kernel(_fill, vector, 0.0)
-        elif out.start is not out.out:
-            steps.kernel(_copy, vector, out.start.reshape(1, -1))
-        steps.kernel(_add_rows, rows, vector[0])
+    def sum_rows(self, rows: Array, out: Array, steps: Steps) -> None:
+        """Have the rows of a matrix (n, columns) summed into a vector."""
+        steps.kernel(_fill, out.reshape(1, -1), 0.0)
+        steps.kernel(_add_rows, rows, out.reshape(-1))
+
+    def add_up(self, parts: Array, into: Into) -> None:
+        """Have what threads found, shape (threads, …), added up, in backward."""
+        terms = [] if into.start is None else [_matrix(into.start)]  # first: it may be `out`
+        terms += map(_matrix, parts)
+        out = _matrix(into.out)
+        if len(terms) == 1:
+            self.backward.rows(_copy, out, *terms)
+        for number, term in enumerate(terms[1:]):
+            self.backward.rows(_add, out, out if number else terms[0], term)
 
     def negative_sums(self, rows: Array, out: Into) -> None:
         """Have minus the sum of each row written into, or added to, a vector; in backward."""

@@ -11,7 +11,6 @@ import ctypes
 from bisect import bisect
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -369,23 +368,24 @@ class Steps(Chain):
         """Count work that others write down, for which it may be worth to wait for threads."""
         self._work += multiply_adds
 
-    def share(self, write: Callable[..., object], lengths: Sequence[int]) -> None:
+    def share(self, write: Callable[[slice, int], object], length: int, work: int) -> int:
         """Have work cut over the threads.
 
         Args:
-            write: is given a slice of each of the lengths, perhaps of 0, and writes down what a
-                thread does with it.
-            lengths: what is cut.
+            write: is given a slice and the thread's number, and writes down what it does with it.
+            length: what is cut.
+            work: how many multiply-adds or numbers it is: little is one piece.
+
+        Returns:
+            How many pieces there are.
         """
-        each = [
-            [
-                slice(8 * u.start, min(8 * u.stop, length))
-                for u in parallel.split(-(-length // 8), self.threads)
-            ]
-            for length in lengths
+        threads = self.threads if work >= _SHARED_PRODUCT_FROM else 1
+        pieces = [
+            slice(_UNIT * unit.start, min(_UNIT * unit.stop, length))
+            for unit in parallel.split(-(-length // _UNIT), threads)
         ]
-        cut = zip_longest(*each, fillvalue=slice(0, 0))
-        self.side_by_side([partial(write, *pieces) for pieces in cut])
+        self.side_by_side([partial(write, piece, n) for n, piece in enumerate(pieces)])
+        return len(pieces)
 
     def side_by_side(self, pieces: Sequence[Callable[[], object]]) -> None:
         """Have pieces of work done by different threads, where there are as many.

@@ -683,9 +683,8 @@ def share_products(
     steps.side_by_side([partial(write, number) for number in range(len(own_rooms))])
     for (_, out, start, _), place in zip(products, template.sums, strict=False):
         at = place // 4
-        terms = [work[at : at + out.size].reshape(out.shape) for work in own_rooms]
-        if start is not None:
-            terms.append(start)
+        terms = [] if start is None else [start]  # first: it may be `out`
+        terms += [work[at : at + out.size].reshape(out.shape) for work in own_rooms]
         if len(terms) == 1:
             steps.rows(_set, out, *terms)
         for number, term in enumerate(terms[1:]):

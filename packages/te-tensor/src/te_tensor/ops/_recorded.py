@@ -162,8 +162,7 @@ class RecordedHeads:
         recorder.backward.nest(nest, recorder.passing)
         if len(outs) == 2 and outs[1] is not None:
             total = recorder.passing(kv_heads * group * rows)
-            by_element = of_slopes.reshape(batch, -1)
-            recorder.total(by_element, Into(total, None), recorder.backward)
+            recorder.sum_rows(of_slopes.reshape(batch, -1), total, recorder.backward)
             recorder.negative_sums(total.reshape(-1, rows), outs[1])
 
 

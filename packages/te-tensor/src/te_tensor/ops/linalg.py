@@ -187,7 +187,7 @@ class Linear(Operation):
         turned = recorder.brief(width, features + -features % LANES)
         steps.turn(weight, turned)
 
-        def write(piece: slice) -> None:
+        def write(piece: slice, _: int) -> None:
             own = matrix[piece]
             begin = [term if term.ndim == 1 else term[piece] for term in matrices]
             if len(begin) == 2:
@@ -196,7 +196,7 @@ class Linear(Operation):
             begin = begin or [np.zeros(features, x.dtype)]
             steps.matmul(rows[piece], turned[:, :features], begin[0], own)
 
-        steps.share(write, [len(rows)])
+        steps.share(write, len(rows), rows.size * features)
         recorder.release(turned)
         return out, back, same
 
@@ -208,34 +208,40 @@ class Linear(Operation):
         grad: Array,
         outs: Sequence[Into | None],
     ) -> None:
-        """Rows of x's gradient, and of the weight's, are shared out."""
+        """Threads go through rows of x, and sum the gradients of weight and bias over their own."""
         to_x, to_weight = outs[:2]
         to_bias = outs[2] if len(outs) - self.residual == 3 else None
         steps = recorder.backward
         upstream = grad.reshape(len(rows), len(weight))
-        # Each product as its left side, right side, and where it goes.
-        products = [] if to_x is None else [(upstream, weight, to_x)]
-        products += [] if to_weight is None else [(upstream.T, rows, to_weight)]
-        by_vectors = []
-        for a, b, into in products:
-            out = into.out.reshape(len(a), -1)
-            start = None if into.start is None else into.start.reshape(out.shape)
-            if recorder.is_large(a, b, out):
-                recorder.multiply(steps, a, b, start, out)
-            else:
-                by_vectors.append((a, b, start, out))
+        if to_x is not None:
+            start = None if to_x.start is None else to_x.start.reshape(rows.shape)
+            to_x = Into(to_x.out.reshape(rows.shape), start)
+            if recorder.is_large(upstream, weight, to_x.out):
+                recorder.multiply(steps, upstream, weight, to_x.start, to_x.out)
+                to_x = None
+        if to_weight is not None and recorder.is_large(upstream.T, rows, to_weight.out):
+            recorder.multiply(steps, upstream.T, rows, to_weight.start, to_weight.out)
+            to_weight = None
+        threads = steps.threads
+        of_weight = None if to_weight is None else recorder.passing(threads, *weight.shape)
+        of_bias = None if to_bias is None else recorder.passing(threads, len(weight))
+        nothing = np.zeros(rows.shape[1], grad.dtype)
 
-        def write(features: slice, *pieces: slice) -> None:
-            for piece, (a, b, start, out) in zip(pieces, by_vectors, strict=True):
-                if piece.stop > piece.start:
-                    nothing = np.zeros(out.shape[1], out.dtype)
-                    begin = nothing if start is None else start[piece]
-                    steps.matmul(a[piece], b, begin, out[piece])
-            if to_bias is not None and features.stop > features.start:
-                before = None if to_bias.start is None else to_bias.start[features]
-                recorder.total(upstream[:, features], Into(to_bias.out[features], before), steps)
+        def write(piece: slice, number: int) -> None:
+            own = upstream[piece]
+            if to_x is not None:
+                begin = nothing if to_x.start is None else to_x.start[piece]
+                steps.matmul(own, weight, begin, to_x.out[piece])
+            if of_weight is not None:
+                steps.matmul(own.T, rows[piece], nothing, of_weight[number])
+            if of_bias is not None:
+                recorder.sum_rows(own, of_bias[number], steps)
 
-        steps.share(write, [len(weight), *(len(a) for a, *_ in by_vectors)])
+        count = steps.share(write, len(rows), rows.size * len(weight))
+        for sums, into in ((of_weight, to_weight), (of_bias, to_bias)):
+            if sums is not None and into is not None:
+                recorder.add_up(sums[:count], into)
+                recorder.release(sums)
 
     def multiply_adds(self) -> int:
         """Those of the product."""

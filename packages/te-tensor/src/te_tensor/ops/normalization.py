@@ -269,23 +269,23 @@ class LayerNorm(Operation):
             to_x = outs[0] or Into(recorder.passing(*x.shape), None)
             sums = recorder.passing(2, steps.threads, rows.shape[1])
             recorder.zeros(sums, steps)
-            own = iter(range(steps.threads))
 
-            def write(piece: slice) -> None:
+            def write(piece: slice, number: int) -> None:
                 given = (to_x.out, grad, x)
                 matrices = [as_rows(a, self.axes)[piece] for a in given]
                 columns = [column[piece] for column in statistics]
-                operands = [*matrices, *columns, weight, *sums[:, next(own)]]
+                operands = [*matrices, *columns, weight, *sums[:, number]]
                 if to_x.start is None:
                     steps.kernel(_layer_norm_gradient, *operands, share)
                 else:
                     start = as_rows(to_x.start, self.axes)[piece]
                     steps.kernel(_layer_norm_gradient_more, *operands, start, share)
 
-            steps.share(write, [len(rows)])
+            count = steps.share(write, len(rows), rows.size)
             for parts, into in zip(sums, outs[1:], strict=False):
                 if into is not None:
-                    recorder.total(parts, into, steps)
+                    recorder.add_up(parts[:count], into)
+            recorder.release(sums)
 
         return out, back, None
 
