@@ -116,6 +116,48 @@ def test_chains(chain, left_out, tiles, threads, monkeypatch):
         assert np.abs(ours - exact).max() <= 1e-5 * max(np.abs(exact).max(), 1)
 
 
+RECORDED = [
+    (name, place)
+    for name, operation in sorted(te.REGISTRY.items())
+    if operation.record is not None
+    for place in range(len(operation.samples))
+]
+
+
+@pytest.mark.parametrize(("name", "place"), RECORDED)
+@pytest.mark.parametrize("passed_on", [False, True])
+def test_samples_of_every_operation(name, place, passed_on):
+    kind = te.REGISTRY[name]
+    sample = kind.samples[place]
+    arrays = [np.asarray(array, float32) for array in sample.arrays()]
+    if any(not array.ndim for array in arrays):
+        return
+    recorder = Recorder()
+    first = recorder.input(arrays[0].shape, needs_grad=True)
+    others = [recorder.input(array.shape, needs_grad=True) for array in arrays[1:]]
+    # So that the first input is what an operation made.
+    moved = recorder.apply(LayerNorm(), first)
+    moved = recorder.pass_on(moved) if passed_on else moved
+    out = recorder.apply(kind(*sample.args, **sample.kwargs), moved, *others)
+    recording = recorder.finish(out)
+    found = []
+    for recorded in (True, False):
+        tensors = [te.Tensor(array, requires_grad=True) for array in arrays]
+        if recorded:
+            result = te.Tensor.apply(Replay(recording), *tensors)
+        else:
+            operation = kind(*sample.args, **sample.kwargs)
+            result = te.Tensor.apply(
+                operation, te.layer_norm(tensors[0], tensors[0].shape[-1]), *tensors[1:]
+            )
+        result.backward(
+            te.Tensor(np.linspace(-1, 1, result.size, dtype=float32).reshape(out.shape))
+        )
+        found.append([result.numpy(), *(tensor.grad.numpy() for tensor in tensors)])
+    for ours, wanted in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_what_has_no_recording():
     recorder = Recorder()
     x, w = recorder.input((3, 4), needs_grad=True), recorder.input((5, 6), needs_grad=True)

@@ -368,9 +368,9 @@ class Recorder:
 
     def add_up(self, parts: Array, into: Into) -> None:
         """Have what threads found, shape (threads, …), added up, in backward."""
-        terms = [] if into.start is None else [_matrix(into.start)]  # first: it may be `out`
-        terms += map(_matrix, parts)
         out = _matrix(into.out)
+        terms = [] if into.start is None else [into.start]  # first: it may be `out`
+        terms = [term.reshape(out.shape) for term in (*terms, *parts)]
         if len(terms) == 1:
             self.backward.rows(_copy, out, *terms)
         for number, term in enumerate(terms[1:]):
