@@ -129,6 +129,7 @@ OWN = {
         "vgetexpps": (1, None),
         "vgetmantps": (1, 0x0C),
         "vrangeps": (2, 0x0B),
+        "vpternlogd": (2, 0xF8),
         "vcvtne2ps2bf16": (2, None),
         "vrndscaleps": (1, 8),
         "vshuff32x4": (2, 0xB1),

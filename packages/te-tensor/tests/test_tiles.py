@@ -171,6 +171,19 @@ def test_small_numbers_beside_large_ones():
     assert (np.abs(out - a.astype(np.float64) @ b) <= bound(a, b)).all()
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-33, 1e-36, 1e-38, 1e-41])
+@pytest.mark.parametrize("turned", list(itertools.product((False, True), repeat=2)))
+def test_tiny_numbers_beside_others(scale, turned):
+    """Whose last parts are too small for bfloat16."""
+    rng = np.random.default_rng(16)
+    a, b = matrix(rng, 96, 160, turned[0]), matrix(rng, 160, 128, turned[1])
+    a[:, ::3] *= np.float32(scale)
+    b[::5] *= np.float32(scale)
+    out = np.empty((96, 128), float32)
+    assert multiply(a, b, out) == []
+    assert (np.abs(out - a.astype(np.float64) @ b) <= bound(a, b)).all()
+
+
 @pytest.mark.parametrize("number", [1.0, np.inf, np.nan, 1e-40])
 def test_gemm_is_whole_whatever_the_numbers(number):
     rng = np.random.default_rng(6)

@@ -6,10 +6,10 @@ operations, it is one node of the graph, and a recording of its shape does the w
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -89,6 +89,15 @@ _known: WeakKeyDictionary[TransformerBlock, _Known] = WeakKeyDictionary()
 #: Recordings, or why there is none.
 _recordings: OrderedDict[Any, Recording | Unrecorded] = OrderedDict()
 _guard = threading.Lock()
+
+
+def _renew_guard() -> None:
+    global _guard
+    _guard = threading.Lock()  # another thread may have held it at the fork
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_guard)
 
 
 def run_recorded(block: TransformerBlock, x: Tensor, mask: Any, distance: Any) -> Tensor | None:
@@ -171,9 +180,10 @@ def _recording(
         if found is None or (isinstance(found, Recording) and not found.is_current()):
             try:
                 found = _record(settings, size, others, needs)
-                found.fallback = partial(_record, settings, size, others, needs, tiles=False)
+                if found.may_fail:
+                    found.fallback = _record(settings, size, others, needs, tiles=False)
             except Unrecorded as reason:
-                found = reason
+                found = Unrecorded(*reason.args)  # which keeps no frames alive
         _recordings[key] = found
         if len(_recordings) > _MOST_RECORDINGS:
             _recordings.popitem(last=False)

@@ -274,6 +274,12 @@ class Crew:
         finally:
             self._hold(workers, -1)
 
+    def forget_workers(self) -> None:
+        """In the child of a fork, where there are none: nobody is at any mailbox."""
+        self._guard = threading.Lock()  # another thread may have held it
+        for number in (*self._states, *self._holds):
+            number.value = 0
+
     def _hold(self, workers: int, more: int) -> None:
         with self._guard:
             for hold in self._holds[:workers]:

@@ -294,6 +294,8 @@ def _nothing() -> None:
 
 def _renew_pool() -> None:
     global _pool
+    if _pool.crew is not None:
+        _pool.crew.forget_workers()  # recordings may still know them
     _pool = _Pool()
     _region.active = False
 

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from . import memory
+from . import memory, parallel
 from .blas import by_tiles
 from .blas_library import OpenBlas, library, uses_tiles
 from .dtypes import Array, float32
@@ -35,6 +35,8 @@ from .machine import (
 from .operation import Gradients, Operation
 
 _ITEM, _LINE = 4, 64
+#: Rows that are summed one after the other, in each column.
+_SUMMED = 512
 #: Multiply-adds from which tiles, or a BLAS, are ahead of vectors that need no layout.
 _TILED_FROM, _BLAS_FROM = 1 << 25, 1 << 26
 
@@ -97,23 +99,23 @@ class _Arena:
 
     def take(self, shape: tuple[int, ...]) -> Array:
         """An array of float32, where nobody is any more."""
-        size = prod(shape) * _ITEM
-        size += -size % _LINE
-        free = self._free.get(size)
+        # Only for as many numbers is memory used again: the result's is no larger than it is.
+        count = prod(shape)
+        free = self._free.get(count)
         if free:
-            return free.pop()[: prod(shape)].reshape(shape)
-        made = np.empty((size + _LINE) // _ITEM, float32)  # no page of it is ever touched
-        made = made[-memory.address(made) % _LINE // _ITEM :][: size // _ITEM]
+            return free.pop().reshape(shape)
+        made = np.empty(count + _LINE // _ITEM, float32)  # no page of it is ever touched
+        made = made[-memory.address(made) % _LINE // _ITEM :][:count]
         self.arrays.append((made, self.size))
-        self.size += size
-        return made[: prod(shape)].reshape(shape)
+        self.size += made.nbytes + -made.nbytes % _LINE
+        return made.reshape(shape)
 
     def give_back(self, array: Array) -> None:
         """Let the memory be used again by what is written down from now on."""
         start = memory.address(array)
         for made, _ in self.arrays:
             if memory.address(made) == start:
-                self._free.setdefault(made.nbytes, []).append(made)
+                self._free.setdefault(made.size, []).append(made)
 
 
 class _Entry(NamedTuple):
@@ -362,8 +364,15 @@ class Recorder:
     # -- what several operations write down ------------------------------------------------------
 
     def sum_rows(self, rows: Array, out: Array, steps: Steps) -> None:
-        """Have the rows of a matrix (n, columns) summed into a vector."""
+        """Have the rows of a matrix (n, columns) summed into a vector, in backward."""
+        count = -(-len(rows) // _SUMMED)
         steps.kernel(_fill, out.reshape(1, -1), 0.0)
+        if count > 1:  # sums of sums are more exact
+            sums = self.passing(count, rows.shape[1])
+            steps.kernel(_fill, sums, 0.0)
+            for piece, own in zip(parallel.split(len(rows), count), sums, strict=True):
+                steps.kernel(_add_rows, rows[piece], own)
+            rows = sums
         steps.kernel(_add_rows, rows, out.reshape(-1))
 
     def add_up(self, parts: Array, into: Into) -> None:
@@ -513,11 +522,16 @@ class Recording:
         self._kept, self._brief, self._passing = (size // _ITEM for size in sizes)
         self.shape = shape
         self._grads = grads
-        #: Makes the same without tiles: what they can't do it does.
-        self.fallback: Callable[[], Recording] | None = None
-        self._instead: Recording | None = None
+        #: The same without tiles: what they can't do it does. It keeps the same for backward, at
+        #: the same places.
+        self.fallback: Recording | None = None
         self._reads_out = backward.reads(_OUT)
         self._reads = [backward.reads(base) for base in range(_INPUTS, _INPUTS + len(grads))]
+
+    @property
+    def may_fail(self) -> bool:
+        """Whether tiles make some products, so that there should be a `fallback`."""
+        return bool(self._forward.calls.failures or self._backward.calls.failures)
 
     def is_current(self) -> bool:
         """Whether the engine's threads are those that it was recorded for."""
@@ -553,13 +567,9 @@ class Recording:
         return results
 
     def _other(self) -> Recording:
-        """That without tiles, which keeps the same for backward at the same places."""
-        if self._instead is None:
-            if self.fallback is None:
-                raise RuntimeError("numbers that tiles can't split, and no recording without tiles")
-            self._instead = self.fallback()
-            assert self._instead._kept == self._kept
-        return self._instead
+        if self.fallback is None:
+            raise RuntimeError("numbers that tiles can't split, and no recording without tiles")
+        return self.fallback
 
 
 def _place(array: Array | None) -> int:

@@ -98,6 +98,7 @@ _FORMS: Final = {
     "vgetmantps": _Form(_66, _0F3A, 0x26, unary=True),
     "vblendmps": _Form(_66, _0F38, 0x65),
     "vrangeps": _Form(_66, _0F3A, 0x50),
+    "vpternlogd": _Form(_66, _0F3A, 0x25),
     "vcvtne2ps2bf16": _Form(_F2, _0F38, 0x72),
     "vrndscaleps": _Form(_66, _0F3A, 0x08, unary=True),
     "vshuff32x4": _Form(_66, _0F3A, 0x23),

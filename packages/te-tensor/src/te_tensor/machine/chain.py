@@ -51,6 +51,8 @@ def go_through() -> tuple[Any, Code]:
         code.push(register)
     code.load(RBX, Memory(RDI, offset=_WORD))
     code.load(R12, Memory(RDI))
+    code.add_number(R12, 0)
+    none = code.jump("zero")
     loop = code.here()
     code.move(RDI, RBX)
     code.add_number(RDI, _PREFIX)
@@ -58,6 +60,7 @@ def go_through() -> tuple[Any, Code]:
     code.add(RBX, Memory(RBX, offset=_WORD))
     code.add_number(R12, -1)
     code.jump("not zero", loop)
+    code.land(none)
     for register in reversed(_PUSHED):
         code.pop(register)
     code.give_back()

@@ -74,6 +74,8 @@ _NOT_FINITE, _LARGEST = (28, 27), (26, 25)
 #: Of `vrangeps`: the larger magnitude, without sign.
 _MAGNITUDE = 0b1011
 _ABOVE, _UNORDERED = 0x1E, 0x03
+#: Of `vpternlogd`: the first one, or what the others have in common.
+_OR_AND = 0xF8
 
 
 def begin_parts(code: Writer, record: Record) -> None:
@@ -110,7 +112,8 @@ def write_parts(code: Writer, places: list[Memory], *, in_order: bool = False) -
             code.vector("vcvtne2ps2bf16", both, source[1], source[0])
         else:
             code.vector("vpsrld", both, source[0], immediate=16)
-            code.vector("vorps", both, both, source[1])
+            # The last part of a small number may be too small for bfloat16: its low bits go.
+            code.vector("vpternlogd", both, source[1], _UPPER, immediate=_OR_AND)
         code.store(place, both)
     for number, found in zip(numbers, _NOT_FINITE, strict=True):
         code.vector("vfmadd231ps", found, number, _ZERO)

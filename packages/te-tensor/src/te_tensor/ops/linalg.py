@@ -222,6 +222,8 @@ class Linear(Operation):
         if to_weight is not None and recorder.is_large(upstream.T, rows, to_weight.out):
             recorder.multiply(steps, upstream.T, rows, to_weight.start, to_weight.out)
             to_weight = None
+        if to_x is to_weight is to_bias is None:
+            return
         threads = steps.threads
         of_weight = None if to_weight is None else recorder.passing(threads, *weight.shape)
         of_bias = None if to_bias is None else recorder.passing(threads, len(weight))

@@ -267,14 +267,21 @@ class LayerNorm(Operation):
             steps = recorder.backward
             # What nobody wants goes where it is overwritten.
             to_x = outs[0] or Into(recorder.passing(*x.shape), None)
-            sums = recorder.passing(2, steps.threads, rows.shape[1])
+            # As in `_blocks`, no more than so many rows are summed one after the other.
+            blocks = ceil(len(rows) / _ROWS)
+            sums = recorder.passing(2, steps.threads, blocks, rows.shape[1])
             recorder.zeros(sums, steps)
 
             def write(piece: slice, number: int) -> None:
+                for block, own in enumerate(parallel.split(piece.stop - piece.start, blocks)):
+                    first = piece.start
+                    write_block(slice(first + own.start, first + own.stop), sums[:, number, block])
+
+            def write_block(piece: slice, own: Array) -> None:
                 given = (to_x.out, grad, x)
                 matrices = [as_rows(a, self.axes)[piece] for a in given]
                 columns = [column[piece] for column in statistics]
-                operands = [*matrices, *columns, weight, *sums[:, number]]
+                operands = [*matrices, *columns, weight, *own]
                 if to_x.start is None:
                     steps.kernel(_layer_norm_gradient, *operands, share)
                 else:
@@ -284,7 +291,7 @@ class LayerNorm(Operation):
             count = steps.share(write, len(rows), rows.size)
             for parts, into in zip(sums, outs[1:], strict=False):
                 if into is not None:
-                    recorder.add_up(parts[:count], into)
+                    recorder.add_up(parts[:count].reshape(count * blocks, -1), into)
             recorder.release(sums)
 
         return out, back, None
