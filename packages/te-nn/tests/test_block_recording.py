@@ -16,7 +16,7 @@ import te_nn as nn
 import te_tensor as te
 from te_nn import block_recording, transformer
 from te_tensor.machine import runs_programs
-from te_tensor.recorder import Recording
+from te_tensor.recording import Recording
 
 pytestmark = pytest.mark.skipif(not runs_programs(), reason="no AVX-512 here")
 
@@ -189,7 +189,7 @@ def test_nothing_is_written_behind_memory(batch, length, width, without, threads
         given.append(whole)
         return whole[:-64].reshape(shape)
 
-    monkeypatch.setattr("te_tensor.recorder.memory.empty", empty)
+    monkeypatch.setattr("te_tensor.recording.memory.empty", empty)
     x = te.randn(batch, length, width)
     with te.no_grad() if without == "gradients" else nullcontext():
         out = block(x)

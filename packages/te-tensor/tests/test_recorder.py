@@ -10,7 +10,8 @@ from te_tensor.ops.activation import ReLU, SiLU, Tanh
 from te_tensor.ops.gelu import GELU
 from te_tensor.ops.linalg import Linear
 from te_tensor.ops.normalization import LayerNorm
-from te_tensor.recorder import Recorder, Replay, Unrecorded
+from te_tensor.recorder import Recorder, Unrecorded
+from te_tensor.recording import Replay
 
 pytestmark = pytest.mark.skipif(not runs_programs(), reason="no AVX-512 here")
 

@@ -21,7 +21,8 @@ from te_tensor.machine import runs_programs
 from te_tensor.ops.attention import MOST_COLUMNS, MOST_FEATURES, RecordedHeads, penalty_of
 from te_tensor.ops.linalg import Linear as LinearMap
 from te_tensor.ops.normalization import LayerNorm as Normalization
-from te_tensor.recorder import Recorder, Recording, Replay, Unrecorded
+from te_tensor.recorder import Recorder, Unrecorded
+from te_tensor.recording import Recording, Replay
 from te_tensor.tensor import arrays_of
 
 from .block_plan import usual_functions, usual_mask

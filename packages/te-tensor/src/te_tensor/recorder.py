@@ -1,10 +1,8 @@
-"""Recordings: forward and backward of operations one after the other, written down as two calls.
+"""How recordings are made: operations write down what they come to, in both directions.
 
 While a small model trains, Python takes longer than the work. A recorder has the calls of kernels
-and products written down that operations come to in both directions, for inputs of one shape. What
-it makes, a recording, holds sizes and distances, but no memory: each run brings its own, so that
-one recording serves all layers of a shape, any number of times at once. `Replay` is the run: an
-operation that stands for all of them in the graph.
+and products written down for inputs of one shape; what they make is a `Recording`, see
+`recording.py`.
 """
 
 from __future__ import annotations
@@ -25,14 +23,14 @@ from .machine import (
     Column,
     Matrix,
     Product,
-    Relocatable,
     Scalar,
     Steps,
     kernel,
     runs_programs,
     share_products,
 )
-from .operation import Gradients, Operation
+from .operation import Operation
+from .recording import GRAD, INPUTS, KEPT, OUT, PASSING, Call, Recording
 
 _ITEM, _LINE = 4, 64
 #: Rows that are summed one after the other, in each column.
@@ -130,11 +128,6 @@ class _Entry(NamedTuple):
     in_place: bool
 
 
-#: What addresses count from: nothing, the words, memory that forward keeps for backward and that
-#: either has for itself, the result, its gradient; then all inputs, then their gradients.
-_KEPT, _PASSING, _OUT, _GRAD, _INPUTS = 2, 3, 4, 5, 6
-
-
 class Recorder:
     """Writes operations down.
 
@@ -148,7 +141,8 @@ class Recorder:
     Example:
         >>> import te_tensor as te
         >>> from te_tensor.ops.linalg import Linear
-        >>> from te_tensor.recorder import Recorder, Replay, Unrecorded
+        >>> from te_tensor.recorder import Recorder, Unrecorded
+        >>> from te_tensor.recording import Replay
         >>> x, weight = te.randn(5, 3, requires_grad=True), te.randn(2, 3, requires_grad=True)
         >>> recorder = Recorder()
         >>> given = [recorder.input(t.shape, needs_grad=True) for t in (x, weight)]
@@ -279,19 +273,19 @@ class Recorder:
         brief = _Arena() if self._brief is self._kept else self._brief
         regions = [
             (array, base, at)
-            for arena, base in ((self._kept, _KEPT), (brief, _PASSING), (self._passing, _PASSING))
+            for arena, base in ((self._kept, KEPT), (brief, PASSING), (self._passing, PASSING))
             for array, at in arena.arrays
         ]
         at_out = memory.address(out)
         made = next(array for array, *_ in regions if memory.address(array) == at_out)
         regions = [region for region in regions if region[0] is not made]
-        regions += [(made, _OUT, 0), (grad, _GRAD, 0)]
-        regions += [(x, base, 0) for base, x in enumerate(self._inputs, _INPUTS)]
-        first = _INPUTS + len(self._inputs)
+        regions += [(made, OUT, 0), (grad, GRAD, 0)]
+        regions += [(x, base, 0) for base, x in enumerate(self._inputs, INPUTS)]
+        first = INPUTS + len(self._inputs)
         regions += [(x, base, 0) for base, x in enumerate(ends, first) if x is not None]
         return Recording(
-            _Call.of(self.forward, regions),
-            _Call.of(self.backward, regions),
+            Call.of(self.forward, regions),
+            Call.of(self.backward, regions),
             (self._kept.size, brief.size, self._passing.size),
             out.shape,
             [None if x is None else x.shape for x in ends],
@@ -481,124 +475,3 @@ class _Gradients:
             flat = [a.reshape(1, -1) for a in (target, grad, before[0])]
             steps.kernel(_add, *flat)
             self._found[id(x)] = target, True
-
-
-class _Call(NamedTuple):
-    """Calls of one direction."""
-
-    steps: Steps
-    calls: Relocatable
-
-    @classmethod
-    def of(cls, steps: Steps, regions: Sequence[tuple[Array, int, int]]) -> _Call:
-        """The calls of steps."""
-        return cls(steps, steps.relocatable(regions))
-
-    def run(self, addresses: Sequence[int]) -> bool:
-        """Make the calls; whether all of them could do their work."""
-        return self.steps.run_relocated(self.calls, addresses)
-
-    def reads(self, base: int) -> bool:
-        """Whether any address counts from it."""
-        return bool((self.calls.bases == base).any())
-
-
-class Recording:
-    """Forward and backward as calls.
-
-    Attributes:
-        shape: that of the result.
-    """
-
-    def __init__(
-        self,
-        forward: _Call,
-        backward: _Call,
-        sizes: tuple[int, int, int],
-        shape: tuple[int, ...],
-        grads: list[tuple[int, ...] | None],
-    ) -> None:
-        self._forward, self._backward = forward, backward
-        self._kept, self._brief, self._passing = (size // _ITEM for size in sizes)
-        self.shape = shape
-        self._grads = grads
-        #: The same without tiles: what they can't do it does. It keeps the same for backward, at
-        #: the same places.
-        self.fallback: Recording | None = None
-        self._reads_out = backward.reads(_OUT)
-        self._reads = [backward.reads(base) for base in range(_INPUTS, _INPUTS + len(grads))]
-
-    @property
-    def may_fail(self) -> bool:
-        """Whether tiles make some products, so that there should be a `fallback`."""
-        return bool(self._forward.calls.failures or self._backward.calls.failures)
-
-    def is_current(self) -> bool:
-        """Whether the engine's threads are those that it was recorded for."""
-        return self._forward.steps.is_current()
-
-    def run(self, arrays: Sequence[Array]) -> tuple[Array, list[Array | None]]:
-        """The result, and what backward needs.
-
-        Args:
-            arrays: the inputs, float32 in C order, of the shapes that were recorded.
-        """
-        kept, brief = (memory.empty((size,), float32) for size in (self._kept, self._brief))
-        out = memory.empty(self.shape, float32)
-        places = *map(memory.address, (kept, brief, out)), 0
-        if not self._forward.run((*places, *map(memory.address, arrays))):
-            return self._other().run(arrays)
-        saved = [a if used else None for a, used in zip(arrays, self._reads, strict=True)]
-        return out, [kept, out if self._reads_out else None, *saved]
-
-    def run_back(self, grad: Array, saved: Sequence[Array | None]) -> list[Array | None]:
-        """The gradients of all inputs, None where none is wanted.
-
-        Args:
-            grad: that of the result, float32 in C order.
-            saved: what `run` returned.
-        """
-        passing = memory.empty((self._passing,), float32)
-        results = [None if s is None else memory.empty(s, float32) for s in self._grads]
-        kept, out, *arrays = map(_place, saved)
-        places = kept, memory.address(passing), out, memory.address(grad)
-        if not self._backward.run((*places, *arrays, *map(_place, results))):
-            return self._other().run_back(grad, saved)
-        return results
-
-    def _other(self) -> Recording:
-        if self.fallback is None:
-            raise RuntimeError("numbers that tiles can't split, and no recording without tiles")
-        return self.fallback
-
-
-def _place(array: Array | None) -> int:
-    return 0 if array is None else memory.address(array)
-
-
-class Replay(Operation):
-    """A run of a recording.
-
-    Inputs: the first of those that were recorded.
-
-    Args:
-        recording: the recording.
-        others: the last of its inputs, which need no gradients.
-    """
-
-    is_ours = True
-
-    def __init__(self, recording: Recording, *others: Array) -> None:
-        self.recording = recording
-        self.others = others
-
-    def forward(self, *arrays: Array) -> Array:
-        """The result."""
-        out, saved = self.recording.run([*arrays, *self.others])
-        self.save(*saved)
-        return out
-
-    def backward(self, grad: Array) -> Gradients:
-        """The gradients."""
-        grad = np.ascontiguousarray(grad)
-        return self.recording.run_back(grad, self.saved)[: len(self.inputs)]
