@@ -32,7 +32,7 @@ FLOORS: dict[str, list[str]] = {
         "machine/target",
         "machine/compiler",
         "machine/kernel machine/passes",
-        "machine/product machine/program",
+        "machine/product machine/program machine/elementary",
         "machine/transposition",
         "machine/nest",
         "machine/chain",

@@ -9,7 +9,6 @@ import pytest
 import te_tensor as te
 from te_tensor import parallel
 from te_tensor.dtypes import float32
-from te_tensor.machine import Steps
 from te_tensor.ops.attention import Attention, PlannedHeads
 from te_tensor.ops.gelu import GELU
 from te_tensor.ops.linalg import Linear
@@ -94,18 +93,6 @@ def test_whoever_does_the_work_bits_are_the_same():
             results.append(out.copy())
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
-
-
-@pytest.mark.parametrize("features", [1, 7, 8, 33])
-@pytest.mark.parametrize("rows", [1, 5, 40])
-def test_transposed_copies(rows, features):
-    source = uniform(rows, features + 3)[:, :features]
-    whole = np.full((features, rows + 4), 7, np.float32)
-    steps = Steps()
-    steps.transpose(source, whole[:, :rows])
-    steps.run()
-    np.testing.assert_array_equal(whole[:, :rows], source.T)
-    assert (whole[:, rows:] == 7).all()
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])

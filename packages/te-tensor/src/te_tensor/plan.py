@@ -14,16 +14,11 @@ import numpy as np
 
 from . import storage
 from .dtypes import Array
-from .machine import Matrix, Steps, kernel, packed, runs_programs
+from .machine import LANES, Steps, copy_kernel, packed, runs_programs
 from .operation import Operation
 
 #: Elements of a weight up to which each run copies it, where others may have written to it.
 _MOST_COPIED = 1 << 14
-
-
-@kernel
-def _copy(out: Matrix, source: Matrix) -> None:
-    out.store(source.load())
 
 
 class Unplanned(Exception):
@@ -103,15 +98,16 @@ class Plan(Steps):
             self._layouts.append((weight, panels))
             self.multiply(rows, panels, start, out)
         elif weight.size <= _MOST_COPIED:
-            columns = np.empty(weight.shape[::-1], weight.dtype)
-            self.transpose(weight, columns)
-            self.product(rows, columns, start, out)
+            features, width = weight.shape
+            columns = np.empty((width, features + -features % LANES), weight.dtype)
+            self.turn(weight, columns)
+            self.product(rows, columns[:, :features], start, out)
         else:
             raise Unplanned("a large weight in memory that others may write to")
 
     def copy(self, source: Array, out: Array) -> int:
         """Have rows copied; returns the place of the address that they are copied to."""
-        self.kernel(_copy, out, source)
+        self.kernel(copy_kernel, out, source)
         return next(place for place, operand in self._operands.items() if operand is out)
 
     def holds(self) -> bool:

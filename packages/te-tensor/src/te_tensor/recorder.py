@@ -23,8 +23,10 @@ from .machine import (
     Column,
     Matrix,
     Product,
-    Scalar,
     Steps,
+    add_kernel,
+    copy_kernel,
+    fill_kernel,
     kernel,
     runs_programs,
     share_products,
@@ -58,21 +60,6 @@ class Into(NamedTuple):
 #: Writes down an operation's backward: from the gradient of its result, and where those of its
 #: inputs go (None: nowhere).
 Backward: TypeAlias = Callable[[Array, Sequence[Into | None]], None]
-
-
-@kernel
-def _fill(out: Matrix, number: Scalar) -> None:
-    out.store(number.load())
-
-
-@kernel
-def _copy(out: Matrix, source: Matrix) -> None:
-    out.store(source.load())
-
-
-@kernel
-def _add(out: Matrix, one: Matrix, other: Matrix) -> None:
-    out.store(one.load() + other.load())
 
 
 @kernel
@@ -326,7 +313,7 @@ class Recorder:
             here = (piece, slice(None)) if by_rows else (slice(None), piece)
             own = out[here]
             if start is not None and start is not out:
-                steps.kernel(_copy, own, start[here[2 - start.ndim :]])
+                steps.kernel(copy_kernel, own, start[here[2 - start.ndim :]])
             left, right = (a[piece], b) if by_rows else (a, b[:, piece])
             call = blas.as_call(left, right, own, float(start is not None))
             assert call
@@ -342,42 +329,37 @@ class Recorder:
         out = self.kept(sum(lengths), *arrays[0].shape[1:])
         pieces = [slice(end - n, end) for end, n in zip(accumulate(lengths), lengths, strict=True)]
         for array, piece in zip(arrays, pieces, strict=True):
-            self.forward.rows(_copy, _matrix(out[piece]), _matrix(array))
+            self.forward.rows(copy_kernel, _matrix(out[piece]), _matrix(array))
 
         def back(grad: Array, outs: Sequence[Into | None]) -> None:
             for into, piece in zip(outs, pieces, strict=True):
                 if into is None:
                     continue
                 given = [a for a in (grad[piece], into.start) if a is not None]
-                function = _copy if len(given) == 1 else _add
-                self.backward.rows(function, *map(_matrix, (into.out, *given)))
+                self.backward.add_up(_matrix(into.out), list(map(_matrix, given)))
 
         self.note(arrays, out, back)
         return out
 
     # -- what several operations write down ------------------------------------------------------
 
-    def sum_rows(self, rows: Array, out: Array, steps: Steps) -> None:
+    def sum_rows(self, rows: Array, out: Array) -> None:
         """Have the rows of a matrix (n, columns) summed into a vector, in backward."""
         count = -(-len(rows) // _SUMMED)
-        steps.kernel(_fill, out.reshape(1, -1), 0.0)
         if count > 1:  # sums of sums are more exact
             sums = self.passing(count, rows.shape[1])
-            steps.kernel(_fill, sums, 0.0)
             for piece, own in zip(parallel.split(len(rows), count), sums, strict=True):
-                steps.kernel(_add_rows, rows[piece], own)
+                self.sum_rows(rows[piece], own)
             rows = sums
-        steps.kernel(_add_rows, rows, out.reshape(-1))
+        self.zeros(out)
+        self.backward.kernel(_add_rows, rows, out.reshape(-1))
 
     def add_up(self, parts: Array, into: Into) -> None:
         """Have what threads found, shape (threads, …), added up, in backward."""
         out = _matrix(into.out)
         terms = [] if into.start is None else [into.start]  # first: it may be `out`
         terms = [term.reshape(out.shape) for term in (*terms, *parts)]
-        if len(terms) == 1:
-            self.backward.rows(_copy, out, *terms)
-        for number, term in enumerate(terms[1:]):
-            self.backward.rows(_add, out, out if number else terms[0], term)
+        self.backward.add_up(out, terms)
 
     def negative_sums(self, rows: Array, out: Into) -> None:
         """Have minus the sum of each row written into, or added to, a vector; in backward."""
@@ -387,15 +369,15 @@ class Recorder:
             return
         made = self.passing(len(rows), 1)
         self.backward.kernel(_subtract_sum, rows, made)
-        self.backward.kernel(_add, column, made, out.start.reshape(-1, 1))
+        self.backward.kernel(add_kernel, column, made, out.start.reshape(-1, 1))
 
-    def copy(self, source: Array, out: Array, steps: Steps) -> None:
-        """Have memory copied."""
-        steps.kernel(_copy, out.reshape(1, -1), source.reshape(1, -1))
+    def copy(self, source: Array, out: Array) -> None:
+        """Have memory copied, in backward."""
+        self.backward.kernel(copy_kernel, out.reshape(1, -1), source.reshape(1, -1))
 
-    def zeros(self, array: Array, steps: Steps) -> None:
-        """Have memory set to 0."""
-        steps.kernel(_fill, array.reshape(1, -1), 0.0)
+    def zeros(self, array: Array) -> None:
+        """Have memory set to 0, in backward."""
+        self.backward.kernel(fill_kernel, array.reshape(1, -1), 0.0)
 
 
 def _matrix(array: Array) -> Array:
@@ -463,15 +445,11 @@ class _Gradients:
         before = self._found.get(id(x))
         if id(x) in self._leaves and not self._uses[id(x)]:
             target = self.results[id(x)] = np.empty(x.shape, float32)
-            flat = [a.reshape(1, -1) for a in (target, grad)]
-            if before is None:
-                steps.kernel(_copy, *flat)
-            else:
-                steps.kernel(_add, *flat, before[0].reshape(1, -1))
         elif before is None:
             self._found[id(x)] = grad, owned
+            return
         else:
             target = self._recorder.passing(*x.shape)
-            flat = [a.reshape(1, -1) for a in (target, grad, before[0])]
-            steps.kernel(_add, *flat)
             self._found[id(x)] = target, True
+        terms = [grad] if before is None else [grad, before[0]]
+        steps.add_up(_matrix(target), list(map(_matrix, terms)))

@@ -33,6 +33,15 @@ from .correlation import (
 from .correlation import (
     correlate_places as correlate_places,
 )
+from .elementary import (
+    add_kernel as add_kernel,
+)
+from .elementary import (
+    copy_kernel as copy_kernel,
+)
+from .elementary import (
+    fill_kernel as fill_kernel,
+)
 from .formula import (
     Column as Column,
 )

@@ -21,6 +21,7 @@ from ..executable import Code
 from . import product, transposition
 from .assembler import R12, R13, RBX, RDI, Assembler, Memory
 from .compiler import LANES
+from .elementary import add_kernel, copy_kernel
 from .kernel import Kernel, as_words
 from .nest import INSIDE, OPERANDS, Nest, Part, nest_code
 
@@ -213,11 +214,11 @@ _PRODUCT_WORDS = 7 + len(product.head(1, 1, 1)) + product.COUNTERS
 
 
 class Relocatable(NamedTuple):
-    """Calls with addresses that number from bases.
+    """Calls with addresses that count from bases.
 
     Attributes:
         words: the words; addresses in them are distances.
-        bases: the number of what each word numbers from.
+        bases: the number of what each word counts from.
         number: how many calls they are.
         failures: the places of words that a call changes if it can't do its work.
     """
@@ -277,14 +278,6 @@ class Steps(Chain):
                 pieces.append(partial(self.product, a[rows], *own))
             self.side_by_side(pieces)
 
-    def transpose(self, source: Array, out: Array) -> None:
-        """Have out[j, i] = source[i, j] copied; columns of both are contiguous."""
-        self._call(transposition.transposition().address, transposition.WORDS)
-        for operand in (source, out):
-            self._add_address(operand)
-            self._add(operand.strides[0])
-        self._add(*transposition.sizes(*source.shape))
-
     def nest(self, nest: Nest, room: Callable[[int, int], Array]) -> None:
         """Have a nest's calls made, its first axis cut over the threads.
 
@@ -332,6 +325,13 @@ class Steps(Chain):
         self._add(source.strides[0])
         self._add_address(out)
         self._add(*sizes)
+
+    def add_up(self, out: Array, terms: Sequence[Array]) -> None:
+        """Have matrices added up, in order; the first one may be `out`."""
+        if len(terms) == 1:
+            self.rows(copy_kernel, out, *terms)
+        for number, term in enumerate(terms[1:]):
+            self.rows(add_kernel, out, out if number else terms[0], term)
 
     def matmul(self, a: Array, b: Array, start: Array, out: Array) -> None:
         """Have out = start + a @ b made, by the thread whose piece is written down.

@@ -22,6 +22,7 @@ from ..dtypes import Array, float32
 from .calls import Calls, Draft, run_calls
 from .chain import Chain, Steps
 from .compiler import LANES, VECTOR
+from .elementary import add_kernel, copy_kernel
 from .formula import Matrix, maximum
 from .kernel import kernel
 from .tiles import (
@@ -458,18 +459,8 @@ def cuts(length: int, parts: int, unit: int = 2 * SIDE) -> list[slice]:
 
 
 @kernel
-def _set(out: Matrix, term: Matrix) -> None:
-    out.store(term.load())
-
-
-@kernel
 def _set_larger(out: Matrix, one: Matrix, other: Matrix) -> None:
     out.store(maximum(one.load(), other.load()))
-
-
-@kernel
-def _add(out: Matrix, one: Matrix, other: Matrix) -> None:
-    out.store(one.load() + other.load())
 
 
 # -- products --------------------------------------------------------------------------------
@@ -685,10 +676,7 @@ def share_products(
         at = place // 4
         terms = [] if start is None else [start]  # first: it may be `out`
         terms += [work[at : at + out.size].reshape(out.shape) for work in own_rooms]
-        if len(terms) == 1:
-            steps.rows(_set, out, *terms)
-        for number, term in enumerate(terms[1:]):
-            steps.rows(_add, out, out if number else terms[0], term)
+        steps.add_up(out, terms)
     return rooms + own_rooms
 
 
@@ -722,9 +710,9 @@ def _laid_together(steps: Steps, b: Array, room: Callable[[int], Array]) -> Arra
 
     steps.side_by_side([partial(write, number) for number in range(len(pieces))])
     largest, sums = laid[:LANES].reshape(1, -1), laid[LANES : 2 * LANES].reshape(1, -1)
-    for function, into, first in ((_set_larger, largest, 0), (_add, sums, LANES)):
+    for function, into, first in ((_set_larger, largest, 0), (add_kernel, sums, LANES)):
         found = [own[None, first : first + LANES] for own in work]
-        steps.kernel(_set, into, found[0])
+        steps.kernel(copy_kernel, into, found[0])
         for other in found[1:]:
             steps.kernel(function, into, into, other)
     return laid

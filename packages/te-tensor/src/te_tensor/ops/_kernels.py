@@ -14,7 +14,7 @@ from .. import memory, parallel
 from ..blas import gemm
 from ..checks import broadcast_shape
 from ..dtypes import WIDE_FLOATS, Array, DType, float32, float64
-from ..machine import Column, Kernel, Matrix, Scalar, kernel, runs, times_plus
+from ..machine import Column, Kernel, Matrix, fill_kernel, kernel, runs, times_plus
 from ..recorder import Backward, Into, Recorder
 
 #: Elements below which NumPy's own sum over rows is quicker than a product.
@@ -214,11 +214,6 @@ def _row_sums(rows: Array) -> Array:
     return np.asarray(sums.reshape(count, -1).sum(axis=1, dtype=float64), rows.dtype)
 
 
-@kernel
-def _fill(out: Matrix, number: Scalar) -> None:
-    out.store(number.load())
-
-
 #: Elements from which a kernel fills memory: below, NumPy's call is as quick.
 _FILL_FROM = 1 << 14
 
@@ -228,7 +223,7 @@ def copied(array: Array) -> Array:
     if array.size < _FILL_FROM or any(array.strides) or array.dtype is not float32 or not runs():
         return parallel.copy(array)
     out = memory.empty(array.shape, array.dtype)
-    _fill.flat(out, array.item(0))
+    fill_kernel.flat(out, array.item(0))
     return out
 
 

@@ -271,3 +271,21 @@ def _on_heads(part: Part, of_part: Array | None, size: tuple[int, ...]) -> Array
     whole = np.zeros(size, of_part.dtype)
     whole[part.place] = of_part
     return whole
+
+
+def write_penalty(penalty: Array, mask: Array | None, hidden: Array | None) -> None:
+    """Write what is subtracted from scores: infinity where nothing is seen.
+
+    Args:
+        penalty: shape (b, s, T).
+        mask: boolean (True: may attend) or added to scores, broadcast to it; None to see all.
+        hidden: where nothing is seen besides, shape (s, T); None for nowhere.
+    """
+    if mask is None:
+        penalty[...] = 0
+    elif mask.dtype == bool_:
+        np.copyto(penalty, np.where(mask, float32.type(0), float32.type(inf)))
+    else:
+        np.negative(mask, out=penalty)
+    if hidden is not None:
+        penalty[:, hidden] = inf

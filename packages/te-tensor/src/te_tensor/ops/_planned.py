@@ -12,7 +12,7 @@ from ..dtypes import Array, bool_, float32
 from ..machine import LANES
 from ..plan import Plan, Unplanned
 from ._distance import DistanceFunction, Prepared
-from ._nested import MOST_COLUMNS, MOST_FEATURES, biased_weights, plain_weights
+from ._nested import MOST_COLUMNS, MOST_FEATURES, biased_weights, plain_weights, write_penalty
 
 #: What products start from that add to nothing.
 _NOTHING = np.zeros(max(MOST_COLUMNS, MOST_FEATURES), float32)
@@ -81,15 +81,7 @@ class PlannedHeads:
 
     def set_mask(self, mask: Array | None) -> None:
         """Boolean (True: may attend) or added to scores, shape (b, s, T); None to see all."""
-        penalty = self._penalty[..., : self._columns]
-        if mask is None:
-            penalty[...] = 0
-        elif mask.dtype == bool_:
-            np.copyto(penalty, np.where(mask, float32.type(0), float32.type(inf)))
-        else:
-            np.negative(mask, out=penalty)
-        if self._hidden is not None:
-            penalty[:, self._hidden] = inf
+        write_penalty(self._penalty[..., : self._columns], mask, self._hidden)
 
     def set_bias(self, prepared: Prepared, function: DistanceFunction, slopes: Array) -> None:
         """Distances, phi of them, and slopes, one a head.
@@ -120,7 +112,7 @@ class PlannedHeads:
         weights = np.empty((rows, whole), float32)
         for unit in range(units.start, units.stop):
             batch, key = divmod(unit, key_heads)
-            plan.transpose(k[batch, key], keys[:, :columns])
+            plan.turn(k[batch, key], keys)
             penalty = self._penalty[batch % len(self._penalty)]
             penalty = penalty[0] if len(penalty) == 1 else penalty
             for head in range(key * group, (key + 1) * group):

@@ -17,6 +17,7 @@ from ._nested import (
     biased_weights,
     plain_gradient,
     plain_weights,
+    write_penalty,
 )
 
 #: Weights of all heads up to which they are kept for backward.
@@ -150,9 +151,9 @@ class RecordedHeads:
         into = outs[0]
         if into is not None:
             if into.start is not None and into.start is not into.out:
-                recorder.copy(into.start, into.out, recorder.backward)
+                recorder.copy(into.start, into.out)
             elif into.start is None and group > 1:
-                recorder.zeros(into.out, recorder.backward)
+                recorder.zeros(into.out)
             # A key head's gradient is the sum of those of all heads that it serves.
             adds = into.start is not None, into.start is not None or group > 1
             to_q, to_k, to_v = self._sides(into.out)
@@ -162,7 +163,7 @@ class RecordedHeads:
         recorder.backward.nest(nest, recorder.passing)
         if len(outs) == 2 and outs[1] is not None:
             total = recorder.passing(kv_heads * group * rows)
-            recorder.sum_rows(of_slopes.reshape(batch, -1), total, recorder.backward)
+            recorder.sum_rows(of_slopes.reshape(batch, -1), total)
             recorder.negative_sums(total.reshape(-1, rows), outs[1])
 
 
@@ -181,13 +182,6 @@ def penalty_of(mask: Array | None, rows: int, columns: int, *, causal: bool) -> 
     batch, height = (1, 1) if mask is None else mask.shape[:2]
     height = rows if causal else height
     penalty = np.full((batch, height, columns + -columns % LANES), inf, float32)
-    seen = penalty[..., :columns]
-    if mask is None:
-        seen[...] = 0
-    elif mask.dtype == bool_:
-        np.copyto(seen, np.where(mask, float32.type(0), float32.type(inf)))
-    else:
-        np.negative(mask, out=seen)
-    if causal:
-        seen[:, np.triu(np.ones((rows, columns), bool_), 1)] = inf
+    hidden = np.triu(np.ones((rows, columns), bool_), 1) if causal else None
+    write_penalty(penalty[..., :columns], mask, hidden)
     return penalty

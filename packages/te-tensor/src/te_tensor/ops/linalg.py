@@ -14,7 +14,18 @@ from ..autograd import sum_to_shape
 from ..blas import add_products, by_tiles, gemm, is_small, lay_out, matmul, rows_of
 from ..checks import broadcast_shape
 from ..dtypes import Array
-from ..machine import LANES, Laid, Matrix, Product, kernel, multiply, runs, runs_programs
+from ..machine import (
+    LANES,
+    Laid,
+    Matrix,
+    Product,
+    add_kernel,
+    copy_kernel,
+    kernel,
+    multiply,
+    runs,
+    runs_programs,
+)
 from ..operation import Gradients, Operation, Sample
 from ..plan import Plan, panels_of
 from ..recorder import Backward, Into, Recorder
@@ -160,7 +171,7 @@ class Linear(Operation):
         matrix = out.reshape(len(rows), len(weight))
         matrices = [term if term.ndim == 1 else term.reshape(matrix.shape) for term in terms]
         if len(terms) == 2:
-            plan.rows(_set_both, matrix, *matrices)
+            plan.rows(add_kernel, matrix, *matrices)
         start: Array = np.zeros(len(weight), x.dtype) if not terms else matrices[0]
         start = matrix if len(terms) == 2 else start
         plan.linear(rows, weight, start, matrix)
@@ -181,7 +192,7 @@ class Linear(Operation):
         start = matrix if len(matrices) == 2 else (*matrices, None)[0]
         if recorder.is_large(rows, weight.T, matrix):
             if len(matrices) == 2:
-                steps.rows(_set_both, matrix, *matrices)
+                steps.rows(add_kernel, matrix, *matrices)
             recorder.multiply(steps, rows, weight.T, start, matrix)
             return out, back, same
         turned = recorder.brief(width, features + -features % LANES)
@@ -191,7 +202,7 @@ class Linear(Operation):
             own = matrix[piece]
             begin = [term if term.ndim == 1 else term[piece] for term in matrices]
             if len(begin) == 2:
-                steps.kernel(_set_both, own, *begin)
+                steps.kernel(add_kernel, own, *begin)
                 begin = [own]
             begin = begin or [np.zeros(features, x.dtype)]
             steps.matmul(rows[piece], turned[:, :features], begin[0], own)
@@ -237,7 +248,7 @@ class Linear(Operation):
             if of_weight is not None:
                 steps.matmul(own.T, rows[piece], nothing, of_weight[number])
             if of_bias is not None:
-                recorder.sum_rows(own, of_bias[number], steps)
+                recorder.sum_rows(own, of_bias[number])
 
         count = steps.share(write, len(rows), rows.size * len(weight))
         for sums, into in ((of_weight, to_weight), (of_bias, to_bias)):
@@ -367,16 +378,6 @@ def _check_linear(x: Array, weight: Array, *bias: Array) -> None:
 
 
 @kernel
-def _set(out: Matrix, term: Matrix) -> None:
-    out.store(term.load())
-
-
-@kernel
-def _set_both(out: Matrix, bias: Matrix, residual: Matrix) -> None:
-    out.store(bias.load() + residual.load())
-
-
-@kernel
 def _add(out: Matrix, term: Matrix) -> None:
     out.store(out.load() + term.load())
 
@@ -441,7 +442,7 @@ def _lay_out(weight: Array) -> Laid:
 
 
 #: By whether they add to what is there, and how many terms they have.
-_PUT = {(False, 1): _set, (False, 2): _set_both, (True, 1): _add, (True, 2): _add_both}
+_PUT = {(False, 1): copy_kernel, (False, 2): add_kernel, (True, 1): _add, (True, 2): _add_both}
 
 
 def _put(out: Array, terms: list[Array], *, more: bool = False) -> None:

@@ -270,7 +270,7 @@ class LayerNorm(Operation):
             # As in `_blocks`, no more than so many rows are summed one after the other.
             blocks = ceil(len(rows) / _ROWS)
             sums = recorder.passing(2, steps.threads, blocks, rows.shape[1])
-            recorder.zeros(sums, steps)
+            recorder.zeros(sums)
 
             def write(piece: slice, number: int) -> None:
                 for block, own in enumerate(parallel.split(piece.stop - piece.start, blocks)):
