@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import product
-from math import ceil
+from math import ceil, log2
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -35,6 +35,7 @@ from .tiles import (
     LOW,
     MULTIPLY,
     PARTS,
+    SCRATCH,
     SHAPES,
     SIDE,
     SMALL_TOO,
@@ -311,7 +312,7 @@ class _Share:
             self._room(tiles_size(width, deepest)) if side.b else 0
             for width, side in zip(widths, form.sides, strict=True)
         ]
-        self._scratch = self._room(4 * TILE)
+        self._scratch = self._room(SCRATCH)
         for stretch in stretches:
             last = stretch is stretches[-1]
             for number, width in enumerate(widths):
@@ -384,6 +385,7 @@ class _Share:
         ):
             # Sums of a part of k begin at 0: their errors are those of numbers as large as its own.
             further = piece.start > 0 or stretch.start > 0
+            deep = piece.stop - piece.start
             step = out_row if further else start_row
             down = row * 2 * SIDE
             ahead = piece.start * 2 * PARTS
@@ -392,7 +394,6 @@ class _Share:
                 "a": (self._work, self._of_a + row * pair + ahead),
                 "b": (base, start_b + ahead),
                 "pair": pair,
-                "chunks": piece.stop - piece.start,
                 "rows": high,
                 "out": (to, at + down * out_row),
                 "out_row": out_row,
@@ -410,10 +411,10 @@ class _Share:
             record = FEW_ROWS
             if few:
                 place = self._draft.call(
-                    few_rows_program(), record, groups=few, four=4 * VECTOR, **words
+                    few_rows_program(), record, chunks=deep, groups=few, four=4 * VECTOR, **words
                 )
             words |= {
-                "out_tile": out_row * SIDE,
+                "spare": (self._work, self._scratch + SCRATCH - _PAIR),
                 "out_pair": out_row * 2 * SIDE,
                 "start_pair": step * 2 * SIDE,
                 "alpha": factor,
@@ -421,16 +422,24 @@ class _Share:
                 "row_pairs": row_pairs,
             }
             for column, column_pairs, wide in _groups(width, 2 * few):
-                whole = plain and factor == _ONE and not further and high == wide == 2 * SIDE
+                at_once = _rows_at_once(deep) if high == wide == 2 * SIDE else 0
+                mixing = 2 * SIDE // at_once if at_once else 0
                 record = MULTIPLY
                 place = self._draft.call(
-                    multiply_program(whole),
+                    multiply_program(at_once),
                     record,
+                    mixing=mixing,
+                    chunks=deep - mixing,
                     column_pairs=column_pairs,
                     masks=(1 << wide) - 1,
                     **_moved(words, b=column * pair, out=column * _PAIR, start=column * _PAIR),
                 )
         return place + record.names.index("skipped")
+
+
+def _rows_at_once(chunks: int) -> int:
+    """How many rows of sums, 1 to 32, go to their place with each of so many chunks, or fewer."""
+    return 1 << max(0, ceil(log2(2 * SIDE / chunks)))
 
 
 def _moved(words: _Words, **distances: int) -> _Words:

@@ -206,11 +206,11 @@ def _lay_out(turned: bool, tiles: int, first: int, second: int, adjacent: bool =
 # -- multiplying -----------------------------------------------------------------------------
 
 MULTIPLY = Record(
-    *("a", "b", "pair", "chunks", "row_pairs", "column_pairs", "rows", "masks"),
-    *("out", "out_row", "out_tile", "out_pair", "start", "start_row", "start_pair"),
-    *("alpha", "scratch"),
+    *("a", "b", "pair", "mixing", "chunks", "row_pairs", "column_pairs", "rows", "masks"),
+    *("out", "out_row", "out_pair", "start", "start_row", "start_pair"),
+    *("alpha", "scratch", "spare"),
     *("found_a", "found_b", "bounds", "parts", "one", "two", "shapes", "skipped"),
-    variables=("columns_left", "rows_left", "out_line", "start_line"),
+    variables=("columns_left", "rows_left", "out_line", "start_line", "out_step", "start_step"),
 )
 #: Eight tiles, all of them whole.
 SHAPES = np.frombuffer(
@@ -308,74 +308,89 @@ def multiply_chunk(code: Writer, load: Callable[[str, int, int], None]) -> None:
     add((0, 0), (0, 1), (1, 0), (1, 1))
 
 
+#: Bytes that `multiply_program` works in: the sums of a pair, and a row of them more.
+SCRATCH = 4 * TILE + 2 * VECTOR
+
+
 @cache
-def multiply_program(whole: bool) -> Code:
-    """Code for products of matrices laid out as tiles, two by two.
+def multiply_program(rows: int) -> Code:
+    """Code for out = start + alpha * a @ b of matrices laid out as tiles, two by two.
+
+    While a pair is multiplied, the sums of the one before go to their place, with vectors that have
+    nothing else to do then; and what this pair will write to is fetched.
 
     Args:
-        whole: pairs of tiles are whole, and out = a @ b; else out = start + alpha * a @ b.
+        rows: how many rows of sums go to their place with each chunk of k; 0 for pairs that aren't
+            whole, whose sums go there at once.
     """
     record = MULTIPLY
     a, out, start, b = R8, R9, R10, RBX
-    of_a, of_b, left, place, line = RAX, RDX, R11, R12, RSI
-    begin = of_a  # once the products are made
-    number, count, one, two = R13, RBP, R15, R14  # bytes from row to row of one tile, and two
-    cells = [(i, j) for i in range(2) for j in range(2)]
+    of_a, of_b, left, spare = RAX, RDX, R11, RCX
+    place, line, begin, ahead = R12, RSI, R13, RBP  # of sums that wait, and of what is fetched
+    one, two = R15, R14  # bytes from row to row of one tile, and two
+    lines = (("out", out, line), ("start", start, begin))
 
     def load(code: Writer, matrix: str, i: int, part: int) -> None:
         tile, at = (TILES_OF_A[i], of_a) if matrix == "a" else (TILES_OF_B[i], of_b)
         code.load_tile(tile, Memory(at, one, i * PARTS + part * TILE))
 
-    def cell(i: int, j: int) -> Memory:
-        """Where rows of out are that a tile holds; in `place` the lower ones begin."""
-        return Memory(place if i else out, number, VECTOR * j)
-
-    def pair(code: Writer) -> None:
-        """Two by two tiles of the product."""
-        code.move(line, out)
-        for _ in range(2 * SIDE):  # here when they are wanted
-            code.prefetch_to_write(Memory(line))
-            code.prefetch_to_write(Memory(line, offset=2 * VECTOR - 4))
-            code.add(line, record["out_row"])
-        code.move(of_a, a)
-        code.move(of_b, b)
-        if whole:
-            code.load(number, record["out_row"])
-            code.move(place, out)
-            code.add(place, record["out_tile"])
-        for i, j in cells:
-            code.clear_tile(SUMS[i][j])
-        with code.times(left, record["chunks"]):
+    def chunks(code: Writer, count: str, beside: Callable[[], None] = lambda: None) -> None:
+        with code.times(left, record[count]):
+            beside()
             multiply_chunk(code, partial(load, code))
             code.add(of_a, record["parts"])
             code.add(of_b, record["parts"])
-        if whole:
-            for i, j in cells:
-                code.store_tile(cell(i, j), SUMS[i][j])
-        else:
-            code.load(place, record["scratch"])
-            for i, j in cells:
-                code.store_tile(Memory(place, two, 2 * TILE * i + VECTOR * j), SUMS[i][j])
-            mix(code)
-        code.add(out, record["two"])
-        code.add(start, record["two"])
 
     def mix(code: Writer) -> None:
-        """What the tiles hold to its place."""
-        code.move(line, out)
-        code.move(begin, start)
-        code.load(count, record["rows"])
-        loop = code.here()
+        """The next row of sums to its place."""
         for j in range(2):
             code.vector("vmovups", j, Memory(begin, offset=VECTOR * j), mask=1 + j, zero=True)
-            code.vector("vmovups", 2 + j, Memory(place, offset=VECTOR * j))
-            code.vector("vfmadd231ps", j, 2 + j, 4)
+            code.vector("vfmadd231ps", j, 4, Memory(place, offset=VECTOR * j))
             code.store(Memory(line, offset=VECTOR * j), j, 1 + j)
-        code.add(begin, record["start_row"])
-        code.add(line, record["out_row"])
-        code.add(place, record["two"])
-        code.add_number(count, -1)
-        code.jump("not zero", loop)
+        code.add_register(place, two)
+        code.add(line, record["out_step"])
+        code.add(begin, record["start_step"])
+
+    def mix_the_rest(code: Writer) -> None:
+        code.load(place, record["scratch"])
+        with code.times(left, record["rows"]):
+            mix(code)
+
+    def fetch(code: Writer, count: int) -> None:
+        for _ in range(count):
+            code.prefetch_to_write(Memory(ahead))
+            code.prefetch_to_write(Memory(ahead, offset=2 * VECTOR - 4))
+            code.add(ahead, record["out_row"])
+
+    def pair(code: Writer) -> None:
+        """Two by two tiles of the product."""
+
+        def mix_and_fetch() -> None:
+            for _ in range(rows):
+                mix(code)
+            fetch(code, rows)
+
+        code.move(of_a, a)
+        code.move(of_b, b)
+        code.move(ahead, out)
+        for i, j in product(range(2), repeat=2):
+            code.clear_tile(SUMS[i][j])
+        if rows:
+            code.load(place, record["scratch"])
+            chunks(code, "mixing", mix_and_fetch)
+        else:
+            fetch(code, 2 * SIDE)
+        chunks(code, "chunks")
+        code.load(place, record["scratch"])
+        for i, j in product(range(2), repeat=2):
+            code.store_tile(Memory(place, two, 2 * TILE * i + VECTOR * j), SUMS[i][j])
+        for name, pointer, before in lines:
+            code.move(before, pointer)
+            code.add_register(pointer, two)
+            code.load(spare, record[f"{name}_row"])
+            code.keep(record[f"{name}_step"], spare)
+        if not rows:
+            mix_the_rest(code)
 
     def write(code: Writer) -> None:
         with tiles_in_use(code, record, one):
@@ -384,22 +399,27 @@ def multiply_program(whole: bool) -> Code:
             masks = record["masks"]
             for j in range(2):
                 code.load_mask(1 + j, Memory(masks.base, offset=masks.offset + 2 * j))
-            for name in ("out", "start"):
-                code.load(number, record[name])
-                code.keep(record[f"{name}_line"], number)
+            for name, _, before in lines:
+                code.load(spare, record[name])
+                code.keep(record[f"{name}_line"], spare)
+                code.load(before, record["spare"])  # no sums wait yet: to a row that nobody reads
+                code.clear(spare)
+                code.keep(record[f"{name}_step"], spare)
             code.load(a, record["a"])
-            with code.times_kept(record["rows_left"], record["row_pairs"], number):
+            with code.times_kept(record["rows_left"], record["row_pairs"], spare):
                 code.load(b, record["b"])
-                code.load(out, record["out_line"])
-                code.load(start, record["start_line"])
-                with code.times_kept(record["columns_left"], record["column_pairs"], number):
+                for name, pointer, _ in lines:
+                    code.load(pointer, record[f"{name}_line"])
+                with code.times_kept(record["columns_left"], record["column_pairs"], spare):
                     pair(code)
                     code.add(b, record["pair"])
                 code.add(a, record["pair"])
-                for name in ("out", "start"):
-                    code.load(number, record[f"{name}_line"])
-                    code.add(number, record[f"{name}_pair"])
-                    code.keep(record[f"{name}_line"], number)
+                for name, _, _ in lines:
+                    code.load(spare, record[f"{name}_line"])
+                    code.add(spare, record[f"{name}_pair"])
+                    code.keep(record[f"{name}_line"], spare)
+            if rows:
+                mix_the_rest(code)
 
     return program(write)
 
