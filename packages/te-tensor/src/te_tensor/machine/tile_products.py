@@ -50,12 +50,12 @@ from .tiles import (
     tiles_size,
 )
 
-#: The most k that goes through the tiles at once; and the most numbers and rows whose parts stay in
-#: the second-level cache meanwhile.
-_K, _NUMBERS, _ROWS = 1024, 1 << 17, 256
+#: The most k that goes through the tiles at once; and the most numbers whose parts stay in the
+#: second-level cache meanwhile.
+_K, _NUMBERS = 512, 1 << 17
 #: Pairs of tiles side by side that are multiplied with each pair of rows in turn: so many that what
 #: is written of a row lies together, and few enough that they stay in that cache too.
-_GROUP = 4
+_GROUP = 2
 #: The bits of 1, a factor that changes nothing.
 _ONE = int.from_bytes(struct.pack("=f", 1.0), "little")
 #: Multiply-adds up to which products are short, and keep the GIL; and numbers that are laid out.
