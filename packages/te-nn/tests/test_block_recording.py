@@ -36,6 +36,8 @@ def _usual_work_by_tiles(monkeypatch):
     monkeypatch.setattr("te_tensor.recorder._TILED_FROM", 0)
     for name, value in {"_FROM": 1 << 10, "_SHORTEST": 5, "_SHALLOWEST": 5}.items():
         monkeypatch.setattr(f"te_tensor.machine.tile_products.{name}", value)
+    for name, value in {"_TILED_FROM": 1 << 10, "_SHORTEST": 5, "_SHALLOWEST": 5}.items():
+        monkeypatch.setattr(f"te_tensor.machine.nest.{name}", value)
     block_recording._recordings.clear()
     yield
     block_recording._recordings.clear()

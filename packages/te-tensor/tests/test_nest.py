@@ -61,3 +61,59 @@ def test_each_matrix_goes_through_all_calls_before_the_next_one():
     nest.product(scratch, a, out)
     nest.run()
     np.testing.assert_allclose(out, a @ np.swapaxes(a, -1, -2) @ a, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [1, 5, 16, 21])
+def test_columns_behind_those_of_a_turned_matrix_become_zeros(columns):
+    a, b = uniform(3, 4, 6), uniform(3, columns, 6, seed=1)
+    out = np.full((3, 4, columns + -columns % 16), np.nan, np.float32)
+    nest = Nest(3)
+    nest.product(a, b.swapaxes(-1, -2), out)
+    nest.run()
+    np.testing.assert_allclose(out[..., :columns], a @ b.swapaxes(-1, -2), rtol=1e-5, atol=1e-5)
+    assert (out[..., columns:] == 0).all()
+
+
+tiled = pytest.mark.skipif(not te.blas_info()["tiles"], reason="no tiles here")
+
+
+@tiled
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("sizes", [(33, 31, 40), (64, 96, 17), (20, 33, 96)])
+def test_products_by_tiles(sizes, turned, threads):
+    m, k, n = sizes
+    lead = (5, 2, 3)
+    a = uniform(*lead, k, m).swapaxes(-1, -2) if turned[0] else uniform(*lead, m, k)
+    b = uniform(*lead, n, k, seed=1).swapaxes(-1, -2) if turned[1] else uniform(*lead, k, n, seed=1)
+    whole = np.full((*lead, m + 1, n + 1), 7, np.float32)
+    out = whole[..., :m, :n]
+    parts = np.empty((m, n + -n % 16), np.float32)
+    for times in (1, 2):
+        nest = Nest(*lead, tiles=True)
+        nest.product(a, b, out, add=times == 2)
+        assert nest.run()
+        wanted = a.astype(np.float64) @ b
+        assert np.abs(out - times * wanted).max() < 1e-6 * times * k**0.5
+    assert nest.own_size > 6 * k * (m + n) / 4  # both sides are laid out
+    out[...] = 7
+    assert (whole == 7).all()
+    chained = Nest(*lead, alone=True, tiles=True)
+    chained.product(a, b, parts[:, :n])  # what it makes, the next one lays out
+    chained.product(parts[:, :n], b.swapaxes(-1, -2), made := np.empty((*lead, m, k), np.float32))
+    assert chained.run()
+    np.testing.assert_allclose(made, a @ b @ b.swapaxes(-1, -2), rtol=1e-4, atol=1e-4)
+
+
+@tiled
+@pytest.mark.parametrize("number", [np.inf, np.nan, 1e30])
+def test_a_nest_says_what_tiles_cannot_split(number, threads):
+    a, b, out = uniform(7, 40, 33), uniform(7, 33, 40), np.empty((7, 40, 40), np.float32)
+    nest = Nest(7, tiles=True)
+    nest.product(a, b, out)
+    assert nest.run()
+    for place in range(7):
+        odd = a.copy()
+        odd[place, 3, 4] = number
+        nest = Nest(7, tiles=True)
+        nest.product(odd, b, out)
+        assert not nest.run()

@@ -145,7 +145,8 @@ class Recorder:
 
     def __init__(self, *, tiles: bool = False, backward: bool = True) -> None:
         self.forward, self.backward = Steps(), Steps()
-        self._tiles = tiles and uses_tiles()
+        #: Whether large products go by tiles.
+        self.tiles = tiles and uses_tiles()
         self._brief, self._passing = _Arena(), _Arena()
         self._kept = _Arena() if backward else self._brief
         self._inputs: list[Array] = []
@@ -283,7 +284,7 @@ class Recorder:
         return self._suits_tiles(a, b, out) or self._suits_blas(a, b, out)
 
     def _suits_tiles(self, a: Array, b: Array, out: Array) -> bool:
-        return self._tiles and a.size * b.shape[1] >= _TILED_FROM and by_tiles(a, b, out)
+        return self.tiles and a.size * b.shape[1] >= _TILED_FROM and by_tiles(a, b, out)
 
     def _suits_blas(self, a: Array, b: Array, out: Array) -> bool:
         blas, large = library(), a.size * b.shape[1] >= _BLAS_FROM

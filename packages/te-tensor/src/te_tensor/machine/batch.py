@@ -6,30 +6,20 @@ work in it. A batch writes down the calls once, and goes through them as chains 
 
 from __future__ import annotations
 
-import ctypes
 import struct
 from collections.abc import Sequence
-from functools import cache
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 
 from ..dtypes import Array, float32
 from ..memory import address
-from .chain import _WORD, go_through
+from .calls import WORD, callers
 from .compiler import OPERAND_SIZE
 from .kernel import _KEEP_GIL, Kernel
 
 #: How many calls, and where the first is.
 _HEAD = struct.Struct("=2q").pack
-
-
-@cache
-def callers() -> tuple[Any, Any]:
-    """What goes through a chain's calls: once with the GIL kept, once with it given away."""
-    released, code = go_through()
-    return ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(code.address), released
 
 
 class Batch:
@@ -60,7 +50,7 @@ class Batch:
                 ("code", np.int64),
                 ("length", np.int64),
                 ("head", np.int64, len(heads[0])),
-                ("arrays", np.int64, (len(operands), OPERAND_SIZE // _WORD)),
+                ("arrays", np.int64, (len(operands), OPERAND_SIZE // WORD)),
                 ("scalars", float32, kernel.scalars),
             ],
             align=True,

@@ -6,19 +6,22 @@ addition.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 
 from .. import memory, parallel
 from ..dtypes import Array, int64
 from ..executable import Code
-from .batch import callers
-from .chain import go_through
+from .assembler import R12, R13, RBX, RDI, Assembler, Memory
 from .program import Record
 
-_WORD, _PREFIX = 8, 16
+#: Bytes of a word, and of what stands before a call's record: where the code is, and how long both.
+WORD, PREFIX = 8, 16
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Draft:
             The place of the record's first word.
         """
         self.count += 1
-        self._words += (code.address, _PREFIX + len(record.names) * _WORD)
+        self._words += (code.address, PREFIX + len(record.names) * WORD)
         self._bases += (0, 0)
         first = len(self._words)
         for name in record.names:
@@ -93,6 +96,42 @@ class Draft:
     def done(self) -> Calls:
         """The calls."""
         return Calls(np.array(self._words, int64), np.array(self._bases), self.count)
+
+
+#: Registers that `go_through` gives back; as many as have the stack where libraries expect it.
+_PUSHED = (RBX, R12, R13)
+
+
+@cache
+def go_through() -> tuple[Any, Code]:
+    """What goes through calls: a function of how many there are, and the address of the first."""
+    code = Assembler()
+    for register in _PUSHED:
+        code.push(register)
+    code.load(RBX, Memory(RDI, offset=WORD))
+    code.load(R12, Memory(RDI))
+    code.add_number(R12, 0)
+    none = code.jump("zero")
+    loop = code.here()
+    code.move(RDI, RBX)
+    code.add_number(RDI, PREFIX)
+    code.call(Memory(RBX))
+    code.add(RBX, Memory(RBX, offset=WORD))
+    code.add_number(R12, -1)
+    code.jump("not zero", loop)
+    code.land(none)
+    for register in reversed(_PUSHED):
+        code.pop(register)
+    code.give_back()
+    made = Code(code.finish())
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(made.address), made
+
+
+@cache
+def callers() -> tuple[Any, Any]:
+    """What goes through calls: once with the GIL kept, once with it given away."""
+    released, code = go_through()
+    return ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(code.address), released
 
 
 def run_calls(shares: list[tuple[Array, int]], *, short: bool) -> None:

@@ -7,26 +7,23 @@ the GIL. `Steps` are a single step of one, on memory that stays, taken time and 
 
 from __future__ import annotations
 
-import ctypes
 from bisect import bisect
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import memory, parallel
 from ..dtypes import Array
-from ..executable import Code
 from . import product, transposition
-from .assembler import R12, R13, RBX, RDI, Assembler, Memory
+from .calls import PREFIX, WORD, go_through
 from .compiler import LANES
 from .elementary import add_kernel, copy_kernel
 from .kernel import Kernel, as_words
 from .nest import INSIDE, OPERANDS, Nest, Part, nest_code
 
-#: Bytes of a word, and of what stands before a call's record: where the code is, and how long both.
-_WORD, _PREFIX, _ITEM = 8, 16, 4
+_ITEM = 4
 #: Multiply-adds, and a kernel's elements, from which threads share them in steps.
 _SHARED_PRODUCT_FROM, _SHARED_KERNEL_FROM = 1 << 16, 1 << 14
 #: Numbers in all matrices of a nest from which threads share them.
@@ -38,35 +35,6 @@ _DEPTH = 256
 _UNIT = 8
 #: Multiply-adds from which it is worth to wait until threads are awake.
 _AWAITED_FROM = 1 << 24
-
-
-#: Registers that `go_through` gives back; as many as have the stack where libraries expect it.
-_PUSHED = (RBX, R12, R13)
-
-
-@cache
-def go_through() -> tuple[Any, Code]:
-    """What goes through calls: a function of how many there are, and the address of the first."""
-    code = Assembler()
-    for register in _PUSHED:
-        code.push(register)
-    code.load(RBX, Memory(RDI, offset=_WORD))
-    code.load(R12, Memory(RDI))
-    code.add_number(R12, 0)
-    none = code.jump("zero")
-    loop = code.here()
-    code.move(RDI, RBX)
-    code.add_number(RDI, _PREFIX)
-    code.call(Memory(RBX))
-    code.add(RBX, Memory(RBX, offset=_WORD))
-    code.add_number(R12, -1)
-    code.jump("not zero", loop)
-    code.land(none)
-    for register in reversed(_PUSHED):
-        code.pop(register)
-    code.give_back()
-    made = Code(code.finish())
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(made.address), made
 
 
 class Chain:
@@ -115,10 +83,10 @@ class Chain:
         self._add(*head)
         # A kernel looks for addresses in array objects, behind their heads; here they are behind
         # the record.
-        behind = (len(self._words) + 2 * count + len(numbers)) * _WORD - object.__basicsize__
+        behind = (len(self._words) + 2 * count + len(numbers)) * WORD - object.__basicsize__
         for place, operand in enumerate(operands):
             self._inside.append(len(self._words))
-            self._add(behind + place * _WORD, operand.strides[-2] if operand.ndim > 1 else 0)
+            self._add(behind + place * WORD, operand.strides[-2] if operand.ndim > 1 else 0)
         self._add(*numbers)
         for operand in operands:
             self._add_address(operand)
@@ -180,7 +148,7 @@ class Chain:
     def _call(self, code: int, words: int) -> None:
         """Begin the record of a call."""
         self._calls += 1
-        self._add(code, _PREFIX + words * _WORD)
+        self._add(code, PREFIX + words * WORD)
 
     def _add(self, *words: int) -> None:
         """Words that are the same in every step."""
@@ -301,10 +269,11 @@ class Steps(Chain):
         first = len(self._words) + 1
         self._add_inside(first)
         self._add(*part.words.tolist())
+        self._failures += [first + place for place in part.failures]
         for at, base in enumerate(part.bases.tolist(), first):
             if base == INSIDE:
                 self._inside.append(at)
-                self._words[at] += first * _WORD
+                self._words[at] += first * WORD
             elif base >= OPERANDS:
                 operand = operands[base - OPERANDS]
                 self._operands[at] = operand
@@ -414,7 +383,7 @@ class Steps(Chain):
             self._add_inside(head + 2)
             write()
             self._words[head], self._calls = self._calls - before, before
-        self._words[length] = (len(self._words) - length + 1) * _WORD
+        self._words[length] = (len(self._words) - length + 1) * WORD
 
     def _add_inside(self, place: int) -> None:
         """A word that says where another one is."""
@@ -423,7 +392,7 @@ class Steps(Chain):
 
     def _set_inside(self, at: int, place: int) -> None:
         self._inside.append(at)
-        self._words[at] = place * _WORD
+        self._words[at] = place * WORD
 
     def relocatable(self, regions: Sequence[tuple[Array, int, int]]) -> Relocatable:
         """The calls with addresses that count from bases, for `run_relocated`; then none are left.

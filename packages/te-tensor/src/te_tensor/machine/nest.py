@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import struct
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
@@ -21,12 +22,15 @@ from ..dtypes import Array, float32
 from ..executable import Code
 from . import product, transposition
 from .assembler import CALLEE_SAVED, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, Assembler, Memory
+from .calls import PREFIX, WORD
 from .compiler import LANES, VECTOR
 from .kernel import Kernel, as_words
+from .tile_templates import Form, Side, Template, is_long, lying, template_of
+from .tiles import SHAPES, SMALL_TOO, ZEROS
 
 #: Axes that matrices lie along.
 _AXES = 3
-_WORD, _ITEM = 8, 4
+_WORD, _ITEM = WORD, 4
 #: Where a nest's words are: how many calls, where they are, how many addresses that move, where
 #: they are, and the lengths of the axes from the last one to the first.
 _CALLS, _CALLS_AT, _MOVES, _MOVES_AT, _LENGTHS = 0, 8, 16, 24, 32
@@ -38,6 +42,8 @@ _CALL, _MOVE = 2, 1 + _AXES
 #: woken and the GIL is given away. A thousand take half a microsecond, a thread's records 20, and
 #: waking it 40.
 _SHARED_FROM, _WOKEN_FROM = 1 << 17, 1 << 19
+#: Multiply-adds, and rows and columns, and k, from which tiles are ahead of vectors.
+_TILED_FROM, _SHORTEST, _SHALLOWEST = 5 << 19, 64, 32
 
 
 @cache
@@ -101,8 +107,20 @@ class _Here(NamedTuple):
     word: int
 
 
-#: What words of a record are: numbers, places in it, and addresses that move.
-_Words: TypeAlias = "list[int | _Here | _Lying]"
+class _At(NamedTuple):
+    """An address so far into a matrix, or into memory that is the same for all of them."""
+
+    matrix: _Lying | None
+    distance: int
+
+
+class _Entry(NamedTuple):
+    """The call of a program."""
+
+    code: int
+    words: Sequence[int | _Here | _Lying | _At]
+    #: Words of the record that the program changes if it can't do its work.
+    failures: Sequence[int] = ()
 
 
 class _KernelCall(NamedTuple):
@@ -112,19 +130,17 @@ class _KernelCall(NamedTuple):
     matrices: tuple[_Lying, ...]
     scalars: tuple[float, ...]
 
-    def code(self) -> int:
-        return self.kernel.program().address
-
-    def words(self) -> _Words:
-        head = self.kernel.program().head(*self.matrices[0].shape[-2:])
+    def entries(self) -> list[_Entry]:
+        program = self.kernel.program()
+        head = program.head(*self.matrices[0].shape[-2:])
         numbers = as_words(self.scalars)
-        words: _Words = [*head]
+        words: list[int | _Here | _Lying] = [*head]
         # A kernel looks for addresses in array objects, behind their heads; here they are at the
         # record's end.
         behind = len(head) + 2 * len(self.matrices) + len(numbers)
         for number, matrix in enumerate(self.matrices):
             words += (_Here(behind + number), matrix.by_row)
-        return [*words, *numbers, *self.matrices]
+        return [_Entry(program.address, [*words, *numbers, *self.matrices])]
 
 
 class _ProductCall(NamedTuple):
@@ -135,19 +151,47 @@ class _ProductCall(NamedTuple):
     start: _Lying
     out: _Lying
 
-    def code(self) -> int:
-        return product.address(*self.out.shape[-2:])
-
-    def words(self) -> _Words:
+    def entries(self) -> list[_Entry]:
         (rows, depth), columns = self.a.shape[-2:], self.out.shape[-1]
         by_k, by_row = self.a.strides[-1], self.b.strides[-2]
         if depth == 1:
             by_k, by_row = _ITEM, _ITEM * columns
-        words: _Words = []
+        words: list[int | _Lying] = []
         for matrix in (self.a, self.start, self.out):
             words += (matrix, matrix.by_row)
-        head = product.head(rows, depth, columns, by_k, by_row)
-        return [*words, self.b, *head, *[0] * product.COUNTERS]
+        words += (self.b, *product.head(rows, depth, columns, by_k, by_row))
+        words += [0] * product.COUNTERS
+        return [_Entry(product.address(rows, columns), words)]
+
+
+class _TiledCall(NamedTuple):
+    """The same by tiles, from memory where both sides are laid out."""
+
+    a: _Lying
+    b: _Lying
+    out: _Lying
+    add: bool
+
+    def template(self) -> Template:
+        (rows, depth), columns, by_row = self.a.shape[-2:], self.out.shape[-1], self.out.strides[-2]
+        of_a, of_b = lying(self.a.strides, 1), lying(self.b.strides, 0)
+        assert of_a
+        side = Side(columns, of_b, by_row, by_row if self.add else 0, plain=not self.add)
+        return template_of(Form(rows, depth, of_a, (side,), bounds=SMALL_TOO))
+
+    def entries(self) -> list[_Entry]:
+        made, entries, at = self.template(), [], 0
+        # In the order of `SHARED` and `OWN`; then memory to work in.
+        matrices = (None, None, None, None, self.a, self.b, None, self.out, self.out, None)
+        words, bases = made.calls.words.tolist(), made.calls.bases.tolist()
+        failures = set(made.skipped.tolist())
+        for _ in range(made.calls.count):
+            places = range(at + 2, at + 2 + (words[at + 1] - PREFIX) // _WORD)
+            record = [_At(matrices[bases[i]], words[i]) if bases[i] else words[i] for i in places]
+            failing = [number for number, place in enumerate(places) if place in failures]
+            entries.append(_Entry(words[at], record, failing))
+            at = places.stop
+        return entries
 
 
 class _TransposedCall(NamedTuple):
@@ -156,17 +200,14 @@ class _TransposedCall(NamedTuple):
     source: _Lying
     out: _Lying
 
-    def code(self) -> int:
+    def entries(self) -> list[_Entry]:
         rows, columns = self.source.shape[-2:]
-        return transposition.in_blocks(rows % LANES, columns % LANES).address
-
-    def words(self) -> _Words:
-        rows, columns = self.source.shape[-2:]
+        code = transposition.in_blocks(rows % LANES, columns % LANES)
         sizes = transposition.block_sizes(rows, columns, self.out.strides[-2])
-        return [self.source, self.source.by_row, self.out, *sizes]
+        return [_Entry(code.address, [self.source, self.source.by_row, self.out, *sizes])]
 
 
-_Call: TypeAlias = _KernelCall | _ProductCall | _TransposedCall
+_Call: TypeAlias = _KernelCall | _ProductCall | _TiledCall | _TransposedCall
 
 
 class Own:
@@ -190,6 +231,10 @@ class Own:
         return Own((self.shape[0], columns), self.strides, self.place)
 
 
+#: Memory of each thread's own that products by tiles work in, one after the other.
+_TILES = Own((0, 0), (0, 0), 0)
+
+
 class Nest:
     """Calls that are made for each matrix of stacks.
 
@@ -201,16 +246,17 @@ class Nest:
         lead: lengths of up to three axes. They are cut over the threads along the first one.
         alone: all of it is for the caller's thread: then matrices may write to the same memory,
             one after the other.
+        tiles: large products go by tiles. What these can't split, `Part.failures` say.
     """
 
-    def __init__(self, *lead: int, alone: bool = False) -> None:
-        self._alone = alone
+    def __init__(self, *lead: int, alone: bool = False, tiles: bool = False) -> None:
+        self._alone, self._tiles = alone, tiles
         self._lead = (1,) * (_AXES - len(lead)) + lead
         self._calls: list[_Call] = []
         #: What the words that are addresses lead to, in the order of the words.
         self._operands: list[Array | Own] = []
-        #: Bytes that a thread needs for itself.
-        self._own = 0
+        #: Bytes that a thread needs for itself, and then for its tiles.
+        self._own = self._of_tiles = 0
         self._work = 0
 
     def kernel(self, kernel: Kernel, *given: Any) -> None:
@@ -243,26 +289,39 @@ class Nest:
 
         Args:
             a: matrices (m, k), of any strides but 0.
-            b: matrices (k, n), columns contiguous.
-            out: matrices (m, n), columns contiguous.
+            b: matrices (k, n), one of their axes contiguous.
+            out: matrices (m, n), columns contiguous. There may be more than b has, up to a
+                whole vector: they come to be 0.
             add: add to what is there.
         """
         (rows, depth), columns = a.shape[-2:], out.shape[-1]
+        if self._tiles and _by_tiles(a, b, out):
+            self._by_tiles(a, b, out, add)
+            return
+        if b.shape[-1] < columns or (columns > 1 and b.strides[-1] != _ITEM):
+            b = self._transposed(b)
         start: Array | Own = out if add else _nothing(columns)
         self._work += rows * columns * (1 + depth // LANES)
         operands = (a, b, start, out)
         self._calls.append(_ProductCall(*[_Lying(x.shape, x.strides) for x in operands]))
         self._operands += (a, start, out, b)
 
-    def transposed(self, stack: Array) -> Own:
-        """Have matrices copied with rows and columns exchanged.
+    def _by_tiles(self, a: Array | Own, b: Array | Own, out: Array | Own, add: bool) -> None:
+        self._work += a.shape[-2] * out.shape[-1] * (1 + a.shape[-1] // LANES)
+        of_a, of_b, of_out = (_Lying(x.shape, x.strides) for x in (a, b, out))
+        call = _TiledCall(of_a, of_b, of_out, add)
+        made = call.template()
+        ((_, _, size),) = made.shares
+        self._of_tiles = max(self._of_tiles, size)
+        # In the order of `SHARED` and `OWN`; then memory to work in.
+        leads_to = (ZEROS, SHAPES, made.zeros, a, b, ZEROS, out, out, _TILES)
+        self._operands += [leads_to[base - 1] for base in made.calls.bases.tolist() if base]
+        self._calls.append(call)
 
-        Args:
-            stack: matrices (m, n), columns contiguous.
-
-        Returns:
-            A matrix (n, columns): m of them, and zeros up to a whole vector.
-        """
+    def _transposed(self, b: Array | Own) -> Own:
+        """Have matrices (k, n) whose rows aren't contiguous copied: n, and zeros up to a vector."""
+        assert isinstance(b, np.ndarray)
+        stack = b.swapaxes(-1, -2)
         rows, columns = stack.shape[-2:]
         out = self.own(columns, rows)
         self._work += rows * columns
@@ -272,23 +331,29 @@ class Nest:
         self._operands += (stack, out)
         return out
 
-    def run(self) -> None:
-        """Make the calls for all matrices."""
+    def run(self) -> bool:
+        """Make the calls for all matrices; whether tiles could split all numbers."""
         pieces = 1 if self._alone else min(_threads(self.work), self.length)
         short = self.work < _WOKEN_FROM
         rooms = memory.empty((pieces, self.own_size), float32)
-        kept, records = [], []
-        for part, room in zip(self.parts(pieces), rooms, strict=True):
+        parts = self.parts(pieces)
+        written, records = [], []
+        for part, room in zip(parts, rooms, strict=True):
             words = np.empty(len(part.words), np.int64)
             operands = map(memory.address, self.operands(room))
             addresses = [0, memory.address(words), *operands]
             np.add(part.words, np.array(addresses)[part.bases], out=words)
-            kept.append(words)
+            written.append(words)
             records.append(struct.pack("=q", memory.address(words)))
         if pieces > 1:
             parallel.share([(nest_code().address, record) for record in records], short=short)
         else:
             _function(short)(records[0])
+        return not any(
+            words[part.failures].any()
+            for words, part in zip(written, parts, strict=True)
+            if part.failures
+        )
 
     def parts(self, pieces: int) -> list[Part]:
         """What each of so many threads goes through."""
@@ -297,15 +362,18 @@ class Nest:
     @property
     def own_size(self) -> int:
         """How many numbers of its own a thread needs memory for."""
-        return self._own // _ITEM + LANES
+        return -(-(self._own + self._of_tiles) // _ITEM) + LANES
 
     def operands(self, room: Array) -> list[Array]:
         """The arrays that addresses lead to, for a thread with this memory of its own."""
         first = -memory.address(room) % VECTOR // _ITEM
         return [
-            room[first + operand.place // _ITEM :] if isinstance(operand, Own) else operand
+            room[first + self._place(operand) // _ITEM :] if isinstance(operand, Own) else operand
             for operand in self._operands
         ]
+
+    def _place(self, own: Own) -> int:
+        return self._own if own is _TILES else own.place
 
     @property
     def length(self) -> int:
@@ -316,6 +384,20 @@ class Nest:
     def work(self) -> int:
         """Numbers in all matrices."""
         return self._work * prod(self._lead)
+
+
+def _by_tiles(a: Array | Own, b: Array | Own, out: Array | Own) -> bool:
+    """Whether tiles make such a product sooner than vectors."""
+    (rows, depth), columns = a.shape[-2:], b.shape[-1]
+    return (
+        rows * columns * depth >= _TILED_FROM
+        and min(rows, columns) >= _SHORTEST
+        and depth >= _SHALLOWEST
+        and out.shape[-1] == columns
+        and not is_long(rows, columns, depth)
+        and lying(a.strides, 1) is not None
+        and lying(b.strides, 0) is not None
+    )
 
 
 @lru_cache(64)
@@ -344,6 +426,8 @@ class Part(NamedTuple):
     words: Array
     #: The number of what each word counts from.
     bases: Array
+    #: The places of words that a call changes if it can't do its work.
+    failures: list[int]
 
 
 @lru_cache(256)
@@ -363,17 +447,24 @@ def _part(lead: tuple[int, ...], piece: slice, calls: tuple[_Call, ...]) -> Part
     entries: list[tuple[int, int]] = []
     moves: list[tuple[int, ...]] = []
     operands = itertools.count(OPERANDS)
-    for call in calls:
+    failures: list[int] = []
+    for call, own, failing in itertools.chain.from_iterable(c.entries() for c in calls):
         first = len(words)
-        entries.append((call.code(), first * _WORD))
-        for word in call.words():
+        entries.append((call, first * _WORD))
+        failures += [first + place for place in failing]
+        for word in own:
+            if isinstance(word, _Lying):
+                word = _At(word, 0)
             if isinstance(word, _Here):
                 words.append((first + word.word) * _WORD - object.__basicsize__)
                 bases.append(INSIDE)
-            elif isinstance(word, _Lying):
-                step, distances = _moves(word.shape[:-2], word.strides[:-2], lead)
-                moves.append((len(words) * _WORD, *distances))
-                words.append(piece.start * step)
+            elif isinstance(word, _At):
+                step = 0
+                if word.matrix is not None:
+                    shape, strides = word.matrix
+                    step, distances = _moves(shape[:-2], strides[:-2], lead)
+                    moves.append((len(words) * _WORD, *distances))
+                words.append(piece.start * step + word.distance)
                 bases.append(next(operands))
             else:
                 words.append(word)
@@ -390,7 +481,7 @@ def _part(lead: tuple[int, ...], piece: slice, calls: tuple[_Call, ...]) -> Part
     for move in moves:
         words += move
         bases += (INSIDE, *[0] * _AXES)
-    return Part(np.array(words, np.int64), np.array(bases))
+    return Part(np.array(words, np.int64), np.array(bases), failures)
 
 
 @lru_cache

@@ -10,6 +10,7 @@ from .. import memory
 from ..autograd import sum_to_shape
 from ..dtypes import Array, bool_, float32
 from ..machine import (
+    LANES,
     Column,
     Matrix,
     Nest,
@@ -140,7 +141,7 @@ class Nested:
         lead = self.size[:3] if self.keep else (1, 1, 1)
         self.weights = memory.empty((*lead, self.size[3], penalty.shape[-1]), float32)
         nest = Nest(*self.size[:3], alone=not self.keep)
-        nest.product(self.q, nest.transposed(self.k), self.weights)
+        nest.product(self.q, self.k.swapaxes(-1, -2), self.weights)
         if bias is None:
             nest.kernel(plain_weights, self.weights, penalty, self.scale)
         else:
@@ -197,14 +198,13 @@ class Nested:
         batch, _, _, rows, columns = self.size
         grad = self._group(_rows_together(grad))
         nest = Nest(*self.size[:3]) if self.keep else self._begin()
-        values = nest.transposed(self.v)
         whole = any(map(needs.get, ("mask", "distance", "rates")))
         lead = self.size[:3] if whole else (batch if self.keep else 1, 1, 1)
-        of_vectors = memory.empty((*lead, rows, values.shape[-1]), float32)
+        of_vectors = memory.empty((*lead, rows, columns + -columns % LANES), float32)
         of_scores = of_vectors[..., :columns]
         factor = 1.0 if whole else self.scale
         of_bias = np.empty((*self.size[:4], 1), float32)
-        nest.product(grad, values, of_vectors)
+        nest.product(grad, self.v.swapaxes(-1, -2), of_vectors)
         if self.phi is None or not needs["slopes"]:
             nest.kernel(plain_gradient, of_vectors, self.weights, factor)
         else:

@@ -101,7 +101,9 @@ class RecordedHeads:
 
     def _nest(self) -> Nest:
         batch, kv_heads, group, _ = self._size
-        return Nest(max(batch, kv_heads), min(batch, kv_heads), group)
+        return Nest(
+            *(max(batch, kv_heads), min(batch, kv_heads), group), tiles=self._recorder.tiles
+        )
 
     def _write(self, slopes: Array | None) -> None:
         """Forward."""
@@ -120,7 +122,7 @@ class RecordedHeads:
         rows = self._size[3]
         weights = nest.own(rows, rows) if self._weights is None else self._weights
         q, k, _ = self._sides(self._given)
-        nest.product(q, nest.transposed(k), weights)
+        nest.product(q, k.swapaxes(-1, -2), weights)
         if self._factors is None:
             nest.kernel(plain_weights, weights, self._penalty, self._scale)
         else:
@@ -136,7 +138,7 @@ class RecordedHeads:
         weights = self._make_weights(nest) if self._weights is None else self._weights
         upstream = self._apart(grad)
         of_scores = nest.own(rows, rows)
-        nest.product(upstream, nest.transposed(v), of_scores)
+        nest.product(upstream, v.swapaxes(-1, -2), of_scores)
         of_slopes = recorder.passing(batch, kv_heads, group, rows, 1)
         if self._phi is None:
             nest.kernel(plain_gradient, of_scores, weights, self._scale)
