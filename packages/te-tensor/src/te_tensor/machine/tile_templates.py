@@ -211,8 +211,11 @@ class _Share:
         else:
             deepest, stretches = depth, [slice(0, depth)]
             block = min(height, _NUMBERS // (min(depth, _K) * SIDE) * SIDE)
+        # Where all is made anew if anything can't be split, a part of k of a block is laid out only
+        # when it's wanted, and stays in the cache.
+        by_parts = form.bounds == SMALL_TOO and not self._long
         self._found_a = self._room(FOUND)
-        self._of_a = self._room(tiles_size(block, deepest))
+        self._of_a = self._room(tiles_size(block, min(deepest, _K) if by_parts else deepest))
         self._found_b = [self._room(FOUND) for _ in widths]
         self._of_b = [
             self._room(tiles_size(width, deepest)) if side.b else 0
@@ -223,14 +226,19 @@ class _Share:
             last = stretch is stretches[-1]
             for number, width in enumerate(widths):
                 self._lay_out_b(number, width, stretch)
-            for first in range(0, height, block):
+            chunks = ceil((stretch.stop - stretch.start) / DEPTH)
+            parts = parallel.split(chunks, ceil(chunks * DEPTH / _K))
+            laid = [[part] for part in parts] if by_parts else [parts]
+            for first, own in product(range(0, height, block), laid):
                 here = slice(first, min(first + block, height))
-                self._lay_out_a(here, stretch)
+                whole = slice(own[0].start, own[-1].stop)
+                begin, end = (stretch.start + at * DEPTH for at in (whole.start, whole.stop))
+                self._lay_out_a(here, slice(begin, min(end, stretch.stop)))
                 for number, width in enumerate(widths):
                     if not width:
                         continue
-                    place = self._multiply(number, here, width, stretch, last)
-                    if last:
+                    place = self._multiply(number, here, width, stretch, own, last)
+                    if last and own is laid[-1]:
                         at = slice(self._rows.start + here.start, self._rows.start + here.stop)
                         self.skipped.append(place)
                         self.blocks.append((number, (at, self._columns[number])))
@@ -258,8 +266,18 @@ class _Share:
             to=self._work, work=self._work, more=k.start > 0,
         )  # fmt: skip
 
-    def _multiply(self, number: int, rows: slice, width: int, stretch: slice, last: bool) -> int:
+    def _multiply(
+        self, number: int, rows: slice, width: int, stretch: slice, parts: list[slice], last: bool
+    ) -> int:
         """A block of rows with a right side.
+
+        Args:
+            number: the side's.
+            rows: of the block.
+            width: that of the side.
+            stretch: the k that the right side is laid out for.
+            parts: the chunks of it that the block is laid out for, in parts.
+            last: whether it is the last stretch.
 
         Returns:
             The place of the word that says whether it was left out.
@@ -285,20 +303,20 @@ class _Share:
             if plain:
                 begin, start_at = "nothing", 0
         place = 0
+        pair_of_a = 2 * (parts[-1].stop - parts[0].start) * PARTS
         for piece, (row, row_pairs, high) in product(
-            parallel.split(chunks, ceil(chunks * DEPTH / _K)),
-            regions(rows.stop - rows.start, 2 * SIDE),
+            parts, regions(rows.stop - rows.start, 2 * SIDE)
         ):
             # Sums of a part of k begin at 0: their errors are those of numbers as large as its own.
             further = piece.start > 0 or stretch.start > 0
             deep = piece.stop - piece.start
             step = out_row if further else start_row
             down = row * 2 * SIDE
-            ahead = piece.start * 2 * PARTS
+            ahead, ahead_b = ((piece.start - at) * 2 * PARTS for at in (parts[0].start, 0))
             few = width // WIDE if high <= SIDE and factor == ONE else 0
             words: _Words = {
-                "a": (self._work, self._of_a + row * pair + ahead),
-                "b": (base, start_b + ahead),
+                "a": (self._work, self._of_a + row * pair_of_a + ahead),
+                "b": (base, start_b + ahead_b),
                 "pair": pair,
                 "rows": high,
                 "out": (to, at + down * out_row),
@@ -321,6 +339,7 @@ class _Share:
                 )
             words |= {
                 "spare": (self._work, self._scratch + SCRATCH - _PAIR),
+                "a_pair": pair_of_a,
                 "out_pair": out_row * 2 * SIDE,
                 "start_pair": step * 2 * SIDE,
                 "alpha": factor,

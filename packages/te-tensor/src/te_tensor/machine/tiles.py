@@ -206,7 +206,7 @@ def _lay_out(turned: bool, tiles: int, first: int, second: int, adjacent: bool =
 # -- multiplying -----------------------------------------------------------------------------
 
 MULTIPLY = Record(
-    *("a", "b", "pair", "mixing", "chunks", "row_pairs", "column_pairs", "rows", "masks"),
+    *("a", "a_pair", "b", "pair", "mixing", "chunks", "row_pairs", "column_pairs", "rows", "masks"),
     *("out", "out_row", "out_pair", "start", "start_row", "start_pair"),
     *("alpha", "scratch", "spare"),
     *("found_a", "found_b", "bounds", "parts", "one", "two", "shapes", "skipped"),
@@ -413,7 +413,7 @@ def multiply_program(rows: int) -> Code:
                 with code.times_kept(record["columns_left"], record["column_pairs"], spare):
                     pair(code)
                     code.add(b, record["pair"])
-                code.add(a, record["pair"])
+                code.add(a, record["a_pair"])
                 for name, _, _ in lines:
                     code.load(spare, record[f"{name}_line"])
                     code.add(spare, record[f"{name}_pair"])
