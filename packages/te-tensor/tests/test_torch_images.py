@@ -97,8 +97,8 @@ def test_images_are_read_directly(x, weight, options, threads, monkeypatch):
     if te.kernel_info()["kernels"] != "avx512":
         pytest.skip("only AVX-512 code reads images directly")
     calls = []
-    correlate = _direct.correlate
-    monkeypatch.setattr(_direct, "correlate", lambda *a: (calls.append(a), correlate(*a)))
+    correlation = _direct.correlation
+    monkeypatch.setattr(_direct, "correlation", lambda *a: (calls.append(a), correlation(*a))[1])
     arrays = [whole_numbers(shape, seed) for seed, shape in enumerate((x, weight, weight[:1]))]
     same(lambda *a: te.conv2d(*a, **options), lambda *a: F.conv2d(*a, **options), *arrays)
     assert calls

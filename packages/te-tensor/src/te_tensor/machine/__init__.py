@@ -28,10 +28,10 @@ from .correlation import (
     OUTPUTS as OUTPUTS,
 )
 from .correlation import (
-    correlate as correlate,
+    correlation as correlation,
 )
 from .correlation import (
-    correlate_places as correlate_places,
+    sums_over_places as sums_over_places,
 )
 from .elementary import (
     add_kernel as add_kernel,
@@ -124,22 +124,28 @@ from .placement import (
     Frame as Frame,
 )
 from .placement import (
-    copy_rows as copy_rows,
+    copied_rows as copied_rows,
+)
+from .placement import (
+    room_for as room_for,
 )
 from .placement import (
     surrounded as surrounded,
 )
 from .pooling import (
-    pool_maximum as pool_maximum,
+    maxima as maxima,
 )
 from .pooling import (
-    unpool_maximum as unpool_maximum,
+    to_winners as to_winners,
 )
 from .product import (
     multiply as multiply,
 )
 from .product import (
     packed as packed,
+)
+from .program import (
+    Call as Call,
 )
 from .program import (
     runs_programs as runs_programs,

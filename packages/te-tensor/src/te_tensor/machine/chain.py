@@ -22,6 +22,7 @@ from .compiler import LANES
 from .elementary import add_kernel, copy_kernel
 from .kernel import Kernel, as_words
 from .nest import INSIDE, OPERANDS, Nest, Part, nest_code
+from .program import Call
 
 _ITEM = 4
 #: Multiply-adds, and a kernel's elements, from which threads share them in steps.
@@ -144,6 +145,17 @@ class Chain:
         self._words += words.tolist()
         self._growth += growth.tolist()
         self._kept += kept
+
+    def program(self, made: Call) -> None:
+        """Have each step make the same call."""
+        self._call(made.code.address, len(made.words))
+        for word in made.words:
+            if isinstance(word, int):
+                self._add(word)
+            else:
+                array, distance = word
+                self._operands[len(self._words)] = array
+                self._add(memory.address(array) + distance)
 
     def _call(self, code: int, words: int) -> None:
         """Begin the record of a call."""

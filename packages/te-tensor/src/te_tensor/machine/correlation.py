@@ -33,10 +33,10 @@ from .assembler import (
     Memory,
 )
 from .compiler import LANES, VECTOR
-from .program import Record, Writer, call, last_mask, program
+from .program import Call, Record, Writer, last_mask, program
 from .target import AVX512
 
-#: Sums of `correlate`: outputs, and vectors of places. Of `correlate_places`: outputs, and
+#: Sums of `correlation`: outputs, and vectors of places. Of `sums_over_places`: outputs, and
 #: elements of the kernel.
 OUTPUTS, _VECTORS = 6, 4
 _GRADS, _ELEMENTS = 4, 6
@@ -129,12 +129,12 @@ def _correlation(outputs: int, vectors: int) -> Code:
     return program(write)
 
 
-def correlate(image: Array, offsets: Array, weights: Array, bias: Array, out: Array) -> None:
+def correlation(image: Array, offsets: Array, weights: Array, bias: Array, out: Array) -> Call:
     """out[o, y, x] = bias[o] + Σ weights[o // 6, k, o % 6] · image[0, y, x + offsets[k]].
 
     Args:
         image: shape (C, H, …), rows of which each is contiguous.
-        offsets: of the K elements of the kernel, in bytes, int64.
+        offsets: of the K elements of the kernel, in bytes, int64; what is there is kept as it is.
         weights: shape (⌈O / 6⌉, K, 6), of which each six are contiguous: `OUTPUTS` is 6.
         bias: shape (O,), contiguous.
         out: shape (O, rows, elements), contiguous rows.
@@ -144,15 +144,15 @@ def correlate(image: Array, offsets: Array, weights: Array, bias: Array, out: Ar
     blocks, last = divmod(vectors - 1, _VECTORS)
     whole, rest = divmod(outputs, OUTPUTS)
     done = blocks * _VECTORS * VECTOR
-    table = memory.address(offsets)
-    record = _FORWARD.pack(
-        *(memory.address(image), image.strides[1] - done, table, table + offsets.nbytes),
-        *(memory.address(weights), *weights.strides[:2], memory.address(bias)),
-        *(memory.address(out), out.strides[0], out.strides[1] - done),
+    end = memory.address(offsets) + offsets.nbytes
+    words = (
+        *((image, 0), image.strides[1] - done, (offsets, 0), end),
+        *((weights, 0), *weights.strides[:2], (bias, 0)),
+        *((out, 0), out.strides[0], out.strides[1] - done),
         *(out.strides[0] * OUTPUTS, rows, blocks, whole),
         *(last_mask(columns), _VECTORS * VECTOR),
     )
-    call(_correlation(rest, last + 1), record)
+    return Call(_correlation(rest, last + 1), words)
 
 
 # -- sums over places ------------------------------------------------------------------------
@@ -268,12 +268,12 @@ def _store_sums(code: Writer, outputs: int, elements: int) -> None:
         code.add(_NUMBER, _BACKWARD["out_step"])
 
 
-def correlate_places(image: Array, offsets: Array, grad: Array, out: Array) -> None:
+def sums_over_places(image: Array, offsets: Array, grad: Array, out: Array) -> Call:
     """out[o, k] = Σ grad[o, y, x] · image[0, y, x + offsets[k]], over all places y, x.
 
     Args:
         image: shape (C, H, …), rows of which each is contiguous.
-        offsets: of the K elements of the kernel, in bytes, int64.
+        offsets: of the K elements of the kernel, in bytes, int64; what is there is kept as it is.
         grad: shape (O, rows, elements), contiguous rows.
         out: shape (O, K), contiguous rows.
     """
@@ -281,10 +281,10 @@ def correlate_places(image: Array, offsets: Array, grad: Array, out: Array) -> N
     ahead = (ceil(columns / LANES) - 1) * VECTOR
     whole, rest = divmod(outputs, _GRADS)
     blocks, further = divmod(len(offsets), _ELEMENTS)
-    record = _BACKWARD.pack(
-        *(memory.address(image) + ahead, image.strides[1], memory.address(offsets)),
-        *(memory.address(grad) + ahead, *grad.strides[:2], grad.strides[0] * _GRADS),
-        *(memory.address(out), out.strides[0], out.strides[0] * _GRADS),
+    words = (
+        *((image, ahead), image.strides[1], (offsets, 0)),
+        *((grad, ahead), *grad.strides[:2], grad.strides[0] * _GRADS),
+        *((out, 0), out.strides[0], out.strides[0] * _GRADS),
         *(rows, -ahead, last_mask(columns), whole, blocks),
     )
-    call(_places(rest, further), record)
+    return Call(_places(rest, further), words)

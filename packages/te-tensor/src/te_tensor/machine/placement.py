@@ -8,12 +8,11 @@ from itertools import pairwise
 from math import ceil
 from typing import NamedTuple
 
-from .. import memory
 from ..dtypes import Array
 from ..executable import Code
 from .assembler import R8, R9, R10, R11, R12, R13, R14, R15, RBP, RBX, RCX, RSI, Memory
 from .compiler import LANES, VECTOR
-from .program import Record, Writer, call, last_mask, program
+from .program import Call, Record, Writer, last_mask, program
 
 
 class Frame(NamedTuple):
@@ -176,31 +175,29 @@ def place(zeros: bool) -> Code:
     return program(body)
 
 
-def surrounded(source: Array, frame: Frame) -> Array:
+def room_for(planes: int, frame: Frame) -> int:
+    """The numbers of memory that `surrounded` needs; a few more than the planes have."""
+    return planes * frame.plane + max(0, frame.needed(LANES) - frame.plane)
+
+
+def surrounded(source: Array, frame: Frame, out: Array) -> Call:
     """The rows of planes with zeros around them.
 
     Args:
         source: shape (P, …), float32; its beginning is what matters of it.
         frame: how it is read, and placed.
-
-    Returns:
-        Shape (P, plane).
+        out: as many numbers as `room_for` says.
     """
-    planes = len(source)
-    further = max(0, frame.needed(LANES) - frame.plane)  # behind the last one
-    made = memory.empty((planes * frame.plane + further,), source.dtype)
-    steps = frame.steps(frame.plane, LANES, VECTOR)
-    words = steps | {"source": memory.address(source), "out": memory.address(made)}
-    words["planes"] = planes
-    call(place(True), PLACE.pack(*(words[name] for name in PLACING)))
-    return made[: planes * frame.plane].reshape(planes, frame.plane)
+    words: dict[str, int | tuple[Array, int]] = {**frame.steps(frame.plane, LANES, VECTOR)}
+    words |= {"source": (source, 0), "out": (out, 0), "planes": len(source)}
+    return Call(place(True), [words[name] for name in PLACING])
 
 
-def copy_rows(source: Array, out: Array) -> None:
+def copied_rows(source: Array, out: Array) -> Call:
     """Fill out with source, both float32, of shape (P, R, n) with contiguous rows, n ≥ 1."""
     planes, rows, length = source.shape
-    record = PLACE.pack(
-        *(memory.address(source), *source.strides[:2], memory.address(out), *out.strides[:2]),
+    words = (
+        *((source, 0), *source.strides[:2], (out, 0), *out.strides[:2]),
         *(0, 0, planes, rows, (length - 1) // LANES, last_mask(length), 0, 0, 0),
     )
-    call(place(False), record)
+    return Call(place(False), words)

@@ -12,12 +12,11 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from .. import memory
 from ..dtypes import Array, int32
 from ..executable import Code
 from .assembler import R8, R9, R10, R11, R12, R13, RAX, RBP, RDX, RSI, Constant, Memory
 from .compiler import LANES, VECTOR
-from .program import Record, Writer, call, program
+from .program import Call, Record, Writer, program
 
 #: Masks: of a row's last results, of the 32 elements that they look at, and of comparisons.
 _MASK, _LOW, _HIGH, _CHOICE = 1, 2, 3, 4
@@ -164,7 +163,7 @@ def _gradient(pairs: bool) -> Code:
     return _over_windows(step)
 
 
-def pool_maximum(planes: Array, out: Array, winners: Array | None = None) -> None:
+def maxima(planes: Array, out: Array, winners: Array | None = None) -> Call:
     """Fill out with the maxima of windows of 2 × 2, and winners with their elements' numbers.
 
     Args:
@@ -173,27 +172,29 @@ def pool_maximum(planes: Array, out: Array, winners: Array | None = None) -> Non
         winners: shape of out, bytes, or None.
     """
     code = _maximum(planes.shape[3] == 1, winners is not None)
-    call(code, _record(planes, out, out if winners is None else winners, _PART))
+    return Call(code, _words(planes, out, out if winners is None else winners, _PART))
 
 
-def unpool_maximum(grad: Array, winners: Array, out: Array) -> None:
+def to_winners(grad: Array, winners: Array, out: Array) -> Call:
     """Give each window's gradient to the element that had the maximum, and 0 to the others.
 
     Args:
         grad: shape (P, ⌊H/2⌋, ⌊W/2⌋, L), contiguous.
-        winners: as `pool_maximum` made them.
+        winners: as `maxima` made them.
         out: shape (P, H, W, L), contiguous; what belongs to no window stays.
     """
-    call(_gradient(out.shape[3] == 1), _record(out, grad, winners, _JOIN))
+    return Call(_gradient(out.shape[3] == 1), _words(out, grad, winners, _JOIN))
 
 
-def _record(planes: Array, result: Array, numbers: Array, orders: Array) -> bytes:
-    addresses = map(memory.address, (planes, result, numbers, orders))
-    return _ADDRESSES.pack(*addresses) + _sizes(planes.shape, numbers.itemsize)
+def _words(
+    planes: Array, result: Array, numbers: Array, orders: Array
+) -> list[int | tuple[Array, int]]:
+    addresses = [(array, 0) for array in (planes, result, numbers, orders)]
+    return [*addresses, *_sizes(planes.shape, numbers.itemsize)]
 
 
 @lru_cache(256)
-def _sizes(shape: tuple[int, ...], bytes_of_number: int) -> bytes:
+def _sizes(shape: tuple[int, ...], bytes_of_number: int) -> tuple[int, ...]:
     """What a record says of planes of this shape, all arrays being contiguous."""
     count, height, width, lanes = shape
     rows, columns, pairs = height // 2, width // 2, lanes == 1
@@ -211,7 +212,7 @@ def _sizes(shape: tuple[int, ...], bytes_of_number: int) -> bytes:
     ]
     seen = 2 * rest if pairs else 0
     masks = [(1 << bits) - 1 for bits in (rest, min(seen, LANES), max(seen - LANES, 0))]
-    return _SIZES.pack(
+    return (
         *(below, beside, below + beside, *by_vector, *moves),
-        *(count, rows, places, vectors, rest > 0, *masks),
+        *(count, rows, places, vectors, int(rest > 0), *masks),
     )

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import NamedTuple
 
+from .. import memory
 from ..dtypes import Array
 from ..executable import Code
 from .assembler import CALLEE_SAVED, RDI, RSP, Assembler, Memory
@@ -84,6 +86,23 @@ def program(write: Callable[[Writer], None]) -> Code:
     code.leave_vectors()
     code.give_back()
     return Code(code.finish())
+
+
+class Call(NamedTuple):
+    """A program and what its record says.
+
+    Attributes:
+        code: the program.
+        words: numbers; and addresses: arrays, and bytes from their beginnings.
+    """
+
+    code: Code
+    words: Sequence[int | tuple[Array, int]]
+
+    def run(self) -> None:
+        """Make the call, without the GIL."""
+        words = [w if isinstance(w, int) else memory.address(w[0]) + w[1] for w in self.words]
+        call(self.code, struct.pack(f"={len(words)}q", *words))
 
 
 _function = cache(ctypes.CFUNCTYPE(None, ctypes.c_void_p))

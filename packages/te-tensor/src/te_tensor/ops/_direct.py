@@ -11,24 +11,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from math import ceil, prod
+from typing import Protocol
 
 import numpy as np
 
 from .. import memory, parallel
 from ..blas_library import uses_tiles
-from ..dtypes import Array, int64
+from ..dtypes import Array, float32, int64
 from ..machine import (
     OUTPUTS,
+    Call,
     Frame,
     Laid,
     TiledBlock,
     TiledCalls,
-    copy_rows,
-    correlate,
-    correlate_places,
+    copied_rows,
+    correlation,
     correlation_calls,
     places_calls,
+    room_for,
     runs_programs,
+    sums_over_places,
     surrounded,
 )
 from ._tiled import run_tiled
@@ -55,6 +58,34 @@ _COPIED = 0.95
 _TOGETHER, _TILED_OUTPUTS, _TILED_FROM, _TILED = 32, 32, 1 << 21, 2
 #: What the end of a row costs sums over places, in vectors, and how much of them is to be of use.
 _END, _USE = 0.7, 0.7
+
+
+class Maker(Protocol):
+    """What makes calls, now or in a recording, and has memory for what they make."""
+
+    def make(self, call: Call) -> None:
+        """Make a call, or have it made."""
+
+    def room(self, count: int) -> Array:
+        """Memory for so many numbers, which is the caller's."""
+
+    def scratch(self, shape: tuple[int, ...]) -> Array:
+        """Memory for what the next call reads, and nobody else."""
+
+
+class _Now:
+    def make(self, call: Call) -> None:
+        call.run()
+
+    def room(self, count: int) -> Array:
+        return memory.empty((count,), float32)
+
+    def scratch(self, shape: tuple[int, ...]) -> Array:
+        return memory.scratch(1, shape, float32)[0]
+
+
+#: Makes calls at once.
+NOW: Maker = _Now()
 
 
 class Direct:
@@ -307,19 +338,31 @@ class DirectBlock:
             offsets=tuple(self.looks_ahead.tolist()),
         )
 
-    def surround(self, image: Array) -> Array:
+    def surround(self, image: Array, maker: Maker = NOW) -> Array:
         """What products read: shape (C, H', W', L)."""
         source = image[self.of]
         if self.as_they_are:
             return source
+        count, plane = len(source), self.frame.plane
         if source.size:
-            planes = surrounded(source, self.frame)
+            made = maker.room(room_for(count, self.frame))
+            maker.make(surrounded(source, self.frame, made))
+            planes = made[: count * plane].reshape(count, plane)
         else:
-            planes = np.zeros((len(source), self.frame.plane), image.dtype)
+            planes = np.zeros((count, plane), image.dtype)
         _, *inner = self.shape
         return planes[:, : prod(inner)].reshape(self.shape)
 
-    def correlate(self, made: Array, weights: Array, bias: Array, out: Array) -> None:
+    def correlate(
+        self,
+        made: Array,
+        weights: Array,
+        bias: Array,
+        out: Array,
+        maker: Maker = NOW,
+        *,
+        offsets: Array | None = None,
+    ) -> None:
         """Fill these rows of out (O, H, W, L).
 
         Args:
@@ -327,45 +370,44 @@ class DirectBlock:
             weights: as `_straight` makes them.
             bias: shape (O,).
             out: the whole output.
+            maker: makes it.
+            offsets: as the block's own, for weights in another order.
         """
-        self._in_rows(out, lambda target: self._by_groups(made, weights, bias, target))
-
-    def _in_rows(self, out: Array, fill: Callable[[Array], None]) -> None:
-        """Have these rows of out (O, H, W, L) filled: as they are, or as one long row."""
         width, line, count = self.layout.width, self.line, self.part.stop - self.part.start
         target = out.reshape(len(out), -1, width)[:, self.part]
-        if not self.in_one_row:
-            fill(target)
-        elif line == width:
-            fill(target.reshape(len(out), 1, -1))
-        else:
-            (long,) = memory.scratch(1, (len(out), count, line), out.dtype)
-            wanted = (count - 1) * line + width
-            fill(long.reshape(len(out), 1, -1)[:, :, :wanted])
-            copy_rows(long[:, :, :width], target)
-
-    def _by_groups(self, made: Array, weights: Array, bias: Array, target: Array) -> None:
+        wanted = target
+        if self.in_one_row:  # as one long row
+            if line == width:
+                wanted = target.reshape(len(out), 1, -1)
+            else:
+                long = maker.scratch((len(out), count, line))
+                wanted = long.reshape(len(out), 1, -1)[:, :, : (count - 1) * line + width]
         groups = self.layout.groups
-        channels, outputs = len(made) // groups, len(target) // groups
+        channels, outputs = len(made) // groups, len(out) // groups
         for group in range(groups):
             own = slice(group * outputs, (group + 1) * outputs)
             image = made[group * channels :]
-            correlate(image, self.offsets, weights[group], bias[own], target[own])
+            ahead = self.offsets if offsets is None else offsets
+            maker.make(correlation(image, ahead, weights[group], bias[own], wanted[own]))
+        if self.in_one_row and line != width:
+            maker.make(copied_rows(long[:, :, :width], target))
 
-    def correlate_places(self, made: Array, grad: Array, out: Array) -> None:
+    def correlate_places(self, made: Array, grad: Array, out: Array, maker: Maker = NOW) -> None:
         """Fill out (O, elements of a kernel) with the gradient of the kernels by these rows.
 
         Args:
             made: what `surround` made.
             grad: the gradient of the whole output, (O, H, W, L), contiguous.
             out: the sums over the places of these rows.
+            maker: makes it.
         """
         places = grad.reshape(len(grad), -1, self.layout.width)[:, self.part]
         groups = self.layout.groups
         channels, outputs = len(made) // groups, len(grad) // groups
         for group in range(groups):
             own = slice(group * outputs, (group + 1) * outputs)
-            correlate_places(made[group * channels :], self.offsets, places[own], out[own])
+            image = made[group * channels :]
+            maker.make(sums_over_places(image, self.offsets, places[own], out[own]))
 
 
 def _reach(window: Window) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import memory, parallel
 from ..dtypes import Array
-from ..machine import pool_maximum, runs_programs, unpool_maximum
+from ..machine import Call, maxima, runs_programs, to_winners
 from ..operation import Gradients, Operation, Sample
 from ._windows import Window, as_images, check_images, lies_in_lanes, new_images, to_lanes
 
@@ -107,13 +107,13 @@ class _Pool(Operation, abstract=True):
         _fold(function, start, narrow, self.columns, 2, out)
 
 
-def _in_parts(function: Callable[..., None], *arrays: Array) -> None:
-    """Call a function on matching parts of arrays' first axes, one for each thread."""
+def _in_parts(call: Callable[..., Call], *arrays: Array) -> None:
+    """Make calls on matching parts of arrays' first axes, one for each thread."""
     if arrays[0].size < parallel.PARALLEL_KERNEL_FROM:
-        function(*arrays)
+        call(*arrays).run()
         return
     parts = parallel.split(len(arrays[0]), parallel.get_num_threads())
-    parallel.parallel_for(lambda index: function(*(a[parts[index]] for a in arrays)), len(parts))
+    parallel.parallel_for(lambda index: call(*(a[parts[index]] for a in arrays)).run(), len(parts))
 
 
 class MaxPool(_Pool):
@@ -161,14 +161,14 @@ class MaxPool(_Pool):
         quick = runs_programs(planes) and self.rows.halves and self.columns.halves
         if not self.needs_grad[0]:
             if quick:
-                _in_parts(pool_maximum, planes, filled)
+                _in_parts(maxima, planes, filled)
             else:
                 parallel.rowwise(self._maxima, planes, filled)
             return out
         number = np.min_scalar_type(self.rows.kernel * self.columns.kernel)
         winners = np.empty(filled.shape, number)
         if quick:
-            _in_parts(pool_maximum, planes, filled, winners)
+            _in_parts(maxima, planes, filled, winners)
         else:
             parallel.rowwise(self._maxima_and_winners, planes, filled, winners)
         self.save(winners)
@@ -182,7 +182,7 @@ class MaxPool(_Pool):
         if runs_programs(given) and self.rows.halves and self.columns.halves:
             target[:, 2 * self.rows.count :] = 0
             target[:, :, 2 * self.columns.count :] = 0
-            _in_parts(unpool_maximum, given, winners, target)
+            _in_parts(to_winners, given, winners, target)
         else:
             parallel.rowwise(self._give, target, given, winners)
         return (out,)
