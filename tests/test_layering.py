@@ -53,7 +53,7 @@ FLOORS: dict[str, list[str]] = {
         "ops/_columns ops/_direct ops/_distance ops/_chained",
         "ops/_at_once ops/_sequence ops/_weights",
         "ops/_in_blocks ops/_nested ops/_one_row",
-        "ops/_block_grads ops/_planned ops/_recorded",
+        "ops/_block_grads ops/_planned ops/_recorded ops/_recorded_images",
         "ops/*",
         "ops/__init__",
         "tensor",
@@ -71,7 +71,8 @@ FLOORS: dict[str, list[str]] = {
         "structure",
         "bias_function checks hooks loading",
         "module",
-        "initialize",
+        "initialize recordings",
+        "sequence_recording",
         "linear convolution pooling normalization activation dropout embedding recurrent loss"
         " container",
         "cache distances nl_oob rotary",

@@ -14,7 +14,7 @@ import pytest
 
 import te_nn as nn
 import te_tensor as te
-from te_nn import block_recording, transformer
+from te_nn import recordings, transformer
 from te_tensor.machine import runs_programs
 from te_tensor.recording import Recording
 
@@ -38,9 +38,9 @@ def _usual_work_by_tiles(monkeypatch):
         monkeypatch.setattr(f"te_tensor.machine.tile_products.{name}", value)
     for name, value in {"_TILED_FROM": 1 << 10, "_SHORTEST": 5, "_SHALLOWEST": 5}.items():
         monkeypatch.setattr(f"te_tensor.machine.nest.{name}", value)
-    block_recording._recordings.clear()
+    recordings.forget()
     yield
-    block_recording._recordings.clear()
+    recordings.forget()
 
 
 def operation_by_operation(monkeypatch):
@@ -128,7 +128,7 @@ def test_products_by_tiles(size, number, where, threads, monkeypatch):
     with np.errstate(all="ignore"):
         made, wanted, creator = both_ways(monkeypatch, block, x, grad, distance=distance)
     assert creator == "Replay"
-    (recording,) = block_recording._recordings.values()
+    (recording,) = recordings._kept.values()
     assert recording.may_fail and not recording.fallback.may_fail
     # A large number in x is normalized before the first product.
     assert bool(instead) == (number != 1.0 and (where, number) != ("x", 1e30))
@@ -224,13 +224,13 @@ def test_a_fork_while_another_thread_records():
     code = """
 import os, threading
 import te_nn as nn, te_tensor as te
-from te_nn import block_recording
+from te_nn import recordings
 block = nn.TransformerBlock(8, 8, 2)
 block(te.randn(2, 5, 8)).sum().backward()
 held, done = threading.Event(), threading.Event()
 
 def hold():
-    with block_recording._guard:
+    with recordings._guard:
         held.set()
         done.wait()
 
@@ -273,7 +273,7 @@ def test_masks(mask, causal, threads, monkeypatch):
 
 def test_heads_whose_weights_are_not_kept(threads, monkeypatch):
     monkeypatch.setattr("te_tensor.ops._recorded._MOST_WEIGHTS", 0)
-    block_recording._recordings.clear()
+    recordings.forget()
     te.manual_seed(0)
     x, grad, distance, _ = arrays(3, 33)
     for bias in (None, "gaussian"):
@@ -282,7 +282,7 @@ def test_heads_whose_weights_are_not_kept(threads, monkeypatch):
         made, wanted, creator = both_ways(monkeypatch, block, x, grad, **given)
         assert creator == "Replay"
         assert_alike(made, wanted)
-    block_recording._recordings.clear()
+    recordings.forget()
 
 
 def others(block, rng, x):
@@ -363,7 +363,7 @@ def test_the_same_bits_each_time_and_with_softplus_slopes(threads, monkeypatch):
     made, wanted, creator = both_ways(monkeypatch, block, x, grad, distance=distance)
     assert creator == "Replay"
     assert_alike(made, wanted)
-    block_recording._recordings.clear()
+    recordings.forget()
     for _ in range(2):
         again, _ = step(block, x, grad, distance=distance)
         assert all(np.array_equal(made[name], again[name]) for name in made)
@@ -470,9 +470,9 @@ def test_a_stack_and_checkpoints(threads, monkeypatch):
 
 
 def test_only_so_many_recordings_are_kept(monkeypatch):
-    monkeypatch.setattr(block_recording, "_MOST_RECORDINGS", 3)
-    block_recording._recordings.clear()
+    monkeypatch.setattr(recordings, "_MOST", 3)
+    recordings.forget()
     block = nn.TransformerBlock(8, 8, 2)
     for length in range(1, 6):
         block(te.randn(2, length, 8, requires_grad=True)).sum().backward()
-    assert len(block_recording._recordings) == 3
+    assert len(recordings._kept) == 3

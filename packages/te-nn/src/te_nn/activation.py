@@ -12,6 +12,8 @@ from .module import Module, Parameter
 class ReLU(Module):
     """max(x, 0), elementwise."""
 
+    _always_the_same = True
+
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
         return x.relu()
@@ -40,6 +42,8 @@ class GELU(Module):
         approximate: "none" for Φ by erf, "tanh" for its approximation.
     """
 
+    _always_the_same = True
+
     _shown = ("approximate",)
 
     def __init__(self, approximate: str = "none") -> None:
@@ -52,6 +56,8 @@ class GELU(Module):
 
 class SiLU(Module):
     """x·σ(x), elementwise (arXiv:1702.03118)."""
+
+    _always_the_same = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""

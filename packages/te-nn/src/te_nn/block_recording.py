@@ -6,26 +6,24 @@ operations, it is one node of the graph, and a recording of its shape does the w
 
 from __future__ import annotations
 
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import te_tensor as te
 from te_tensor import Tensor, modes
-from te_tensor.blas_library import library, uses_tiles
 from te_tensor.dtypes import float32
 from te_tensor.machine import runs_programs
 from te_tensor.ops.attention import MOST_COLUMNS, MOST_FEATURES, RecordedHeads, penalty_of
 from te_tensor.ops.linalg import Linear as LinearMap
 from te_tensor.ops.normalization import LayerNorm as Normalization
-from te_tensor.recorder import Recorder, Unrecorded
+from te_tensor.recorder import Recorder
 from te_tensor.recording import Recording, Replay
 from te_tensor.tensor import arrays_of
 
 from .block_plan import usual_functions, usual_mask
+from .recordings import recording_of
 from .stack_plan import ACTIVATIONS, Floats, is_plain, layers_of
 from .structure import structure
 
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
 
 #: Multiply-adds of a block's linear maps from which a recording has to call a BLAS.
 _MOST_WORK = 1 << 29
-#: Recordings that are kept, each for other sizes.
-_MOST_RECORDINGS = 256
 
 
 class _Settings(NamedTuple):
@@ -87,18 +83,6 @@ def _fits(block: TransformerBlock) -> bool:
 
 
 _known: WeakKeyDictionary[TransformerBlock, _Known] = WeakKeyDictionary()
-#: Recordings, or why there is none.
-_recordings: OrderedDict[Any, Recording | Unrecorded] = OrderedDict()
-_guard = threading.Lock()
-
-
-def _renew_guard() -> None:
-    global _guard
-    _guard = threading.Lock()  # another thread may have held it at the fork
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_guard)
 
 
 def run_recorded(block: TransformerBlock, x: Tensor, mask: Any, distance: Any) -> Tensor | None:
@@ -128,7 +112,8 @@ def run_recorded(block: TransformerBlock, x: Tensor, mask: Any, distance: Any) -
         return None
     grad = modes.current().grad
     needs = tuple([grad and tensor.requires_grad for tensor in tensors])
-    recording = _recording(known.settings, x.shape, tuple([o.shape for o in others]), needs)
+    sizes = known.settings, x.shape, tuple([other.shape for other in others]), needs
+    recording = recording_of(sizes, partial(_record, *sizes))
     if recording is None:
         return None
     result: Tensor = Tensor.apply(Replay(recording, *others), *tensors)
@@ -167,37 +152,12 @@ def _is_usual(block: TransformerBlock, x: Tensor, mask: Any, distance: Any) -> b
     return distance is None or usual_functions([block], distance, x.shape) is not None
 
 
-def _recording(
-    settings: _Settings,
-    size: tuple[int, ...],
-    others: tuple[tuple[int, ...], ...],
-    needs: tuple[bool, ...],
-) -> Recording | None:
-    """The recording for some sizes; None where there can't be one."""
-    threads = te.get_num_threads(), te.parallel.in_parallel()
-    key = settings, size, others, needs, threads, uses_tiles(), library()
-    with _guard:
-        found = _recordings.pop(key, None)
-        if found is None or (isinstance(found, Recording) and not found.is_current()):
-            try:
-                found = _record(settings, size, others, needs)
-                if found.may_fail:
-                    found.fallback = _record(settings, size, others, needs, tiles=False)
-            except Unrecorded as reason:
-                found = Unrecorded(*reason.args)  # which keeps no frames alive
-        _recordings[key] = found
-        if len(_recordings) > _MOST_RECORDINGS:
-            _recordings.popitem(last=False)
-    return found if isinstance(found, Recording) else None
-
-
 def _record(
     settings: _Settings,
     size: tuple[int, ...],
     others: Sequence[tuple[int, ...]],
     needs: Sequence[bool],
-    *,
-    tiles: bool = True,
+    tiles: bool,
 ) -> Recording:
     recorder, needed = Recorder(tiles=tiles, backward=True in needs), iter(needs)
     x = recorder.input(size, needs_grad=next(needed))

@@ -8,6 +8,7 @@ from typing import Any, overload
 from te_tensor import Tensor
 
 from .module import Module
+from .sequence_recording import run_recorded
 
 
 def _checked(module: Any) -> Module:
@@ -69,6 +70,9 @@ class Sequential(ModuleList):
 
     def forward(self, x: Any) -> Any:
         """What the last module makes of what the first was given."""
+        recorded = run_recorded(self, x)
+        if recorded is not None:
+            return recorded
         for module in self.children():
             x = module(x)
         return x
@@ -153,6 +157,7 @@ class Flatten(Module):
     """
 
     _shown = ("start_axis", "end_axis")
+    _always_the_same = True
 
     def __init__(self, start_axis: int = 1, end_axis: int = -1) -> None:
         self.start_axis = start_axis

@@ -101,6 +101,8 @@ class Conv1D(_Convolution):
         (2, 4, 10)
     """
 
+    _always_the_same = True
+
     _axes = 1
 
 
@@ -131,5 +133,7 @@ class Conv2D(_Convolution):
         >>> Conv2D(3, 6, 3, stride=2, padding=1)(te.ones(2, 3, 8, 8)).shape
         (2, 6, 4, 4)
     """
+
+    _always_the_same = True
 
     _axes = 2

@@ -79,6 +79,9 @@ class Module:
     _forward_hooks: dict[int, Callable[..., Any]] = {}  # noqa: RUF012
     #: Names of constructor settings that `repr` shows.
     _shown: ClassVar[tuple[str, ...]] = ()
+    #: Whether `forward` applies the same operations to x and the parameters whatever the numbers
+    #: are, so that a `Sequential` may record them. It holds for the class that says it alone.
+    _always_the_same: ClassVar[bool] = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the module's result; subclasses define it."""

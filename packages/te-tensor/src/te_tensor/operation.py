@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -188,6 +188,9 @@ class Operation:
     #: Whether what `record` writes down of backward can write the gradient of the first input where
     #: that of the result is.
     gradient_in_place: ClassVar[bool] = False
+    #: What `record` wants of images: their batch innermost in memory, or it takes either; else they
+    #: are in C order.
+    records_lanes: ClassVar[Literal["wanted", "taken"] | None] = None
 
     def save(self, *values: Any) -> None:
         """Keep what backward needs; keeps nothing when no input needs a gradient."""

@@ -20,6 +20,7 @@ from .blas import by_tiles
 from .blas_library import OpenBlas, library, uses_tiles
 from .dtypes import Array, float32
 from .machine import (
+    LANES,
     Column,
     Matrix,
     Product,
@@ -35,6 +36,8 @@ from .operation import Operation
 from .recording import GRAD, INPUTS, KEPT, OUT, PASSING, Call, Recording
 
 _ITEM, _LINE = 4, 64
+#: Images in lanes: how many at least, and of how many numbers at most.
+_LEAST_IMAGES, _LARGEST_IMAGE = 8, 1 << 15
 #: Rows that are summed one after the other, in each column.
 _SUMMED = 512
 #: Multiply-adds from which tiles, or a BLAS, are ahead of vectors that need no layout.
@@ -153,6 +156,8 @@ class Recorder:
         self._needing: set[int] = set()
         self._tape: list[_Entry] = []
         self._passed: set[int] = set()
+        #: What stands for images in lanes, and their memory, by the ids of the former.
+        self._lanes: dict[int, tuple[Array, Array]] = {}
 
     def input(self, shape: tuple[int, ...], *, needs_grad: bool) -> Array:
         """What stands for an input of runs, in their order."""
@@ -166,6 +171,88 @@ class Recorder:
         """Memory that forward writes and backward finds."""
         return self._kept.take(shape)
 
+    def kept_like(self, x: Array) -> Array:
+        """The same for an array as x, in lanes if that is."""
+        return self._like(x, self.kept)
+
+    def _like(self, x: Array, take: Callable[..., Array]) -> Array:
+        if id(x) not in self._lanes:
+            return take(*x.shape)
+        return self.images(take(*self.memory_of(x).shape), len(x))
+
+    def images(self, lanes: Array, count: int) -> Array:
+        """What stands for so many images, shape (N, C, …).
+
+        Args:
+            lanes: their memory, shape (C, …, L): the batch lies innermost, in whole vectors.
+            count: N, at most L.
+        """
+        made: Array = np.moveaxis(lanes[..., :count], -1, 0)
+        self._lanes[id(made)] = made, lanes
+        return made
+
+    def memory_of(self, x: Array) -> Array:
+        """An array's memory: of images in lanes, these."""
+        return self._lanes.get(id(x), (x, x))[1]
+
+    def in_lanes(self, x: Array) -> Array:
+        """Images (N, C, …) with the batch innermost in memory, copied so if they aren't.
+
+        Raises:
+            Unrecorded: no batch, large images, or so few that most lanes would be empty.
+        """
+        if id(x) in self._lanes:
+            return x
+        if x.ndim < 3 or len(x) < _LEAST_IMAGES or x[0].size > _LARGEST_IMAGE:
+            raise Unrecorded("no batch of small images")
+        count, *inner = x.shape
+        lanes = self.kept(*inner, count + -count % LANES)
+        made = self.images(lanes, count)
+        self.forward.turn(_matrix(x), lanes.reshape(-1, lanes.shape[-1]))
+
+        def back(grad: Array, outs: Sequence[Into | None]) -> None:
+            (into,) = outs
+            assert into is not None
+            self._to_rows(self.backward, self.memory_of(grad), into, self.passing)
+
+        self.note((x,), made, back)
+        return made
+
+    def in_rows(self, x: Array) -> Array:
+        """An array in C order in memory, copied so if it is images in lanes."""
+        if id(x) not in self._lanes:
+            return x
+        made, lanes = self.kept(*x.shape), self.memory_of(x)
+        self._to_rows(self.forward, lanes, Into(made, None), self.brief)
+
+        def back(grad: Array, outs: Sequence[Into | None]) -> None:
+            (into,) = outs
+            assert into is not None
+            out = self.memory_of(into.out)
+            target = out if into.start is None else self.passing(*out.shape)
+            self.backward.turn(_matrix(grad), target.reshape(-1, out.shape[-1]))
+            if into.start is not None:
+                start = self.memory_of(into.start)
+                self.backward.rows(add_kernel, *map(_matrix, (out, target, start)))
+                self.release(target)
+
+        self.note((x,), made, back)
+        return made
+
+    def _to_rows(self, steps: Steps, lanes: Array, into: Into, take: Callable[..., Array]) -> None:
+        """Have images in lanes copied to C order."""
+        out = _matrix(into.out)
+        count, features = out.shape
+        source = lanes.reshape(features, -1)[:, :count]
+        if into.start is None and features % LANES == 0:
+            steps.turn(source, out)
+            return
+        turned = take(count, features + -features % LANES)  # rows end with whole vectors
+        steps.turn(source, turned)
+        terms = [turned[:, :features], *([] if into.start is None else [_matrix(into.start)])]
+        steps.add_up(out, terms)
+        self.release(turned)
+
     def brief(self, *shape: int) -> Array:
         """Memory within forward; `release` lets what follows have it."""
         return self._brief.take(shape)
@@ -173,6 +260,10 @@ class Recorder:
     def passing(self, *shape: int) -> Array:
         """Memory within backward; `release` lets what follows have it."""
         return self._passing.take(shape)
+
+    def passing_like(self, x: Array) -> Array:
+        """The same for an array as x, in lanes if that is."""
+        return self._like(x, self.passing)
 
     def pass_on(self, array: Array) -> Array:
         """Let the next operation write over a result of `kept`, which nothing else reads."""
@@ -214,6 +305,10 @@ class Recorder:
         usual = all([array.ndim and array.size for array in arrays])
         if operation.record is None or not usual or not runs_programs():
             raise Unrecorded(type(operation).__name__)
+        if operation.records_lanes == "wanted":
+            arrays = self.in_lanes(arrays[0]), *arrays[1:]
+        elif operation.records_lanes is None:
+            arrays = tuple(map(self.in_rows, arrays))
         try:
             out, back, same = operation.record(self, *arrays)
         except (TypeError, ValueError) as error:  # what forward would raise
@@ -250,6 +345,7 @@ class Recorder:
         Raises:
             Unrecorded: an input that needs a gradient has nothing to do with the result.
         """
+        out = self.in_rows(out)
         grad = np.empty(out.shape, float32)
         grads = _Gradients(self, out, grad)
         for entry in reversed(self._tape):
@@ -435,7 +531,7 @@ class _Gradients:
         elif own is not None:
             target = own
         else:
-            target = self._recorder.passing(*x.shape)
+            target = self._recorder.passing_like(x)
         self._found[id(x)] = target, not is_last
         return Into(target, before)
 
@@ -450,7 +546,7 @@ class _Gradients:
             self._found[id(x)] = grad, owned
             return
         else:
-            target = self._recorder.passing(*x.shape)
+            target = self._recorder.passing_like(x)
             self._found[id(x)] = target, True
         terms = [grad] if before is None else [grad, before[0]]
         steps.add_up(_matrix(target), list(map(_matrix, terms)))

@@ -371,6 +371,16 @@ class Steps(Chain):
         self.side_by_side([partial(write, piece, n) for n, piece in enumerate(pieces)])
         return len(pieces)
 
+    def share_whole(self, write: Callable[[slice], object], array: Array) -> None:
+        """Have work on what an array's first axis has cut over the threads.
+
+        Args:
+            write: is given a slice of the axis, and writes down what it does with it.
+            array: the array; a small one is one piece.
+        """
+        threads = self.threads if array.size >= _SHARED_KERNEL_FROM else 1
+        self.side_by_side([partial(write, own) for own in parallel.split(len(array), threads)])
+
     def side_by_side(self, pieces: Sequence[Callable[[], object]]) -> None:
         """Have pieces of work done by different threads, where there are as many.
 

@@ -8,7 +8,7 @@ images leave vectors less empty that way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import ceil, prod
 from typing import Protocol
@@ -356,7 +356,7 @@ class DirectBlock:
     def correlate(
         self,
         made: Array,
-        weights: Array,
+        weights: Array | Sequence[Array],
         bias: Array,
         out: Array,
         maker: Maker = NOW,
@@ -367,7 +367,7 @@ class DirectBlock:
 
         Args:
             made: what `surround` made.
-            weights: as `_straight` makes them.
+            weights: for each group, as `_straight` makes them.
             bias: shape (O,).
             out: the whole output.
             maker: makes it.

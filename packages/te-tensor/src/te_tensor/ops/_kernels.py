@@ -237,6 +237,13 @@ def _multiply_more(out: Matrix, slope: Matrix, grad: Matrix, start: Matrix) -> N
     out.store(times_plus(slope.load(), grad.load(), start.load()))
 
 
+def rows_of(recorder: Recorder, *arrays: Array) -> list[Array]:
+    """The memory of arrays of a recording that lie alike, as matrices."""
+    found = [recorder.memory_of(array) for array in arrays]
+    # Of images in lanes a row is all that a channel has.
+    return [as_rows(m, 1 if m is x else m.ndim - 1) for x, m in zip(arrays, found, strict=True)]
+
+
 def record_slope(
     recorder: Recorder, plain: Kernel, with_slope: Kernel, x: Array
 ) -> tuple[Array, Backward, int | None]:
@@ -248,23 +255,23 @@ def record_slope(
         with_slope: a kernel of the result, the derivative and x.
         x: the input.
     """
-    out = recorder.kept(*x.shape)
+    out = recorder.kept_like(x)
     slope = None
     if recorder.needs_grad(x):  # written after x was read
-        slope = x if recorder.may_overwrite(x) else recorder.kept(*x.shape)
+        slope = x if recorder.may_overwrite(x) else recorder.kept_like(x)
     if slope is None:
-        recorder.forward.rows(plain, as_rows(out), as_rows(x))
+        recorder.forward.rows(plain, *rows_of(recorder, out, x))
     else:
-        recorder.forward.rows(with_slope, *map(as_rows, (out, slope, x)))
+        recorder.forward.rows(with_slope, *rows_of(recorder, out, slope, x))
 
     def back(grad: Array, outs: Sequence[Into | None]) -> None:
         (to_x,) = outs
         assert to_x is not None and slope is not None
-        arrays = list(map(as_rows, (to_x.out, slope, grad)))
+        arrays = rows_of(recorder, to_x.out, slope, grad)
         if to_x.start is None:
             recorder.backward.rows(_multiply, *arrays)
         else:
-            recorder.backward.rows(_multiply_more, *arrays, as_rows(to_x.start))
+            recorder.backward.rows(_multiply_more, *arrays, *rows_of(recorder, to_x.start))
 
     return out, back, None
 

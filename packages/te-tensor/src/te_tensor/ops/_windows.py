@@ -13,6 +13,8 @@ from ..dtypes import Array, DType
 _TILE = 16
 #: Elements from which that is spread over threads.
 _PARALLEL_FROM = 1 << 18
+#: Elements of an image that is small.
+SMALL_IMAGE = 1 << 15
 
 
 @dataclass(frozen=True)

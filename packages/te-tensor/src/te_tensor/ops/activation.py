@@ -24,7 +24,7 @@ from ..machine import (
 from ..operation import Gradients, Operation, Sample
 from ..plan import Plan
 from ..recorder import Backward, Into, Recorder
-from ._kernels import as_rows, by_kernel, limited, masked, number, record_slope, select
+from ._kernels import as_rows, by_kernel, limited, masked, number, record_slope, rows_of, select
 
 #: Elements up to which NumPy's calls are as quick as a kernel's.
 _SHORT = 1 << 9
@@ -77,6 +77,7 @@ class ReLU(Operation):
     """max(x, 0), with gradient 0 at 0."""
 
     gradient_in_place = True
+    records_lanes = "taken"
     samples = (Sample((3, 4), low=0.1), Sample((3,), low=-1.0, high=-0.1))
 
     def forward(self, x: Array) -> Array:
@@ -95,18 +96,18 @@ class ReLU(Operation):
 
     def record(self, recorder: Recorder, x: Array) -> tuple[Array, Backward, int | None]:
         """Both directions, in a recording."""
-        out = recorder.kept(*x.shape)
-        recorder.forward.rows(_positive, as_rows(out), as_rows(x))
+        out = recorder.kept_like(x)
+        recorder.forward.rows(_positive, *rows_of(recorder, out, x))
 
         def back(grad: Array, outs: Sequence[Into | None]) -> None:
             (to_x,) = outs
             assert to_x is not None
-            made, where, upstream = (as_rows(a) for a in (to_x.out, out, grad))
+            arrays = rows_of(recorder, to_x.out, out, grad)
             if to_x.start is None:
-                recorder.backward.rows(_where_positive, made, where, upstream)
+                recorder.backward.rows(_where_positive, *arrays)
             else:
-                start = as_rows(to_x.start)
-                recorder.backward.rows(_where_positive_more, made, where, upstream, start)
+                start = rows_of(recorder, to_x.start)
+                recorder.backward.rows(_where_positive_more, *arrays, *start)
 
         return out, back, None
 
@@ -292,6 +293,7 @@ class SiLU(Operation):
     """x·σ(x), also called swish (Hendrycks and Gimpel, arXiv:1606.08415)."""
 
     gradient_in_place = True
+    records_lanes = "taken"
     samples = (Sample((3, 4), low=-3, high=3), Sample(()))
 
     def forward(self, x: Array) -> Array:

@@ -10,6 +10,7 @@ in the result: the innermost loops are long, and calls are few.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import TypeAlias
 
@@ -18,17 +19,27 @@ import numpy as np
 from .. import parallel
 from ..blas import gemm, gemm_batch
 from ..dtypes import Array
-from ..machine import Column, Matrix, kernel, runs
+from ..machine import Column, Matrix, add_kernel, kernel, runs
 from ..operation import Gradients, Operation, Sample
+from ..recorder import Backward, Into, Recorder, Unrecorded
 from ._columns import Block, Columns, columns_of
 from ._direct import DirectBlock, direct
 from ._kernels import as_rows
+from ._recorded_images import recorded
 from ._units import run_all, run_and_keep, tasks_of, threads_for
-from ._windows import Window, as_images, check_images, new_images, to_lanes
+from ._windows import (
+    SMALL_IMAGE,
+    Window,
+    as_images,
+    check_images,
+    new_images,
+    to_lanes,
+)
 
-#: An image is small, and the batch goes into lanes, up to so many multiply-adds and elements:
-#: calls for each image would cost more than its products, and bringing it into lanes doesn't.
-_SMALL_WORK, _SMALL_IMAGE = 1 << 21, 1 << 15
+#: An image is small, and the batch goes into lanes, up to so many multiply-adds, and elements
+#: (`SMALL_IMAGE`): calls for each image would cost more than its products, and bringing it into
+#: lanes doesn't.
+_SMALL_WORK = 1 << 21
 #: Elements under all places of the kernel up to which one product is quicker than a few.
 _FEW_COLUMNS = 1 << 18
 
@@ -132,6 +143,50 @@ class Convolution(Operation):
             grad_bias = _of_bias(grads)
         return (grad_x, grad_weight, grad_bias)[: len(self.needs_grad)]
 
+    records_lanes = "wanted"
+
+    def record(
+        self, recorder: Recorder, x: Array, weight: Array, *bias: Array
+    ) -> tuple[Array, Backward, int | None]:
+        """Both directions, in a recording: of small images, in lanes."""
+        if x.ndim != self.axes + 2:
+            raise Unrecorded("no batch of images")
+        _check(self, x, weight, *bias)
+        kernels = as_images(weight, self.axes)
+        windows = self.windows(as_images(x, self.axes), kernels)
+        size = (len(kernels), *(window.count for window in windows))
+        if not _is_small(x[0].size, prod(size), kernels):
+            raise Unrecorded("large images")
+
+        def lanes(images: Array) -> Array:
+            memory = recorder.memory_of(images)
+            return memory if self.axes == 2 else memory[:, None]
+
+        units = lanes(x)
+        made = recorder.kept(len(kernels), *size[-self.axes :], units.shape[-1])
+        plan = recorded(units, len(kernels), windows, self.groups)
+        if recorder.needs_grad(weight) and not plan.suits_places(kernels):
+            raise Unrecorded("rows that are too short")
+        start = bias[0] if bias else np.zeros(len(kernels), x.dtype)
+        result = recorder.images(made, len(x))
+        arrays = units, kernels, start, lanes(result)
+        read = plan.correlate(recorder, recorder.forward, *arrays)
+
+        def back(grad: Array, outs: Sequence[Into | None]) -> None:
+            to_x, to_weight, *to_bias = outs
+            upstream = lanes(grad)
+            if to_x is not None:
+                around = recorded(upstream, len(units), [w.back for w in windows], self.groups)
+                out, start = to_x.out, to_x.start
+                into = Into(lanes(out), None if start is None else lanes(start))
+                around.correlate_back(recorder, upstream, kernels, into)
+            if to_weight is not None:
+                plan.correlate_places(recorder, read, upstream, to_weight)
+            if to_bias and to_bias[0] is not None:
+                _record_of_bias(recorder, upstream, to_bias[0])
+
+        return result, back, None
+
     def _units(self, x: Array) -> Array:
         """Images as (U, C, H, W, L), a view where they lie so."""
         images = as_images(x, self.axes)
@@ -156,7 +211,7 @@ def _check(op: Convolution, x: Array, weight: Array, *bias: Array) -> None:
 
 def _is_small(elements: int, places: int, kernels: Array) -> bool:
     """Whether images of so many elements, in and out, go into lanes."""
-    return max(elements, places) <= _SMALL_IMAGE and places * kernels[0].size <= _SMALL_WORK
+    return max(elements, places) <= SMALL_IMAGE and places * kernels[0].size <= _SMALL_WORK
 
 
 def _layout(units: Array, windows: tuple[Window, Window], groups: int) -> Columns:
@@ -290,6 +345,16 @@ def _of_bias(grads: Array) -> Array:
 
     run_all(run, units, grads.size)
     return np.asarray(sums.sum(axis=(0, 2)))
+
+
+def _record_of_bias(recorder: Recorder, grads: Array, into: Into) -> None:
+    """The same of images in lanes (O, H, W, L), in a recording."""
+    steps, column = recorder.backward, into.out.reshape(-1, 1)
+    sums = column if into.start is None else recorder.passing(*column.shape)
+    steps.rows(_row_sum, grads.reshape(len(grads), -1), sums)
+    if into.start is not None:
+        steps.kernel(add_kernel, column, sums, into.start.reshape(-1, 1))
+        recorder.release(sums)
 
 
 def _add_product(a: Array, b: Array, out: Array) -> None:

@@ -191,6 +191,7 @@ class GELU(Operation):
     }
 
     gradient_in_place = True
+    records_lanes = "taken"
 
     def __init__(self, approximate: str = "none") -> None:
         if approximate not in self._kernels:

@@ -15,9 +15,17 @@ import numpy as np
 
 from .. import memory, parallel
 from ..dtypes import Array
-from ..machine import Call, maxima, runs_programs, to_winners
+from ..machine import Call, add_kernel, maxima, runs_programs, to_winners
 from ..operation import Gradients, Operation, Sample
-from ._windows import Window, as_images, check_images, lies_in_lanes, new_images, to_lanes
+from ..recorder import Backward, Into, Recorder, Unrecorded
+from ._windows import (
+    Window,
+    as_images,
+    check_images,
+    lies_in_lanes,
+    new_images,
+    to_lanes,
+)
 
 _ONE_ROW = Window(1, 1, 1, 0, 1, 1)
 #: Elements of a row up to which all rows are made, and strides up to which that isn't wasteful.
@@ -186,6 +194,43 @@ class MaxPool(_Pool):
         else:
             parallel.rowwise(self._give, target, given, winners)
         return (out,)
+
+    records_lanes = "wanted"
+
+    def record(self, recorder: Recorder, x: Array) -> tuple[Array, Backward, int | None]:
+        """Both directions, in a recording: of images in lanes, by windows of 2 × 2."""
+        if len(self.kernel) != 2 or x.ndim != 4:
+            raise Unrecorded("not a batch of images")
+        self.begin_with(np.broadcast_to(x[:1, :1], x.shape))
+        if not (self.rows.halves and self.columns.halves and self.rows.count * self.columns.count):
+            raise Unrecorded("other windows than 2 × 2")
+        images = recorder.memory_of(x)
+        made = recorder.kept(len(images), self.rows.count, self.columns.count, images.shape[-1])
+        winners = recorder.kept(-(-made.size // 4)).view(np.uint8)[: made.size].reshape(made.shape)
+        steps = recorder.forward
+        steps.share_whole(
+            lambda own: steps.program(maxima(images[own], made[own], winners[own])), made
+        )
+
+        def back(grad: Array, outs: Sequence[Into | None]) -> None:
+            (to_x,) = outs
+            assert to_x is not None
+            steps, given = recorder.backward, recorder.memory_of(grad)
+            out = target = recorder.memory_of(to_x.out)
+            if to_x.start is not None:
+                target = recorder.passing(*out.shape)
+            _, height, width, _ = out.shape
+            if height % 2 or width % 2:  # what belongs to no window
+                recorder.zeros(target)
+            steps.share_whole(
+                lambda own: steps.program(to_winners(given[own], winners[own], target[own])), given
+            )
+            if to_x.start is not None:
+                start = recorder.memory_of(to_x.start)
+                steps.rows(add_kernel, *(a.reshape(len(a), -1) for a in (out, target, start)))
+                recorder.release(target)
+
+        return recorder.images(made, len(x)), back, None
 
     def _maxima(self, planes: Array, out: Array) -> None:
         self.fold(np.maximum, -np.inf, planes, out)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..checks import normalize_axis
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
+from ..recorder import Backward, Into, Recorder
 
 
 class Reshape(Operation):
@@ -32,6 +35,19 @@ class Reshape(Operation):
         except ValueError:
             pass
         raise ValueError(f"can't reshape {x.shape} ({x.size} elements) to {self.shape}")
+
+    def record(self, recorder: Recorder, x: Array) -> tuple[Array, Backward, int | None]:
+        """Both directions, in a recording."""
+        out = self.forward(x)
+
+        def back(grad: Array, outs: Sequence[Into | None]) -> None:
+            (to_x,) = outs
+            assert to_x is not None
+            terms = [grad] if to_x.start is None else [grad, to_x.start]
+            flat = [term.reshape(1, -1) for term in (to_x.out, *terms)]
+            recorder.backward.add_up(flat[0], flat[1:])
+
+        return out, back, None
 
     def backward(self, grad: Array) -> Gradients:
         """The gradient under the old shape."""
