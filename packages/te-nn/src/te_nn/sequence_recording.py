@@ -43,7 +43,12 @@ class _Known:
         self.settings: Hashable = None
         if len(self.layers) > 1 and all(map(_is_recorded, self.layers)):
             order = {id(p): number for number, p in enumerate(self.parameters)}
-            self.settings = tuple([_settings(layer, order) for layer in self.layers])
+            settings = tuple([_settings(layer, order) for layer in self.layers])
+            try:
+                hash(settings)
+            except TypeError:  # attributes that somebody added
+                return
+            self.settings = settings
 
 
 def _layers(sequence: Sequential) -> Iterator[Module]:

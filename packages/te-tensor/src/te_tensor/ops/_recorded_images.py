@@ -12,7 +12,7 @@ from .. import parallel
 from ..dtypes import Array
 from ..machine import LANES, OUTPUTS, Call, Steps, add_kernel
 from ..recorder import Into, Recorder, Unrecorded
-from ._direct import Direct, DirectBlock, direct
+from ._direct import Direct, DirectBlock, layout_of
 from ._windows import Window
 
 #: Multiply-adds from which threads share an image's rows.
@@ -193,13 +193,13 @@ def recorded(images: Array, outputs: int, windows: Sequence[Window], groups: int
     """How to read images (C, H, W, L) in lanes.
 
     Raises:
-        Unrecorded: products that read images where they lie aren't the better way.
+        Unrecorded: a stride, with which no products read images where they lie.
     """
     rows, columns = windows
-    plan = direct(images[None], outputs, (rows, columns), groups)
-    if plan is None:
-        raise Unrecorded("a stride, or few places")
-    return RecordedImages(plan)
+    channels, *_, lanes = images.shape
+    if rows.stride * columns.stride > 1:
+        raise Unrecorded("a stride")
+    return RecordedImages(layout_of(rows, columns, channels, lanes, groups, outputs))
 
 
 def _in_blocks(rows: Array, outputs: int) -> Array:
