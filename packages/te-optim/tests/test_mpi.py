@@ -75,7 +75,10 @@ def test_more_ranks_end_too(name):
     assert done.returncode != 0
     assert done.stdout.count("came to the end") < 3
     for said in CASES[name]:
-        assert said.replace("of 2", "of 4") in done.stderr + done.stdout
+        # Those that wait give up at the same time, and the first to say so ends the job.
+        ranks = (0, 2, 3) if "rank 0" in said and "waited" in said else (0,)
+        known = [said.replace("of 2", "of 4").replace("rank 0", f"rank {rank}") for rank in ranks]
+        assert any(text in done.stderr + done.stdout for text in known)
 
 
 def test_a_code_is_handed_on():
