@@ -74,7 +74,7 @@ class RowsPlan:
         """The result.
 
         Raises:
-            Unplanned: some distances are infinite.
+            Unplanned: some distances are infinite, or numbers that tiles can't split.
         """
         for heads, block in zip(self._heads, blocks, strict=True):
             if mask is not None:

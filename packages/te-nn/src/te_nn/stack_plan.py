@@ -123,9 +123,14 @@ class Stack:
         return self.plan.holds()
 
     def run(self, x: Tensor) -> Tensor:
-        """The result for an input."""
+        """The result for an input.
+
+        Raises:
+            Unplanned: numbers that tiles can't split.
+        """
         np.copyto(self._x, x.data)
-        self.plan.run()
+        if not self.plan.run():
+            raise Unplanned("numbers that tiles can't split")
         return te.from_numpy(self._out.copy())
 
 

@@ -12,13 +12,26 @@ from typing import Any
 
 import numpy as np
 
-from . import storage
-from .dtypes import Array
-from .machine import LANES, Steps, copy_kernel, packed, runs_programs
+from . import memory, storage
+from .blas import by_tiles, lay_out
+from .dtypes import Array, float32
+from .machine import (
+    LANES,
+    LINE,
+    Laid,
+    Product,
+    Steps,
+    copy_kernel,
+    packed,
+    runs_programs,
+    share_products,
+)
 from .operation import Operation
 
 #: Elements of a weight up to which each run copies it, where others may have written to it.
 _MOST_COPIED = 1 << 14
+#: Rows from which a product with a large weight goes by tiles.
+_TILED_ROWS = 48
 
 
 class Unplanned(Exception):
@@ -48,7 +61,10 @@ class Plan(Steps):
     def __init__(self) -> None:
         super().__init__()
         self._clock = storage.clock
-        self._layouts: list[tuple[Array, Array]] = []
+        #: Weights, what lays them out, and what it made.
+        self._layouts: list[tuple[Array, Callable[[Array], Any], Any]] = []
+        #: Memory that products by tiles work in, one after the other.
+        self._rooms: list[Array] = []
         #: Called with the number of keys that there are now.
         self.lengths: list[Callable[[int], None]] = []
 
@@ -91,11 +107,14 @@ class Plan(Steps):
         Raises:
             Unplanned: the weight is large, and in memory that others may write to.
         """
-        panels = panels_of(weight)
-        if panels is None:
-            panels = panels_of(weight)  # it is made when it is asked for a second time
+        if len(rows) >= _TILED_ROWS and by_tiles(rows, weight.T, out):
+            laid = self._layout_of(weight, laid_out)
+            if laid is not None:
+                product = Product(weight.T, out, start, laid)
+                self._rooms += share_products(self, rows, [product], self._room_for_tiles())
+                return
+        panels = self._layout_of(weight, _packed)
         if panels is not None:
-            self._layouts.append((weight, panels))
             self.multiply(rows, panels, start, out)
         elif weight.size <= _MOST_COPIED:
             features, width = weight.shape
@@ -104,6 +123,28 @@ class Plan(Steps):
             self.product(rows, columns[:, :features], start, out)
         else:
             raise Unplanned("a large weight in memory that others may write to")
+
+    def _layout_of(self, weight: Array, make: Callable[[Array], Any]) -> Any:
+        layout = storage.layout_of(weight, make)
+        if layout is None:
+            layout = storage.layout_of(weight, make)  # made when it is asked for a second time
+        if layout is not None:
+            self._layouts.append((weight, make, layout))
+        return layout
+
+    def _room_for_tiles(self) -> Callable[[int], Array]:
+        """Gives memory that products before worked in, where that is large enough."""
+        free, self._rooms = sorted(self._rooms, key=len), []
+
+        def room(count: int) -> Array:
+            while free:
+                found = free.pop(0)
+                if len(found) >= count:
+                    return found
+            made = np.empty(count + LINE // 4, float32)
+            return made[-memory.address(made) % LINE // 4 :]
+
+        return room
 
     def copy(self, source: Array, out: Array) -> int:
         """Have rows copied; returns the place of the address that they are copied to."""
@@ -116,7 +157,7 @@ class Plan(Steps):
             return False
         if storage.clock != self._clock:
             clock = storage.clock
-            if any([panels_of(weight) is not found for weight, found in self._layouts]):
+            if any([storage.layout_of(w, make) is not found for w, make, found in self._layouts]):
                 return False
             self._clock = clock
         return True
@@ -129,6 +170,11 @@ class Plan(Steps):
     def __reduce__(self) -> Any:
         """Hold that it isn't copied: it would go on with the memory of this one."""
         raise TypeError("a plan knows addresses and can't be copied: make another one")
+
+
+def laid_out(weight: Array) -> Laid:
+    """A weight (out, in) as tiles, for products with its transpose."""
+    return lay_out(weight.T)
 
 
 def _packed(weight: Array) -> Array:

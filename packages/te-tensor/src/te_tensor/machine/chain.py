@@ -181,12 +181,13 @@ class Chain:
         records[:, self._inside] += memory.address(records) + steps * records.strides[0]
         return records
 
-    def run(self) -> None:
-        """Go through the steps."""
+    def run(self) -> bool:
+        """Go through the steps; whether all calls could do their work."""
         records = self._records()
         head = np.array((self._calls * self._steps, memory.address(records)))
         go_through()[0](memory.address(head))
         self.failed = bool(records[:, self._failures].any())
+        return not self.failed
 
 
 #: Words of a product's record.
@@ -489,8 +490,13 @@ class Steps(Chain):
         """Write other words, such as sizes, at places that `kernel` and `product` told."""
         self._write()[0][places] = words
 
-    def run(self) -> None:
-        """Make the calls."""
+    def run(self) -> bool:
+        """Make the calls; whether all of them could do their work."""
+        words, head = self._write()
         if self.threads > 1:
             parallel.wake(self.threads - 1, wait=self._work >= _AWAITED_FROM)
-        go_through()[0](memory.address(self._write()[1]))
+        go_through()[0](memory.address(head))
+        self.failed = bool(self._failures) and bool(words[self._failures].any())
+        if self.failed:
+            words[self._failures] = 0
+        return not self.failed

@@ -113,6 +113,16 @@ class Laid:
             rooms[:, :LANES].max(axis=0, out=self._largest)
             rooms[:, LANES : 2 * LANES].sum(axis=0, out=self._sums)
 
+    @property
+    def tiles(self) -> Array:
+        """The memory that begins at `address`."""
+        return self._memory[(self.address - memory.address(self._memory)) // 4 :]
+
+    @property
+    def facts(self) -> Array:
+        """The memory that begins at `found`."""
+        return self._memory[(self.found - memory.address(self._memory)) // 4 :]
+
     def can_be_split(self) -> bool:
         """Whether tiles take the numbers."""
         return bool(LOW < self._largest.max() < HIGH) and not np.isnan(self._sums).any()
@@ -299,7 +309,7 @@ def share_products(
     Args:
         steps: where they are written down.
         a: shape (rows, k), float32 as the others, one of its axes contiguous.
-        products: the others, none of them laid out.
+        products: the others.
         room: makes memory that stays, of so many numbers, at a line of the cache.
 
     Returns:
@@ -316,7 +326,9 @@ def share_products(
     rooms: list[Array] = []
     for side in products:
         lies, stack, found = _side(side), side.b, stays
-        if steps.threads > 1 and by_rows and side.b.size >= SHARED_FROM:
+        if side.laid:
+            stack, found = side.laid.tiles, side.laid.facts
+        elif steps.threads > 1 and by_rows and side.b.size >= SHARED_FROM:
             found = _laid_together(steps, side.b, room)
             lies, stack = lies._replace(b=None), found[FOUND // 4 :]
             rooms.append(found)

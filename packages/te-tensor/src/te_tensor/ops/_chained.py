@@ -360,7 +360,11 @@ def _run(
         chains = [Chain(length) for _ in pieces]
         for chain, piece in zip(chains, pieces, strict=True):
             link(chain, piece, tiles)
-        parallel.run_each(lambda index: chains[index].run(), len(pieces))
+
+        def go(index: int) -> None:
+            chains[index].run()
+
+        parallel.run_each(go, len(pieces))
         return not any(chain.failed for chain in chains)
 
     if not run(tiles=True):

@@ -27,7 +27,7 @@ from ..machine import (
     runs_programs,
 )
 from ..operation import Gradients, Operation, Sample
-from ..plan import Plan, panels_of
+from ..plan import Plan, laid_out, panels_of
 from ..recorder import Backward, Into, Recorder
 from ._kernels import as_rows, sum_rows
 
@@ -411,7 +411,7 @@ def _affine(
         tiles = by_tiles(rows, weight.T, out)
         if constant and weight.size >= _PANELS_FROM and runs_programs(rows, weight, *terms):
             if tiles and len(rows) >= _TILED_ROWS:
-                laid = storage.layout_of(weight, _lay_out)
+                laid = storage.layout_of(weight, laid_out)
             elif len(rows) <= _PANEL_ROWS:
                 panels = panels_of(weight)
         if panels is not None:
@@ -435,10 +435,6 @@ def _start(terms: list[Array], out: Array) -> Array:
         return terms[0]
     _put(out, terms or [np.zeros(out.shape[1], out.dtype)])
     return out
-
-
-def _lay_out(weight: Array) -> Laid:
-    return lay_out(weight.T)
 
 
 #: By whether they add to what is there, and how many terms they have.
