@@ -617,3 +617,18 @@ def test_two_caches_in_turns():
         for t in range(9):
             for x, cache, wanted in zip(inputs, caches, full, strict=True):
                 close(made(x[:, t : t + 1], cache=cache).numpy(), wanted[:, t : t + 1])
+
+
+@pytest.mark.skipif(not te.blas_info()["tiles"], reason="no tiles here")
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e30])
+def test_what_tiles_can_not_split_runs_as_usual(number, planned):
+    te.manual_seed(0)
+    module = nn.TransformerBlock(128, 192, 4, norm="post").eval()
+    x = draw(2, 40, 128)
+    odd = draw(2, 40, 128)
+    odd[1, 3, 5] = number
+    with te.no_grad():
+        for given in (x, x, odd, x, odd):
+            with np.errstate(all="ignore"):
+                close(module(given).numpy(), as_usual(module, given))
+    assert planned[2::2] == [True, False, True, False]

@@ -13,7 +13,7 @@ from te_tensor.ops.attention import Attention, PlannedHeads
 from te_tensor.ops.gelu import GELU
 from te_tensor.ops.linalg import Linear
 from te_tensor.ops.shape import Reshape
-from te_tensor.plan import Plan, Unplanned
+from te_tensor.plan import Plan, Unplanned, laid_out
 
 pytestmark = pytest.mark.skipif(te.kernel_info()["kernels"] != "avx512", reason="no AVX-512 here")
 
@@ -209,3 +209,29 @@ def test_plans_notice_other_weights_and_threads():
 def test_plans_know_addresses_and_are_not_copied(copied):
     with pytest.raises(TypeError, match="make another one"):
         copied(Plan())
+
+
+@pytest.mark.skipif(not te.blas_info()["tiles"], reason="no tiles here")
+@pytest.mark.parametrize("rows", [48, 70, 256])
+def test_products_by_tiles(rows, threads):
+    """With weights laid out once; what can't be split is told, each time anew."""
+    te.manual_seed(0)
+    # Memory that only the engine writes to.
+    first, second = te.randn(160, 128), te.randn(144, 160)
+    bias = te.randn(144)
+    plan, x = Plan(), np.zeros((rows, 128), np.float32)
+    hidden = plan.apply(Linear(), x, first.data)
+    residual = np.ones((rows, 144), np.float32)
+    out = plan.apply(Linear(residual=True), hidden, second.data, bias.data, residual)
+    assert [kind for _, kind, _ in plan._layouts] == [laid_out, laid_out]
+    rng = np.random.default_rng(0)
+    for number in (1.0, np.nan, 2.0, 1e30, np.inf, 3.0):
+        x[...] = rng.standard_normal(x.shape)
+        x[rows // 2, 5] = number
+        assert plan.run() == (np.isfinite(number) and number < 1e20)
+        if number < 1e20:
+            exact = x.astype(np.float64) @ first.numpy().T @ second.numpy().T + bias.numpy() + 1
+            assert np.abs(out - exact).max() <= 1e-5 * np.abs(exact).max()
+    assert plan.holds()
+    first[0, 0] = 7.0
+    assert not plan.holds()
