@@ -623,9 +623,9 @@ def test_two_caches_in_turns():
 @pytest.mark.parametrize("number", [np.nan, np.inf, 1e30])
 def test_what_tiles_can_not_split_runs_as_usual(number, planned):
     te.manual_seed(0)
-    module = nn.TransformerBlock(128, 192, 4, norm="post").eval()
-    x = draw(2, 40, 128)
-    odd = draw(2, 40, 128)
+    module = nn.TransformerBlock(192, 256, 4, norm="post").eval()
+    x = draw(2, 48, 192)
+    odd = draw(2, 48, 192)
     odd[1, 3, 5] = number
     with te.no_grad():
         for given in (x, x, odd, x, odd):

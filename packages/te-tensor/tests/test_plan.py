@@ -223,7 +223,9 @@ def test_products_by_tiles(rows, threads):
     hidden = plan.apply(Linear(), x, first.data)
     residual = np.ones((rows, 144), np.float32)
     out = plan.apply(Linear(residual=True), hidden, second.data, bias.data, residual)
-    assert [kind for _, kind, _ in plan._layouts] == [laid_out, laid_out]
+    others = [plan.apply(Linear(), hidden, second.data) for _ in range(3)]  # in the same memory
+    assert [kind for _, kind, _ in plan._layouts] == [laid_out] * 5
+    assert len({room.ctypes.data for room in plan._rooms}) == len(plan._rooms)  # a thread each
     rng = np.random.default_rng(0)
     for number in (1.0, np.nan, 2.0, 1e30, np.inf, 3.0):
         x[...] = rng.standard_normal(x.shape)
@@ -232,6 +234,8 @@ def test_products_by_tiles(rows, threads):
         if number < 1e20:
             exact = x.astype(np.float64) @ first.numpy().T @ second.numpy().T + bias.numpy() + 1
             assert np.abs(out - exact).max() <= 1e-5 * np.abs(exact).max()
+            for other in others:
+                assert np.abs(out - other - bias.numpy() - 1).max() <= 1e-4
     assert plan.holds()
     first[0, 0] = 7.0
     assert not plan.holds()

@@ -111,7 +111,7 @@ class Plan(Steps):
             laid = self._layout_of(weight, laid_out)
             if laid is not None:
                 product = Product(weight.T, out, start, laid)
-                self._rooms += share_products(self, rows, [product], self._room_for_tiles())
+                self._rooms = share_products(self, rows, [product], self._room_for_tiles())
                 return
         panels = self._layout_of(weight, _packed)
         if panels is not None:
@@ -134,7 +134,7 @@ class Plan(Steps):
 
     def _room_for_tiles(self) -> Callable[[int], Array]:
         """Gives memory that products before worked in, where that is large enough."""
-        free, self._rooms = sorted(self._rooms, key=len), []
+        free = sorted(self._rooms, key=len)
 
         def room(count: int) -> Array:
             while free:
