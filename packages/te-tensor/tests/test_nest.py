@@ -72,6 +72,21 @@ def test_columns_behind_those_of_a_turned_matrix_become_zeros(columns):
     nest.run()
     np.testing.assert_allclose(out[..., :columns], a @ b.swapaxes(-1, -2), rtol=1e-5, atol=1e-5)
     assert (out[..., columns:] == 0).all()
+    if columns > 1:
+        with pytest.raises(ValueError, match="contiguous rows"):
+            nest.product(
+                a, np.ascontiguousarray(b.swapaxes(-1, -2)), np.empty((3, 4, 32), np.float32)
+            )
+
+
+def test_a_matrix_of_the_threads_own_on_the_right_and_turned():
+    a, out = uniform(3, 18, 18), np.empty((3, 18, 18), np.float32)
+    nest = Nest(3)
+    own = nest.own(18, 18).first(18)
+    nest.product(a, a, own)
+    nest.product(a, own.turned, out)
+    nest.run()
+    np.testing.assert_allclose(out, a @ (a @ a).swapaxes(-1, -2), rtol=1e-4, atol=1e-5)
 
 
 tiled = pytest.mark.skipif(not te.blas_info()["tiles"], reason="no tiles here")

@@ -291,7 +291,7 @@ class Nest:
             a: matrices (m, k), of any strides but 0.
             b: matrices (k, n), one of their axes contiguous.
             out: matrices (m, n), columns contiguous. There may be more than b has, up to a
-                whole vector: they come to be 0.
+                whole vector, if its rows are contiguous: they come to be 0.
             add: add to what is there.
         """
         (rows, depth), columns = a.shape[-2:], out.shape[-1]
@@ -299,7 +299,7 @@ class Nest:
             self._by_tiles(a, b, out, add)
             return
         if b.shape[-1] < columns or (columns > 1 and b.strides[-1] != _ITEM):
-            b = self._transposed(b)
+            b = self._transposed(b.turned if isinstance(b, Own) else b.swapaxes(-1, -2))
         start: Array | Own = out if add else _nothing(columns)
         self._work += rows * columns * (1 + depth // LANES)
         operands = (a, b, start, out)
@@ -318,10 +318,10 @@ class Nest:
         self._operands += [leads_to[base - 1] for base in made.calls.bases.tolist() if base]
         self._calls.append(call)
 
-    def _transposed(self, b: Array | Own) -> Own:
-        """Have matrices (k, n) whose rows aren't contiguous copied: n, and zeros up to a vector."""
-        assert isinstance(b, np.ndarray)
-        stack = b.swapaxes(-1, -2)
+    def _transposed(self, stack: Array | Own) -> Own:
+        """Have matrices (n, k) copied as (k, n), and zeros up to a whole vector."""
+        if stack.strides[-1] != _ITEM and stack.shape[-1] > 1:
+            raise ValueError(f"matrices with strides {stack.strides}: expected contiguous rows")
         rows, columns = stack.shape[-2:]
         out = self.own(columns, rows)
         self._work += rows * columns

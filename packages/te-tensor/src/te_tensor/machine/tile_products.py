@@ -265,8 +265,8 @@ def _add_up(product: Product, alpha: float, rooms: list[Array], place: int) -> N
 def link_product(chain: Chain, a: Array, b: Array, laid: Laid, start: Array, out: Array) -> None:
     """Have each step of a chain make out = start + a @ b.
 
-    What can't be split the chain counts as failed. Numbers may be as small as they like: below
-    2⁻¹⁰² they lose their last bits.
+    What can't be split the chain counts as failed, and `out` may have a part of it. Numbers may be
+    as small as they like: below 2⁻¹⁰² they lose their last bits.
 
     Args:
         chain: the chain.
@@ -304,7 +304,8 @@ def share_products(
 ) -> list[Array]:
     """Have products with one left side made by steps, shared out over their threads.
 
-    What can't be split the steps count as failed; for small numbers see `link_product`.
+    What can't be split the steps count as failed, and `out` may have a part of it; for small
+    numbers see `link_product`.
 
     Args:
         steps: where they are written down.
@@ -329,9 +330,9 @@ def share_products(
         if side.laid:
             stack, found = side.laid.tiles, side.laid.facts
         elif steps.threads > 1 and by_rows and side.b.size >= SHARED_FROM:
-            found = _laid_together(steps, side.b, room)
+            found, work = _laid_together(steps, side.b, room)
             lies, stack = lies._replace(b=None), found[FOUND // 4 :]
-            rooms.append(found)
+            rooms += (found, work)
         sides.append(lies)
         stacks += [stack, found, side.out, stays if side.start is None else side.start]
     form = Form(rows, depth, of_a, tuple(sides), parts=steps.threads, bounds=SMALL_TOO)
@@ -365,14 +366,19 @@ def share_products(
     return rooms + own_rooms
 
 
-def _laid_together(steps: Steps, b: Array, room: Callable[[int], Array]) -> Array:
-    """A right side laid out by all threads of steps: what is found of it, and its tiles."""
+def _laid_together(steps: Steps, b: Array, room: Callable[[int], Array]) -> tuple[Array, Array]:
+    """A right side laid out by all threads of steps: what is found of it, and its tiles.
+
+    Returns:
+        These; and memory that it takes to make them.
+    """
     depth, length = b.shape
     operand = lying(b.strides, 0)
     assert operand
     pieces = cuts(length, steps.threads)
     laid = room((FOUND + tiles_size(length, depth)) // 4)
-    work = room(len(pieces) * _ROOM // 4).reshape(len(pieces), -1)
+    room_for_all = room(len(pieces) * _ROOM // 4)
+    work = room_for_all.reshape(len(pieces), -1)
 
     def write(number: int) -> None:
         piece = pieces[number]
@@ -400,7 +406,7 @@ def _laid_together(steps: Steps, b: Array, room: Callable[[int], Array]) -> Arra
         steps.kernel(copy_kernel, into, found[0])
         for other in found[1:]:
             steps.kernel(function, into, into, other)
-    return laid
+    return laid, room_for_all
 
 
 #: Multiply-adds, and rows and columns, and k, from which tiles are ahead.
