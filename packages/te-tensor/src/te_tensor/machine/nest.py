@@ -24,8 +24,9 @@ from . import product, transposition
 from .assembler import CALLEE_SAVED, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, Assembler, Memory
 from .calls import PREFIX, WORD
 from .compiler import LANES, VECTOR
+from .elementary import fill_kernel
 from .kernel import Kernel, as_words
-from .tile_templates import Form, Side, Template, is_long, lying, template_of
+from .tile_templates import Form, Side, Template, lying, template_of
 from .tiles import SHAPES, SMALL_TOO, ZEROS
 
 #: Axes that matrices lie along.
@@ -177,7 +178,8 @@ class _TiledCall(NamedTuple):
         of_a, of_b = lying(self.a.strides, 1), lying(self.b.strides, 0)
         assert of_a
         side = Side(columns, of_b, by_row, by_row if self.add else 0, plain=not self.add)
-        return template_of(Form(rows, depth, of_a, (side,), bounds=SMALL_TOO))
+        form = Form(rows, depth, of_a, (side,), bounds=SMALL_TOO, sums_apart=False)
+        return template_of(form)
 
     def entries(self) -> list[_Entry]:
         made, entries, at = self.template(), [], 0
@@ -225,6 +227,11 @@ class Own:
     def turned(self) -> Own:
         """The same with rows and columns exchanged."""
         return Own(self.shape[::-1], self.strides[::-1], self.place)
+
+    def last(self, begin: int) -> Own:
+        """Its columns from one on."""
+        shape = self.shape[0], self.shape[1] - begin
+        return Own(shape, self.strides, self.place + begin * self.strides[1])
 
     def first(self, columns: int) -> Own:
         """Its first columns."""
@@ -295,7 +302,12 @@ class Nest:
             add: add to what is there.
         """
         (rows, depth), columns = a.shape[-2:], out.shape[-1]
-        if self._tiles and _by_tiles(a, b, out):
+        if self._tiles and _by_tiles(a, b):
+            if b.shape[-1] < columns:
+                behind = slice(b.shape[-1], None)
+                rest = out.last(b.shape[-1]) if isinstance(out, Own) else out[..., behind]
+                self.kernel(fill_kernel, rest, 0.0)
+                out = out.first(b.shape[-1]) if isinstance(out, Own) else out[..., : behind.start]
             self._by_tiles(a, b, out, add)
             return
         if b.shape[-1] < columns or (columns > 1 and b.strides[-1] != _ITEM):
@@ -386,15 +398,13 @@ class Nest:
         return self._work * prod(self._lead)
 
 
-def _by_tiles(a: Array | Own, b: Array | Own, out: Array | Own) -> bool:
+def _by_tiles(a: Array | Own, b: Array | Own) -> bool:
     """Whether tiles make such a product sooner than vectors."""
     (rows, depth), columns = a.shape[-2:], b.shape[-1]
     return (
         rows * columns * depth >= _TILED_FROM
         and min(rows, columns) >= _SHORTEST
         and depth >= _SHALLOWEST
-        and out.shape[-1] == columns
-        and not is_long(rows, columns, depth)
         and lying(a.strides, 1) is not None
         and lying(b.strides, 0) is not None
     )

@@ -94,13 +94,14 @@ class Form(NamedTuple):
     #: How many threads share the work.
     parts: int = 1
     bounds: int = BOUNDS
+    #: Whether sums of a long product may be in memory of the threads' own, to be added up.
+    sums_apart: bool = True
 
     @property
     def is_long(self) -> bool:
         """As the function says; what is laid out is not."""
-        return is_long(self.rows, sum(s.columns for s in self.sides), self.depth) and all(
-            side.b for side in self.sides
-        )
+        long = is_long(self.rows, sum(side.columns for side in self.sides), self.depth)
+        return self.sums_apart and long and all(side.b for side in self.sides)
 
 
 def is_long(rows: int, columns: int, depth: int) -> bool:

@@ -196,7 +196,7 @@ class Nested:
             shapes: those of the mask and of what the bias is made of.
         """
         batch, _, _, rows, columns = self.size
-        grad = self._group(_rows_together(grad))
+        grad = self._group(rows_together(grad))
         nest = Nest(*self.size[:3]) if self.keep else self._begin()
         whole = any(map(needs.get, ("mask", "distance", "rates")))
         lead = self.size[:3] if whole else (batch if self.keep else 1, 1, 1)
@@ -258,7 +258,7 @@ class Nested:
         return results
 
 
-def _rows_together(x: Array) -> Array:
+def rows_together(x: Array) -> Array:
     """An array whose rows are contiguous and a distance apart, itself where it is so."""
     fits = x.strides[-1] == x.itemsize and 0 not in x.strides
     return x if fits or not x.size else np.ascontiguousarray(x)

@@ -20,6 +20,7 @@ from ._in_blocks import Keys, Settings, Work, is_small
 from ._nested import MOST_COLUMNS as MOST_COLUMNS
 from ._nested import MOST_FEATURES as MOST_FEATURES
 from ._nested import Nested, nests
+from ._nested_rows import NestedRows, nests_rows
 from ._one_row import OneRow
 from ._planned import PlannedHeads as PlannedHeads
 from ._recorded import RecordedHeads as RecordedHeads
@@ -160,6 +161,8 @@ class Attention(Operation):
         small = not self.dropout and is_small(q, k)
         if small or self._streams(q, k, v, mask, bias):
             return self._at_once(q, k, v, mask, bias, extra, keep=small)
+        if nests_rows(q, k, v) and self._is_alike(mask, bias):
+            return self._at_once(q, k, v, mask, bias, extra, keep=False)
         out = self._in_blocks(q, k, v, mask, bias, extra)
         return _side_by_side(out) if self.joined[0] else out
 
@@ -177,7 +180,10 @@ class Attention(Operation):
         """A small problem as one block, whose weights are kept for backward; or head by head."""
         given = q, k, v, self._scale(q), mask, bias, self.offset if self.causal else None
         work: Nested | AtOnce
-        work = Nested(*given, keep=keep) if nests(q, k, v) else AtOnce(*given)
+        if nests(q, k, v):
+            work = Nested(*given, keep=keep)
+        else:
+            work = AtOnce(*given) if keep else NestedRows(*given, keep=False)
         result, out = self._empty(q, v)
         work.mix(out)
         self.save(work, out, None, q, k, v, *extra)
@@ -197,7 +203,11 @@ class Attention(Operation):
     ) -> bool:
         """Whether one thread goes through head after head, keeping nothing of their scores."""
         alone = parallel.in_parallel() or parallel.get_num_threads() == 1
-        if not alone or self.dropout or not nests(q, k, v):
+        return alone and nests(q, k, v) and self._is_alike(mask, bias)
+
+    def _is_alike(self, mask: Array | None, bias: DistanceBias | None) -> bool:
+        """Whether heads differ in slopes alone, and nothing needs all scores at once."""
+        if self.dropout:
             return False
         # What needs gradients of all scores at once, or differs by head, goes in blocks.
         needs = dict(zip(self.operands, self.needs_grad[3:], strict=True))
