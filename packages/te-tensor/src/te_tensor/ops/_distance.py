@@ -39,6 +39,8 @@ _BUILT_IN = (
     DistanceFunction("gaussian", np.square, lambda d: d + d, True),
     DistanceFunction("alibi", np.asarray, np.ones_like, True),
 )
+#: Distances up to which the functions that are built in are finite.
+_FAR = 1e18
 #: The distance functions by name.
 DISTANCE_FUNCTIONS = {function.name: function for function in _BUILT_IN}
 
@@ -170,6 +172,8 @@ def _reachable(
     distance: Array, phi: Array, function: DistanceFunction
 ) -> tuple[Array, Array | None]:
     """Phi with 0 where it or the distance is infinite, and where that is (None: nowhere)."""
+    if function in _BUILT_IN and distance.max(initial=0) < _FAR:
+        return phi, None
     hidden = np.isinf(phi) | np.isinf(distance)
     if function not in _BUILT_IN and np.isnan(phi).any(where=~hidden):
         raise ValueError(f"phi of the distance function {function.name!r} has NaN entries")

@@ -19,6 +19,7 @@ from ..machine import (
     exponential,
     kernel,
     kernel_info,
+    logarithm,
     maximum,
     times_plus,
     where_greater,
@@ -47,13 +48,25 @@ def nests(q: Array, k: Array, v: Array) -> bool:
     )
 
 
-def _write_weights(weights: Matrix, scores: Value, penalty: Matrix) -> None:
-    """The softmax of a row; zeros where all of it is hidden."""
+def _write_weights(
+    weights: Matrix, scores: Value, penalty: Matrix, log_sums: Column | None = None
+) -> None:
+    """The softmax of a row, zeros where all of it is hidden; and the logarithm of its sum."""
     off = penalty.load()
     seen = weights.keep(where_greater(off, LARGEST, -inf, scores - off))
     top = maximum(-LARGEST, seen.max())
     shares = weights.keep(exponential(seen - top, tiny=False))
-    weights.store(shares * (1.0 / maximum(_TINY, shares.sum())))
+    total = maximum(_TINY, shares.sum())
+    weights.store(shares * (1.0 / total))
+    if log_sums is not None:
+        log_sums.store(top + logarithm(total))
+
+
+def _write_weights_again(weights: Matrix, scores: Value, penalty: Matrix, log_sums: Column) -> None:
+    """The same in one sweep, with the logarithms of rows' sums."""
+    off = penalty.load()
+    seen = where_greater(off, LARGEST, -inf, scores - off)
+    weights.store(exponential(seen - log_sums.load(), tiny=False))
 
 
 @kernel
@@ -69,6 +82,40 @@ def biased_weights(
     """The same with a distance bias: phi times a factor for each row."""
     products = weights.load() * scale.load()
     _write_weights(weights, times_plus(phi.load(), bias.load(), products), penalty)
+
+
+@kernel
+def plain_weights_and_sums(
+    weights: Matrix, penalty: Matrix, log_sums: Column, scale: Scalar
+) -> None:
+    """As `plain_weights`, with the logarithms of rows' sums."""
+    _write_weights(weights, weights.load() * scale.load(), penalty, log_sums)
+
+
+@kernel
+def biased_weights_and_sums(
+    weights: Matrix, penalty: Matrix, phi: Matrix, bias: Column, log_sums: Column, scale: Scalar
+) -> None:
+    """As `biased_weights`, with the logarithms of rows' sums."""
+    products = weights.load() * scale.load()
+    biased = times_plus(phi.load(), bias.load(), products)
+    _write_weights(weights, biased, penalty, log_sums)
+
+
+@kernel
+def plain_weights_again(weights: Matrix, penalty: Matrix, log_sums: Column, scale: Scalar) -> None:
+    """As `plain_weights`, from what `plain_weights_and_sums` found."""
+    _write_weights_again(weights, weights.load() * scale.load(), penalty, log_sums)
+
+
+@kernel
+def biased_weights_again(
+    weights: Matrix, penalty: Matrix, phi: Matrix, bias: Column, log_sums: Column, scale: Scalar
+) -> None:
+    """As `biased_weights`, from what `biased_weights_and_sums` found."""
+    products = weights.load() * scale.load()
+    biased = times_plus(phi.load(), bias.load(), products)
+    _write_weights_again(weights, biased, penalty, log_sums)
 
 
 def _of_scores(of_scores: Matrix, weights: Matrix) -> Value:

@@ -23,9 +23,11 @@ from ._nested import (
     MOST_FEATURES,
     Nested,
     biased_gradient,
-    biased_weights,
+    biased_weights_again,
+    biased_weights_and_sums,
     plain_gradient,
-    plain_weights,
+    plain_weights_again,
+    plain_weights_and_sums,
     rows_together,
 )
 
@@ -74,12 +76,13 @@ class NestedRows(Nested):
     def mix(self, out: Array) -> None:
         """Write the weighted means of v, shape (B, H, S, e)."""
         grouped = self._group(out)
+        self._log_sums = np.empty((*self.size[:4], 1), float32)
 
         def write(nest: Nest, band: _Band, weights: Own) -> None:
             shares = weights.first(band.columns)
             nest.product(shares, self._keys(self.v, band), self._rows(grouped, band))
 
-        self._run(write)
+        self._run(write, again=False)
 
     def backward(
         self, grad: Array, out: Array, needs: dict[str, bool], shapes: dict[str, tuple[int, ...]]
@@ -124,7 +127,7 @@ class NestedRows(Nested):
                 if name in results:  # each row adds to all columns that it sees
                     nest.product(left.turned, right, self._keys(grouped[name], band), add=True)
 
-        self._run(write, begin)
+        self._run(write, begin, again=True)
         if needs.get("slopes"):
             summed = np.add.reduce(of_bias.reshape(batch, heads, rows), axis=(0, 2), dtype=float)
             results["slopes"] = (-summed).astype(float32).reshape(shapes["slopes"])
@@ -136,8 +139,16 @@ class NestedRows(Nested):
         self,
         write: Callable[[Nest, _Band, Own], None],
         begin: Callable[[], None] = lambda: None,
+        *,
+        again: bool,
     ) -> None:
-        """Go through all bands; what tiles can't split is made without them."""
+        """Go through all bands; what tiles can't split is made without them.
+
+        Args:
+            write: has done what a band's weights are for.
+            begin: what comes first.
+            again: the logarithms of rows' sums are known.
+        """
         if self.bias is not None:
             self.parts = self.bias.parts(Block.of_all(self.size))
             self.phi = self.bias.whole_vectors(self.parts, self.size)
@@ -146,7 +157,7 @@ class NestedRows(Nested):
         self.causal_from = causal
         for tiles in (uses_tiles(), False):
             begin()
-            if all([self._band(band, penalty, tiles, write) for band in self._bands()]):
+            if all([self._band(band, penalty, tiles, write, again) for band in self._bands()]):
                 break
         self._forget()
 
@@ -169,6 +180,7 @@ class NestedRows(Nested):
         penalty: Array,
         tiles: bool,
         write: Callable[[Nest, _Band, Own], None],
+        again: bool,
     ) -> bool:
         """Whether tiles could split all numbers."""
         batch, heads = self.size[:2]
@@ -177,11 +189,14 @@ class NestedRows(Nested):
         keys = self._keys(self.k, band).swapaxes(-1, -2)
         nest.product(self._rows(self.q, band), keys, weights)
         seen = self._rows(self._penalty_of(band, penalty), band)
+        last = self._rows(self._log_sums, band), self.scale
         if self.bias is None:
-            nest.kernel(plain_weights, weights, seen, self.scale)
+            plain = plain_weights_again if again else plain_weights_and_sums
+            nest.kernel(plain, weights, seen, *last)
         else:
+            biased = biased_weights_again if again else biased_weights_and_sums
             slopes = self._stacked(-self.bias.slopes[None])
-            nest.kernel(biased_weights, weights, seen, self._phi_of(band), slopes, self.scale)
+            nest.kernel(biased, weights, seen, self._phi_of(band), slopes, *last)
         write(nest, band, weights)
         return nest.run()
 
