@@ -352,8 +352,7 @@ class Nest:
         written, records = [], []
         for part, room in zip(parts, rooms, strict=True):
             words = np.empty(len(part.words), np.int64)
-            operands = map(memory.address, self.operands(room))
-            addresses = [0, memory.address(words), *operands]
+            addresses = [0, memory.address(words), *self._addresses(room)]
             np.add(part.words, np.array(addresses)[part.bases], out=words)
             written.append(words)
             records.append(struct.pack("=q", memory.address(words)))
@@ -383,6 +382,17 @@ class Nest:
             room[first + self._place(operand) // _ITEM :] if isinstance(operand, Own) else operand
             for operand in self._operands
         ]
+
+    def _addresses(self, room: Array) -> list[int]:
+        """Those of `operands`, each looked up once."""
+        first = memory.address(room)
+        first += -first % VECTOR
+        known = {id(x): x for x in self._operands}
+        found = {
+            place: first + self._place(x) if isinstance(x, Own) else memory.address(x)
+            for place, x in known.items()
+        }
+        return [found[id(x)] for x in self._operands]
 
     def _place(self, own: Own) -> int:
         return self._own if own is _TILES else own.place
