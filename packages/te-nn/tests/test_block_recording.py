@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import OrderedDict
 from contextlib import nullcontext
 
 import numpy as np
@@ -16,6 +17,7 @@ import te_nn as nn
 import te_tensor as te
 from te_nn import recordings, transformer
 from te_tensor.machine import runs_programs
+from te_tensor.recorder import Recorder
 from te_tensor.recording import Recording
 
 pytestmark = pytest.mark.skipif(not runs_programs(), reason="no AVX-512 here")
@@ -476,3 +478,35 @@ def test_only_so_many_recordings_are_kept(monkeypatch):
     for length in range(1, 6):
         block(te.randn(2, length, 8, requires_grad=True)).sum().backward()
     assert len(recordings._kept) == 3
+
+
+@pytest.mark.skipif(not te.blas_info()["tiles"], reason="no tiles here")
+@pytest.mark.parametrize(
+    "options", [{}, {"norm": "post", "bias": False}, {"kv_heads": 2, "causal": True}], ids=str
+)
+@pytest.mark.parametrize("distances", [False, True])
+def test_weights_that_stay_laid_out(options, distances, threads, monkeypatch):
+    """Without gradients; and laid out anew when they change."""
+    monkeypatch.setattr(recordings, "_kept", OrderedDict())
+    for name in ("te_tensor.recorder._TILED_FROM", "te_nn.block_recording._LAID_FROM"):
+        monkeypatch.setattr(name, 0)
+    laid = []
+    lay = Recorder.lay
+    monkeypatch.setattr(Recorder, "lay", lambda *given: (laid.append(given), lay(*given))[1])
+    te.manual_seed(0)
+    block = nn.TransformerBlock(256, 288, 4, **options).eval()
+    if distances:
+        block.self_attn.nl_oob = nn.NLOOB(4, "gaussian")
+    rng = np.random.default_rng(0)
+    distance = rng.random((90, 90)).astype(np.float32) if distances else None
+    for number in (1.0, 2.0, np.nan, np.inf, 1.0):
+        x = rng.standard_normal((3, 90, 256)).astype(np.float32)
+        x[1, 5, 7] = number
+        with te.no_grad(), np.errstate(all="ignore"):
+            found = block(te.Tensor(x), distance=distance).numpy()
+            with pytest.MonkeyPatch.context() as patch:
+                operation_by_operation(patch)
+                wanted = block(te.Tensor(x), distance=distance).numpy()
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+        block.linear2.weight[3, 4] = number if np.isfinite(number) else 5.0
+    assert len(laid) == 12  # with tiles, and without for what these can't split

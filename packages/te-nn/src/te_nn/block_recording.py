@@ -8,21 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import te_tensor as te
-from te_tensor import Tensor, modes
+from te_tensor import Tensor, modes, storage
+from te_tensor.blas_library import uses_tiles
 from te_tensor.dtypes import float32
-from te_tensor.machine import runs_programs
+from te_tensor.machine import Product, runs_programs
 from te_tensor.ops.attention import MOST_COLUMNS, MOST_FEATURES, RecordedHeads, penalty_of
 from te_tensor.ops.linalg import Linear as LinearMap
 from te_tensor.ops.normalization import LayerNorm as Normalization
+from te_tensor.plan import laid_out
 from te_tensor.recorder import Recorder
 from te_tensor.recording import Recording, Replay
 from te_tensor.tensor import arrays_of
 
 from .block_plan import usual_functions, usual_mask
+from .linear import Linear
 from .recordings import recording_of
 from .stack_plan import ACTIVATIONS, Floats, is_plain, layers_of
 from .structure import structure
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Multiply-adds of a block's linear maps from which a recording has to call a BLAS.
 _MOST_WORK = 1 << 29
+#: Multiply-adds of the largest product from which weights that stay are laid out once.
+_LAID_FROM = 1 << 25
 
 
 class _Settings(NamedTuple):
@@ -112,12 +118,35 @@ def run_recorded(block: TransformerBlock, x: Tensor, mask: Any, distance: Any) -
         return None
     grad = modes.current().grad
     needs = tuple([grad and tensor.requires_grad for tensor in tensors])
+    if True not in needs:
+        others += _laid_out(block, x.shape[0] * rows)
     sizes = known.settings, x.shape, tuple([other.shape for other in others]), needs
     recording = recording_of(sizes, partial(_record, *sizes))
     if recording is None:
         return None
     result: Tensor = Tensor.apply(Replay(recording, *others), *tensors)
     return result
+
+
+def _laid_out(block: TransformerBlock, rows: int) -> list[Floats]:
+    """Tiles, and what was found, of weights that stay laid out; nothing where they don't.
+
+    Args:
+        block: the block.
+        rows: that products with the weights have.
+    """
+    found: list[Floats] = []
+    if not uses_tiles() or rows * block.linear1.weight.size < _LAID_FROM:
+        return found
+    linears = [layer for layer in layers_of(block) if isinstance(layer, Linear)]
+    for weight in arrays_of([layer.weight for layer in linears]):
+        # It is made when it is asked for a second time.
+        storage.layout_of(weight, laid_out)
+        laid = storage.layout_of(weight, laid_out)
+        if laid is None:  # in memory that others may write to
+            return []
+        found += laid.tiles, laid.facts
+    return found
 
 
 def are_recorded(blocks: Sequence[TransformerBlock], x: Tensor, mask: Any, distance: Any) -> bool:
@@ -166,13 +195,18 @@ def _record(
         for shape in settings.shapes
     ]
     slopes = None
-    if len(others) == 2:
+    if len(others) % 2 == 0:  # what is laid out are pairs
         slopes = recorder.input((1, settings.heads, 1, 1), needs_grad=next(needed))
-    penalty, *phi = [recorder.input(shape, needs_grad=False) for shape in others]
+    penalty, *rest = [recorder.input(shape, needs_grad=False) for shape in others]
+    phi, laid = ([], rest) if slopes is None else (rest[:1], rest[1:])
     layers: Iterator[list[Floats]] = iter(
         [[p for p in given[at : at + 2] if p is not None] for at in range(0, len(given), 2)]
     )
     norm1, q, k, v, o, norm2, linear1, linear2 = layers
+    for layer, pair in zip(
+        (q, k, v, o, linear1, linear2), zip(laid[::2], laid[1::2], strict=True), strict=False
+    ):
+        recorder.lay(layer[0], *pair)
     pre = settings.norm == "pre"
 
     def normed(x: Floats, layer: list[Floats], eps: float) -> Floats:
@@ -182,10 +216,12 @@ def _record(
         return recorder.apply(LinearMap(bool(residual)), x, *layer, *residual)
 
     read = normed(x, norm1, settings.epsilons[0]) if pre else x
-    # Queries, keys and values are one product, of their weights joined.
-    projections = list(map(recorder.join, zip(q, k, v, strict=True)))
-    projected = linear(read, projections)
-    recorder.done(*projections, read)
+    projected = _projected(recorder, read, (q, k, v)) if laid else None
+    if projected is None:  # one product, of the weights joined
+        projections = list(map(recorder.join, zip(q, k, v, strict=True)))
+        projected = linear(read, projections)
+        recorder.done(*projections)
+    recorder.done(read)
     heads = RecordedHeads(
         recorder,
         *(projected, penalty),
@@ -207,3 +243,15 @@ def _record(
     x = linear(hidden, linear2, x)
     recorder.done(hidden)
     return recorder.finish(x if pre else normed(x, norm2, settings.epsilons[1]))
+
+
+def _projected(recorder: Recorder, x: Floats, layers: Sequence[Sequence[Floats]]) -> Floats | None:
+    """Queries, keys and values side by side, by weights that are laid out; None without tiles."""
+    ends = list(accumulate(len(weight) for weight, *_ in layers))
+    out = recorder.kept(*x.shape[:2], ends[-1])
+    rows, matrix = x.reshape(-1, x.shape[2]), out.reshape(-1, ends[-1])
+    products = []
+    for end, (weight, *bias) in zip(ends, layers, strict=True):
+        own, start = matrix[:, end - len(weight) : end], bias[0] if bias else None
+        products.append(Product(weight.T, own, start, recorder.laid(weight)))
+    return out if recorder.multiply_each(recorder.forward, rows, products) else None

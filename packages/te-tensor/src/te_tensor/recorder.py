@@ -22,6 +22,7 @@ from .dtypes import Array, float32
 from .machine import (
     LANES,
     Column,
+    Given,
     Matrix,
     Product,
     Steps,
@@ -153,6 +154,7 @@ class Recorder:
         self._brief, self._passing = _Arena(), _Arena()
         self._kept = _Arena() if backward else self._brief
         self._inputs: list[Array] = []
+        self._laid: dict[int, Given] = {}
         self._needing: set[int] = set()
         self._tape: list[_Entry] = []
         self._passed: set[int] = set()
@@ -388,7 +390,37 @@ class Recorder:
             return False
         return blas.as_call(a, b, out, 0.0) is not None
 
-    def multiply(self, steps: Steps, a: Array, b: Array, start: Array | None, out: Array) -> None:
+    def lay(self, weight: Array, tiles: Array, facts: Array) -> None:
+        """Say what stands for a weight (out, in) that is laid out for products with its transpose.
+
+        Args:
+            weight: an input.
+            tiles: another one, for `Laid.tiles`.
+            facts: for `Laid.facts`.
+        """
+        self._laid[id(weight)] = Given(tiles, facts)
+
+    def laid(self, weight: Array) -> Given | None:
+        """What `lay` said of a weight."""
+        return self._laid.get(id(weight))
+
+    def multiply_each(self, steps: Steps, a: Array, products: Sequence[Product]) -> bool:
+        """Have products with one left side made, if all of them suit tiles; whether they do."""
+        if not all(self._suits_tiles(a, product.b, product.out) for product in products):
+            return False
+        make = self.brief if steps is self.forward else self.passing
+        self.release(*share_products(steps, a, products, make))
+        return True
+
+    def multiply(
+        self,
+        steps: Steps,
+        a: Array,
+        b: Array,
+        start: Array | None,
+        out: Array,
+        laid: Given | None = None,
+    ) -> None:
         """Have out = start + a @ b made by tiles or a BLAS.
 
         Args:
@@ -397,10 +429,9 @@ class Recorder:
             b: shape (k, columns).
             start: shape (columns,) or (rows, columns), or None.
             out: shape (rows, columns).
+            laid: b laid out, if it is.
         """
-        if self._suits_tiles(a, b, out):
-            make = self.brief if steps is self.forward else self.passing
-            self.release(*share_products(steps, a, [Product(b, out, start)], make))
+        if self.multiply_each(steps, a, [Product(b, out, start, laid)]):
             return
         blas = library()
         assert isinstance(blas, OpenBlas)

@@ -163,6 +163,9 @@ from .tile_correlation import (
     places_calls as places_calls,
 )
 from .tile_products import (
+    Given as Given,
+)
+from .tile_products import (
     Laid as Laid,
 )
 from .tile_products import (

@@ -92,6 +92,7 @@ class Laid:
         room = len(pieces) * _ROOM
         size = room + tiles_size(length, depth)
         self._memory = memory.empty(((size + LINE) // 4,), float32)
+        self._size = size - room
         work = memory.address(self._memory)
         self.found = work + -work % LINE
         self.address = self.found + room
@@ -115,17 +116,28 @@ class Laid:
 
     @property
     def tiles(self) -> Array:
-        """The memory that begins at `address`."""
-        return self._memory[(self.address - memory.address(self._memory)) // 4 :]
+        """The tiles."""
+        return self._at(self.address, self._size)
 
     @property
     def facts(self) -> Array:
-        """The memory that begins at `found`."""
-        return self._memory[(self.found - memory.address(self._memory)) // 4 :]
+        """What was found."""
+        return self._at(self.found, FOUND)
+
+    def _at(self, address: int, size: int) -> Array:
+        first = (address - memory.address(self._memory)) // 4
+        return self._memory[first : first + size // 4]
 
     def can_be_split(self) -> bool:
         """Whether tiles take the numbers."""
         return bool(LOW < self._largest.max() < HIGH) and not np.isnan(self._sums).any()
+
+
+class Given(NamedTuple):
+    """What stands for a right side laid out, in steps whose addresses change."""
+
+    tiles: Array
+    facts: Array
 
 
 class Product(NamedTuple):
@@ -137,13 +149,13 @@ class Product(NamedTuple):
             with a or b.
         start: shape (columns,), or (rows, columns) with contiguous rows, which may be `out`; None
             for zeros.
-        laid: b laid out, if it is.
+        laid: b laid out, if it is; what stands for that is for `share_products` alone.
     """
 
     b: Array
     out: Array
     start: Array | None = None
-    laid: Laid | None = None
+    laid: Laid | Given | None = None
 
 
 @kernel
@@ -243,6 +255,7 @@ def _addresses(template: Template, a: Array, products: Sequence[Product]) -> lis
     address = memory.address
     found = [_AT_ZEROS, _AT_SHAPES, address(template.zeros), address(a)]
     for b, out, start, laid in products:
+        assert not isinstance(laid, Given)
         found += (address(b), 0) if laid is None else (laid.address, laid.found)
         found += address(out), 0 if start is None else address(start)
     return found

@@ -193,7 +193,7 @@ class Linear(Operation):
         if recorder.is_large(rows, weight.T, matrix):
             if len(matrices) == 2:
                 steps.rows(add_kernel, matrix, *matrices)
-            recorder.multiply(steps, rows, weight.T, start, matrix)
+            recorder.multiply(steps, rows, weight.T, start, matrix, recorder.laid(weight))
             return out, back, same
         turned = recorder.brief(width, features + -features % LANES)
         steps.turn(weight, turned)
