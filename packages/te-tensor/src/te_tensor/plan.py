@@ -54,6 +54,7 @@ class Plan(Steps):
         ... except Unplanned:  # a processor without AVX-512
         ...     result = GELU().forward(x)
         >>> plan.run()
+        True
         >>> result.shape
         (2, 3)
     """
