@@ -294,6 +294,28 @@ def test_errors_are_those_of_the_layers():
     assert step(model, numbers((16, 1, 8, 8)))[1] == "Replay"
 
 
+def test_ever_new_shapes_run_as_usual():
+    te.manual_seed(0)
+    model = perceptron()
+    creators = [step(model, numbers((n, 7)))[1] for n in range(2, 60)]
+    made = creators.count("Replay")
+    assert creators[:8] == ["Replay"] * 8 and 8 <= made < 12
+    assert len(recordings._kept) == made
+    # Shapes that come again and again are recorded all the same.
+    assert {step(model, numbers((3, 7)))[1] for _ in range(40)} == {"Replay"}
+    assert step(model, numbers((70, 7)))[1] == "Replay"
+    assert step(perceptron(), numbers((71, 7)))[1] == "Replay"
+
+
+def test_many_layers():
+    te.manual_seed(0)
+    model = nn.Sequential(*[layer for _ in range(600) for layer in (nn.Linear(3, 3), nn.SiLU())])
+    x = numbers((5, 3))
+    found, creator = step(model, x)
+    assert creator == "Replay"
+    assert_alike(found, layer_by_layer(model, x))
+
+
 def test_training_learns():
     te.manual_seed(0)
     rng = np.random.default_rng(0)

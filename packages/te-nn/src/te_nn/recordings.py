@@ -36,8 +36,7 @@ def recording_of(what: Hashable, record: Callable[[bool], Recording]) -> Recordi
         what: all that it depends on, beside the engine's settings.
         record: makes it, with tiles or without; raises Unrecorded where that can't be.
     """
-    threads = te.get_num_threads(), te.parallel.in_parallel()
-    key = what, threads, uses_tiles(), library()
+    key = _key(what)
     with _guard:
         found = _kept.pop(key, None)
         if found is None or (isinstance(found, Recording) and not found.is_current()):
@@ -51,6 +50,16 @@ def recording_of(what: Hashable, record: Callable[[bool], Recording]) -> Recordi
         if len(_kept) > _MOST:
             _kept.popitem(last=False)
     return found if isinstance(found, Recording) else None
+
+
+def _key(what: Hashable) -> Hashable:
+    threads = te.get_num_threads(), te.parallel.in_parallel()
+    return what, threads, uses_tiles(), library()
+
+
+def is_known(what: Hashable) -> bool:
+    """Whether `recording_of` has an answer that is kept."""
+    return _key(what) in _kept
 
 
 def forget() -> None:

@@ -7,6 +7,7 @@ Which operations these are is seen from what the layers make of the first input 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,12 +23,15 @@ from te_tensor.recording import Recording, Replay
 from te_tensor.tensor import arrays_of
 
 from .module import Module, Parameter
-from .recordings import recording_of
+from .recordings import is_known, recording_of
 from .structure import structure
 
 if TYPE_CHECKING:
     from .container import Sequential
 
+#: Recordings that modules get before any is run, and runs that are worth one more: making one takes
+#: as long as some ten of them.
+_FIRST, _RUNS = 8, 8
 #: Operations in the order in which they are applied, with what they are given, and the result.
 _Trace: TypeAlias = "tuple[list[tuple[Operation, Tensor]], Tensor, Tensor]"
 
@@ -76,6 +80,8 @@ def _settings(layer: Module, order: dict[int, int]) -> Hashable:
 
 
 _known: WeakKeyDictionary[Sequential, _Known] = WeakKeyDictionary()
+#: How many recordings were made for modules, and how often one was run.
+_uses: WeakKeyDictionary[Sequential, Counter[str]] = WeakKeyDictionary()
 
 
 def run_recorded(sequence: Sequential, x: object) -> Tensor | None:
@@ -97,10 +103,15 @@ def run_recorded(sequence: Sequential, x: object) -> Tensor | None:
     needs = tuple([tensor.requires_grad for tensor in tensors])
     if known.settings is None or True not in needs or not runs_programs(*arrays_of(tensors)):
         return None
-    what = known.settings, x.shape, needs
+    what, uses = (known.settings, x.shape, needs), _uses.setdefault(sequence, Counter())
+    if not is_known(what):
+        if uses["made"] >= _FIRST + uses["run"] // _RUNS:
+            return None  # inputs of ever new shapes
+        uses["made"] += 1
     recording = recording_of(what, partial(_record, known, x, needs))
     if recording is None:
         return None
+    uses["run"] += 1
     result: Tensor = Tensor.apply(Replay(recording), *tensors)
     return result
 
@@ -133,11 +144,15 @@ def _trace(layers: list[Module], x: Tensor) -> _Trace:
             result = layer.forward(result)
     found: dict[int, tuple[Operation, Tensor]] = {}
 
-    def visit(tensor: Tensor) -> None:
-        if tensor.creator is not None and id(tensor) not in found:
-            for given in tensor.creator.inputs:
-                visit(given)
+    waiting = [result]
+    while waiting:
+        tensor = waiting[-1]
+        given = [] if tensor.creator is None else tensor.creator.inputs
+        unseen = [t for t in given if t.creator is not None and id(t) not in found]
+        if unseen:
+            waiting += unseen
+            continue
+        waiting.pop()
+        if tensor.creator is not None:
             found[id(tensor)] = tensor.creator, tensor
-
-    visit(result)
     return list(found.values()), first, result
