@@ -169,6 +169,84 @@ def test_unusual_numbers(build, number):
         assert_alike(step(model, x)[0], layer_by_layer(model, x))
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: nn.Conv2D(3, 1, 5, padding=1), (16, 3, 6, 6)),
+        (lambda: nn.Conv1D(7, 1, 2, padding=2), (17, 7, 24)),
+        (lambda: nn.Conv2D(4, 4, 3, padding=1, groups=4), (16, 4, 8, 8)),
+        (lambda: nn.Conv2D(4, 32, 2, padding=1, groups=4), (8, 4, 13, 6)),
+        (lambda: nn.Conv2D(8, 8, 3, padding=1, groups=8), (40, 8, 16, 16)),
+        (lambda: nn.Conv2D(32, 32, 3, padding=1), (64, 32, 12, 12)),
+    ],
+)
+def test_groups_and_single_outputs(layer, shape, threads):
+    te.manual_seed(0)
+    model, x = nn.Sequential(layer(), nn.SiLU()), numbers(shape)
+    for _ in range(3):
+        found, creator = step(model, x)
+        assert creator == "Replay"
+        assert_alike(found, layer_by_layer(model, x))
+
+
+class _Doubled(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+def test_what_inherits_does_what_it_says():
+    te.manual_seed(0)
+    model = _Doubled(_Doubled(nn.Linear(7, 8), nn.ReLU()), nn.Linear(8, 3))
+    x = te.Tensor(numbers((9, 7)))
+    wanted = (model[0][0](x).relu() * 2).numpy() @ model[1].weight.numpy().T + model[1].bias.numpy()
+    np.testing.assert_allclose(model(x).numpy(), 2 * wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_checkpoints_run_as_usual():
+    te.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 8), nn.ReLU())
+    found = []
+    for run in (lambda x: te.checkpoint(model, x), model):
+        model.zero_grad()
+        x = te.Tensor(numbers((9, 7)), requires_grad=True)
+        out = run(x)
+        out.sum().backward()
+        found.append([out.numpy(), x.grad.numpy(), *(p.grad.numpy() for p in model.parameters())])
+    assert type(out.creator).__name__ == "Replay"
+    for ours, wanted in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_views_alone_run_as_usual():
+    for model in (
+        nn.Sequential(nn.Flatten(), nn.Flatten()),
+        nn.Sequential(nn.Flatten(0, 1), nn.Flatten()),
+    ):
+        x = te.ones(2, 3, 4, requires_grad=True)
+        model(x).sum().backward()
+        assert (x.grad.numpy() == 1).all()
+
+
+def test_hooks_of_parameters_are_called_in_the_usual_order():
+    te.manual_seed(0)
+    model, x = digits(), numbers((16, 1, 8, 8))
+    calls = []
+    for name, parameter in model.named_parameters():
+        parameter.register_hook(lambda grad, name=name: calls.append(name))
+    assert step(model, x)[1] == "Replay"
+    recorded = calls.copy()
+    calls.clear()
+    layer_by_layer(model, x)
+    assert recorded == calls
+
+
+def test_what_is_put_on_a_layer_is_not_kept():
+    model, x = perceptron(), numbers((9, 7))
+    model[0].note = te.ones(3)
+    assert step(model, x)[1] != "Replay"
+    assert not recordings._kept
+
+
 def test_models_that_are_alike_share_a_recording():
     x = numbers((21, 7))
     models = [perceptron(), perceptron(), copy.deepcopy(perceptron())]

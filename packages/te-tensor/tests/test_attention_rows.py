@@ -12,7 +12,13 @@ pytestmark = pytest.mark.skipif(te.kernel_info()["kernels"] != "avx512", reason=
 
 @pytest.fixture(autouse=True)
 def _few_rows_at_a_time(monkeypatch):
-    for name, value in {"_SCORES": 1 << 11, "_FEWEST": 8, "_MOST": 32, "MOST_COLUMNS": 24}.items():
+    for name, value in {
+        "_SCORES": 1 << 11,
+        "_FEWEST": 8,
+        "_MOST": 32,
+        "_STEP": 16,
+        "MOST_COLUMNS": 24,
+    }.items():
         monkeypatch.setattr(_nested_rows, name, value)
     monkeypatch.setattr("te_tensor.ops._nested.MOST_COLUMNS", 24)
     monkeypatch.setattr("te_tensor.ops.attention.is_small", lambda q, k: False)

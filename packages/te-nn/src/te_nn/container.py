@@ -65,6 +65,8 @@ class Sequential(ModuleList):
         (3, 2)
     """
 
+    _one_by_one = True
+
     def __init__(self, *modules: Module) -> None:
         super().__init__(modules)
 

@@ -82,6 +82,8 @@ class Module:
     #: Whether `forward` applies the same operations to x and the parameters whatever the numbers
     #: are, so that a `Sequential` may record them. It holds for the class that says it alone.
     _always_the_same: ClassVar[bool] = False
+    #: Whether it applies its modules one after the other, likewise.
+    _one_by_one: ClassVar[bool] = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the module's result; subclasses define it."""

@@ -42,41 +42,50 @@ class _Known:
     def __init__(self, sequence: Sequential) -> None:
         self.changes = structure.changes
         self.layers = list(_layers(sequence))
-        self.parameters = list(dict.fromkeys(p for m in self.layers for p in m.parameters()))
+        # In the order in which their gradients come, so that hooks are called as layer by layer.
+        parameters = [p for m in reversed(self.layers) for p in m.parameters()]
+        self.parameters = list(dict.fromkeys(parameters))
         #: What the operations depend on; None where modules may apply others.
         self.settings: Hashable = None
         if len(self.layers) > 1 and all(map(_is_recorded, self.layers)):
             order = {id(p): number for number, p in enumerate(self.parameters)}
-            settings = tuple([_settings(layer, order) for layer in self.layers])
-            try:
-                hash(settings)
-            except TypeError:  # attributes that somebody added
-                return
-            self.settings = settings
+            settings = [_settings(layer, order) for layer in self.layers]
+            if None not in settings:
+                self.settings = tuple(settings)
 
 
 def _layers(sequence: Sequential) -> Iterator[Module]:
     for module in sequence.children():
-        if module.is_plainly(type(sequence)):
+        # A class that inherits may do something else.
+        if vars(type(module)).get("_one_by_one", False) and module.is_plainly(type(module)):
             yield from _layers(module)  # type: ignore[arg-type]
         else:
             yield module
 
 
 def _is_recorded(layer: Module) -> bool:
-    # A class that inherits may do something else.
     return layer.is_plainly(type(layer)) and vars(type(layer)).get("_always_the_same", False)
 
 
-def _settings(layer: Module, order: dict[int, int]) -> Hashable:
-    """The class, and all that a module's attributes say."""
+def _settings(layer: Module, order: dict[int, int]) -> tuple[Any, ...] | None:
+    """The class, and all that a module's attributes say; None where they say more than settings."""
     found: list[Any] = [type(layer)]
     for name, value in sorted(vars(layer).items()):
         if isinstance(value, Parameter):
             found.append((name, order[id(value)], value.shape))
-        elif not name.startswith("_forward"):  # hooks, of which there are none
+        elif name.startswith("_forward"):  # hooks, of which there are none
+            continue
+        elif _is_setting(value):
             found.append((name, value))
+        else:  # somebody added it; a key mustn't keep it alive
+            return None
     return tuple(found)
+
+
+def _is_setting(value: object) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_setting, value))
+    return value is None or isinstance(value, (bool, int, float, str, frozenset))
 
 
 _known: WeakKeyDictionary[Sequential, _Known] = WeakKeyDictionary()
@@ -92,14 +101,14 @@ def run_recorded(sequence: Sequential, x: object) -> Tensor | None:
         x: the input.
     """
     state = modes.current()
-    if not state.grad or state.trace or state.observes:
+    if not state.grad or state.trace or state.observes or state.part is not None:
         return None
     if not isinstance(x, Tensor) or x.dtype != float32 or x.ndim < 2 or not x.size:
         return None
     known = _known.get(sequence)
     if known is None or known.changes != structure.changes:
         known = _known[sequence] = _Known(sequence)
-    tensors = [x, *known.parameters]
+    tensors = [*known.parameters, x]
     needs = tuple([tensor.requires_grad for tensor in tensors])
     if known.settings is None or True not in needs or not runs_programs(*arrays_of(tensors)):
         return None
@@ -122,7 +131,7 @@ def _record(known: _Known, x: Tensor, needs: tuple[bool, ...], tiles: bool) -> R
     except (TypeError, ValueError) as error:  # what the layers raise
         raise Unrecorded(str(error)) from error
     recorder = Recorder(tiles=tiles)
-    tensors = first, *known.parameters
+    tensors = *known.parameters, first
     arrays: dict[int, Array] = {
         id(tensor): recorder.input(tensor.shape, needs_grad=needed)
         for tensor, needed in zip(tensors, needs, strict=True)

@@ -363,7 +363,9 @@ class Recorder:
             for array, at in arena.arrays
         ]
         at_out = memory.address(out)
-        made = next(array for array, *_ in regions if memory.address(array) == at_out)
+        made = next((array for array, *_ in regions if memory.address(array) == at_out), None)
+        if made is None:
+            raise Unrecorded("a result in the memory of an input")
         regions = [region for region in regions if region[0] is not made]
         regions += [(made, OUT, 0), (grad, GRAD, 0)]
         regions += [(x, base, 0) for base, x in enumerate(self._inputs, INPUTS)]

@@ -33,6 +33,8 @@ from ._nested import (
 
 #: Scores that are made together, and how many rows they have at least and at most.
 _SCORES, _FEWEST, _MOST = 1 << 19, 64, 256
+#: What the columns that causal rows see are a multiple of: calls are written down for each number.
+_STEP = 256
 
 
 def nests_rows(q: Array, k: Array, v: Array) -> bool:
@@ -170,7 +172,9 @@ class NestedRows(Nested):
             return [_Band(0, height, count, columns), *tail]
         heights = [(first, min(height, rows - first)) for first in range(0, rows, height)]
         return [
-            _Band(first, high, 1, min(columns, self.causal_from + first + high))
+            _Band(
+                first, high, 1, min(columns, -(-(self.causal_from + first + high) // _STEP) * _STEP)
+            )
             for first, high in heights
         ]
 

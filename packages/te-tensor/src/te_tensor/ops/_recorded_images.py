@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,6 +18,10 @@ from ._windows import Window
 
 #: Multiply-adds from which threads share an image's rows.
 _SHARED_FROM = 1 << 18
+
+
+#: A block of an image's rows, and what was made of the image for it.
+_Read: TypeAlias = "tuple[DirectBlock, Array]"
 
 
 class _Written:
@@ -70,7 +75,7 @@ class RecordedImages:
         kernels: Array,
         bias: Array,
         out: Array,
-    ) -> list[Array]:
+    ) -> list[_Read]:
         """Have out (O, H', W', L) filled with the correlation of images (C, H, W, L), in forward.
 
         Returns:
@@ -118,7 +123,7 @@ class RecordedImages:
             recorder.release(target)
 
     def correlate_places(
-        self, recorder: Recorder, made: Sequence[Array], grads: Array, into: Into
+        self, recorder: Recorder, made: Sequence[_Read], grads: Array, into: Into
     ) -> None:
         """Have the gradient of kernels (O, C/groups, kh, kw) found, in backward.
 
@@ -129,14 +134,13 @@ class RecordedImages:
             into: where it goes.
         """
         steps, outputs = recorder.backward, len(grads)
-        blocks = self._blocks(steps, grads.size * into.out[0].size)
-        parts = recorder.passing(len(blocks), outputs, into.out[0].size)
+        parts = recorder.passing(len(made), outputs, into.out[0].size)
         maker = _Written(steps, recorder.passing, recorder.passing)
         self._share(
             steps,
             [
                 partial(block.correlate_places, read, grads, own, maker)
-                for block, read, own in zip(blocks, made, parts, strict=True)
+                for (block, read), own in zip(made, parts, strict=True)
             ],
         )
         recorder.add_up(parts, into)
@@ -160,22 +164,24 @@ class RecordedImages:
         bias: Array,
         out: Array,
         flipped: int = 1,
-    ) -> list[Array]:
+    ) -> list[_Read]:
         """As `correlate`; of each `flipped` elements of the kernel the last one comes first."""
-        blocks = self._blocks(steps, out.size * sum(w.shape[1] for w in weights))
-        made: list[Array] = []
+        blocks = self._plan.blocks(steps.threads if self._is_large(out, weights) else 1)
+        made: list[_Read] = []
 
         def write(block: DirectBlock) -> None:
             read = block.surround(images, maker)
-            made.append(read)
-            offsets = block.offsets.reshape(-1, flipped)[:, ::-1].reshape(-1)
+            made.append((block, read))
+            # Machine code reads them one behind the other.
+            offsets = np.ascontiguousarray(block.offsets.reshape(-1, flipped)[:, ::-1]).reshape(-1)
             block.correlate(read, weights, bias, out, maker, offsets=offsets)
 
         self._share(steps, [partial(write, block) for block in blocks])
         return made
 
-    def _blocks(self, steps: Steps, work: int) -> list[DirectBlock]:
-        return self._plan.blocks(steps.threads if work >= _SHARED_FROM else 1)
+    def _is_large(self, out: Array, weights: Sequence[Array]) -> bool:
+        """Whether threads share the rows."""
+        return bool(out.size * weights[0].shape[1] >= _SHARED_FROM)
 
     @staticmethod
     def _share(steps: Steps, pieces: Sequence[Callable[[], object]]) -> None:
