@@ -43,7 +43,6 @@ class GELU(Module):
     """
 
     _always_the_same = True
-
     _shown = ("approximate",)
 
     def __init__(self, approximate: str = "none") -> None:

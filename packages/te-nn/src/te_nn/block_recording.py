@@ -203,10 +203,10 @@ def _record(
         [[p for p in given[at : at + 2] if p is not None] for at in range(0, len(given), 2)]
     )
     norm1, q, k, v, o, norm2, linear1, linear2 = layers
-    for layer, pair in zip(
-        (q, k, v, o, linear1, linear2), zip(laid[::2], laid[1::2], strict=True), strict=False
-    ):
-        recorder.lay(layer[0], *pair)
+    if laid:
+        weights = [weight for weight, *_ in (q, k, v, o, linear1, linear2)]
+        for weight, tiles_of, facts in zip(weights, laid[::2], laid[1::2], strict=True):
+            recorder.lay(weight, tiles_of, facts)
     pre = settings.norm == "pre"
 
     def normed(x: Floats, layer: list[Floats], eps: float) -> Floats:

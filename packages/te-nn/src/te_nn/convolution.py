@@ -102,7 +102,6 @@ class Conv1D(_Convolution):
     """
 
     _always_the_same = True
-
     _axes = 1
 
 
@@ -135,5 +134,4 @@ class Conv2D(_Convolution):
     """
 
     _always_the_same = True
-
     _axes = 2

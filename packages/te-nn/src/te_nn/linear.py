@@ -28,7 +28,6 @@ class Linear(Module):
     """
 
     _always_the_same = True
-
     _shown = ("in_features", "out_features")
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:

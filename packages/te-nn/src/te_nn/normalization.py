@@ -34,7 +34,6 @@ class LayerNorm(Module):
     """
 
     _always_the_same = True
-
     _shown = ("normalized_shape", "eps")
 
     def __init__(

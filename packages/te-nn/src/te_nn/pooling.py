@@ -94,7 +94,6 @@ class MaxPool2D(_MaxPool):
     """
 
     _always_the_same = True
-
     _axes = 2
 
 

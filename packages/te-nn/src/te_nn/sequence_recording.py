@@ -152,7 +152,6 @@ def _trace(layers: list[Module], x: Tensor) -> _Trace:
         for layer in layers:
             result = layer.forward(result)
     found: dict[int, tuple[Operation, Tensor]] = {}
-
     waiting = [result]
     while waiting:
         tensor = waiting[-1]

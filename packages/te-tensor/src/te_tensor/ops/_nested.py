@@ -69,6 +69,11 @@ def _write_weights_again(weights: Matrix, scores: Value, penalty: Matrix, log_su
     weights.store(exponential(seen - log_sums.load(), tiny=False))
 
 
+def _biased(weights: Matrix, phi: Matrix, bias: Column, scale: Scalar) -> Value:
+    """Scores of products, with phi times a factor for each row."""
+    return times_plus(phi.load(), bias.load(), weights.load() * scale.load())
+
+
 @kernel
 def plain_weights(weights: Matrix, penalty: Matrix, scale: Scalar) -> None:
     """Turn products of queries and keys into shares, what is hidden into 0."""
@@ -80,8 +85,7 @@ def biased_weights(
     weights: Matrix, penalty: Matrix, phi: Matrix, bias: Column, scale: Scalar
 ) -> None:
     """The same with a distance bias: phi times a factor for each row."""
-    products = weights.load() * scale.load()
-    _write_weights(weights, times_plus(phi.load(), bias.load(), products), penalty)
+    _write_weights(weights, _biased(weights, phi, bias, scale), penalty)
 
 
 @kernel
@@ -97,9 +101,7 @@ def biased_weights_and_sums(
     weights: Matrix, penalty: Matrix, phi: Matrix, bias: Column, log_sums: Column, scale: Scalar
 ) -> None:
     """As `biased_weights`, with the logarithms of rows' sums."""
-    products = weights.load() * scale.load()
-    biased = times_plus(phi.load(), bias.load(), products)
-    _write_weights(weights, biased, penalty, log_sums)
+    _write_weights(weights, _biased(weights, phi, bias, scale), penalty, log_sums)
 
 
 @kernel
@@ -113,9 +115,7 @@ def biased_weights_again(
     weights: Matrix, penalty: Matrix, phi: Matrix, bias: Column, log_sums: Column, scale: Scalar
 ) -> None:
     """As `biased_weights`, from what `biased_weights_and_sums` found."""
-    products = weights.load() * scale.load()
-    biased = times_plus(phi.load(), bias.load(), products)
-    _write_weights_again(weights, biased, penalty, log_sums)
+    _write_weights_again(weights, _biased(weights, phi, bias, scale), penalty, log_sums)
 
 
 def _of_scores(of_scores: Matrix, weights: Matrix) -> Value:
@@ -184,7 +184,7 @@ class Nested:
         bias = self.bias
         self.parts = [] if bias is None else bias.parts(Block.of_all(self.size))
         self.phi = None if bias is None else bias.whole_vectors(self.parts, self.size)
-        penalty = whole_vectors(self._penalty(), fill=inf)
+        penalty = whole_vectors(self._penalty(self.causal_from), fill=inf)
         lead = self.size[:3] if self.keep else (1, 1, 1)
         self.weights = memory.empty((*lead, self.size[3], penalty.shape[-1]), float32)
         nest = Nest(*self.size[:3], alone=not self.keep)
@@ -199,12 +199,12 @@ class Nested:
     def _group(self, x: Array) -> Array:
         return grouped(x, self.key_heads)
 
-    def _penalty(self) -> Array:
+    def _penalty(self, causal_from: int | None) -> Array:
         """What is subtracted from scores, on five axes of which the last one is T long."""
         rows, columns = self.size[3:]
         penalty = np.zeros((1, 1, 1, 1, columns), float32)
         hidden = [_on_heads(part, part.hidden, self.size) for part in self.parts]
-        mask, causal_from = self.mask, self.causal_from
+        mask = self.mask
         if mask is not None:
             mask = self._group(mask[None, None] if mask.ndim == 2 else mask)
             if mask.dtype == bool_:

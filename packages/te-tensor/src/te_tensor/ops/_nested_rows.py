@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import as_strided
 from .. import memory, parallel
 from ..blas_library import uses_tiles
 from ..dtypes import Array, float32
-from ..machine import Nest, Own, kernel_info
+from ..machine import LANES, Nest, Own, kernel_info
 from ._blocks import Block
 from ._distance import whole_vectors
 from ._nested import (
@@ -75,6 +75,9 @@ class NestedRows(Nested):
         causal_from: the column that row 0 stands at, where rows see no column behind their own.
     """
 
+    #: The logarithms of rows' sums, shape (B, H, 1, S, 1), once `mix` was called.
+    _log_sums: Array
+
     def mix(self, out: Array) -> None:
         """Write the weighted means of v, shape (B, H, S, e)."""
         grouped = self._group(out)
@@ -89,14 +92,7 @@ class NestedRows(Nested):
     def backward(
         self, grad: Array, out: Array, needs: dict[str, bool], shapes: dict[str, tuple[int, ...]]
     ) -> dict[str, Array]:
-        """Gradients by the inputs' names.
-
-        Args:
-            grad: shape (B, H, S, e).
-            out: what `mix` wrote.
-            needs: whether an input needs one.
-            shapes: those of what the bias is made of.
-        """
+        """As `Nested.backward`; none of the mask, of distances and of rates."""
         batch, heads, _, rows, _ = self.size
         grad = self._group(rows_together(grad))
         of_bias = np.empty((batch, heads, 1, rows, 1), float32)
@@ -154,9 +150,7 @@ class NestedRows(Nested):
         if self.bias is not None:
             self.parts = self.bias.parts(Block.of_all(self.size))
             self.phi = self.bias.whole_vectors(self.parts, self.size)
-        causal, self.causal_from = self.causal_from, None
-        penalty = self._penalty()  # but for what a band adds
-        self.causal_from = causal
+        penalty = self._penalty(None)  # what causal rows don't see a band adds
         for tiles in (uses_tiles(), False):
             begin()
             if all([self._band(band, penalty, tiles, write, again) for band in self._bands()]):
@@ -171,12 +165,11 @@ class NestedRows(Nested):
             tail = [_Band(rows - rest, rest, 1, columns)] if rest else []
             return [_Band(0, height, count, columns), *tail]
         heights = [(first, min(height, rows - first)) for first in range(0, rows, height)]
-        return [
-            _Band(
-                first, high, 1, min(columns, -(-(self.causal_from + first + high) // _STEP) * _STEP)
-            )
-            for first, high in heights
-        ]
+        bands = []
+        for first, high in heights:
+            seen = self.causal_from + first + high
+            bands.append(_Band(first, high, 1, min(columns, seen + -seen % _STEP)))
+        return bands
 
     def _band(
         self,
@@ -219,7 +212,7 @@ class NestedRows(Nested):
     def _phi_of(self, band: _Band) -> Array:
         assert self.phi is not None
         rows = self.phi[..., band.first : band.first + band.height * band.times, :]
-        return self._rows(rows[..., : band.columns + -band.columns % 16], band)
+        return self._rows(rows[..., : band.columns + -band.columns % LANES], band)
 
     def _rows(self, x: Array, band: _Band) -> Array:
         """The band's rows of an array on five axes, (B, H, how often, how many, n)."""
