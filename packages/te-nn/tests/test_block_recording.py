@@ -25,14 +25,6 @@ pytestmark = pytest.mark.skipif(not runs_programs(), reason="no AVX-512 here")
 D, F, H = 32, 48, 4
 
 
-@pytest.fixture(params=[1, 2, 3])
-def threads(request):
-    before = te.get_num_threads()
-    te.set_num_threads(request.param)
-    yield request.param
-    te.set_num_threads(before)
-
-
 @pytest.fixture
 def _usual_work_by_tiles(monkeypatch):
     monkeypatch.setattr("te_tensor.recorder._TILED_FROM", 0)

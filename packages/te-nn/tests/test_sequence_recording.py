@@ -20,14 +20,6 @@ def _no_recordings():
     recordings.forget()
 
 
-@pytest.fixture(params=[1, 2, 3])
-def threads(request):
-    before = te.get_num_threads()
-    te.set_num_threads(request.param)
-    yield request.param
-    te.set_num_threads(before)
-
-
 def perceptron():
     return nn.Sequential(
         *(nn.Linear(7, 20), nn.GELU(), nn.Linear(20, 33, bias=False), nn.LayerNorm(33), nn.SiLU()),

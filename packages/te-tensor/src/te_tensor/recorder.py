@@ -8,7 +8,8 @@ and products written down for inputs of one shape; what they make is a `Recordin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from math import prod
 from typing import NamedTuple, TypeAlias
@@ -230,13 +231,8 @@ class Recorder:
         def back(grad: Array, outs: Sequence[Into | None]) -> None:
             (into,) = outs
             assert into is not None
-            out = self.memory_of(into.out)
-            target = out if into.start is None else self.passing(*out.shape)
-            self.backward.turn(_matrix(grad), target.reshape(-1, out.shape[-1]))
-            if into.start is not None:
-                start = self.memory_of(into.start)
-                self.backward.rows(add_kernel, *map(_matrix, (out, target, start)))
-                self.release(target)
+            with self.adding(into) as out:
+                self.backward.turn(_matrix(grad), out.reshape(-1, out.shape[-1]))
 
         self.note((x,), made, back)
         return made
@@ -491,15 +487,23 @@ class Recorder:
         terms = [term.reshape(out.shape) for term in (*terms, *parts)]
         self.backward.add_up(out, terms)
 
+    @contextmanager
+    def adding(self, into: Into) -> Iterator[Array]:
+        """Memory for a gradient, in backward: what it is added to is added at the end."""
+        out = self.memory_of(into.out)
+        if into.start is None:
+            yield out
+            return
+        made = self.passing(*out.shape)
+        yield made
+        start = self.memory_of(into.start)
+        self.backward.rows(add_kernel, *map(_matrix, (out, made, start)))
+        self.release(made)
+
     def negative_sums(self, rows: Array, out: Into) -> None:
         """Have minus the sum of each row written into, or added to, a vector; in backward."""
-        column = out.out.reshape(-1, 1)
-        if out.start is None:
-            self.backward.kernel(_subtract_sum, rows, column)
-            return
-        made = self.passing(len(rows), 1)
-        self.backward.kernel(_subtract_sum, rows, made)
-        self.backward.kernel(add_kernel, column, made, out.start.reshape(-1, 1))
+        with self.adding(out) as made:
+            self.backward.kernel(_subtract_sum, rows, made.reshape(-1, 1))
 
     def copy(self, source: Array, out: Array) -> None:
         """Have memory copied, in backward."""

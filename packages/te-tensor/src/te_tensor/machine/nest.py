@@ -303,12 +303,7 @@ class Nest:
         """
         (rows, depth), columns = a.shape[-2:], out.shape[-1]
         if self._tiles and _by_tiles(a, b):
-            if b.shape[-1] < columns:
-                behind = slice(b.shape[-1], None)
-                rest = out.last(b.shape[-1]) if isinstance(out, Own) else out[..., behind]
-                self.kernel(fill_kernel, rest, 0.0)
-                out = out.first(b.shape[-1]) if isinstance(out, Own) else out[..., : behind.start]
-            self._by_tiles(a, b, out, add)
+            self._by_tiles(a, b, self._zeros_behind(out, b.shape[-1]), add)
             return
         if b.shape[-1] < columns or (columns > 1 and b.strides[-1] != _ITEM):
             b = self._transposed(b.turned if isinstance(b, Own) else b.swapaxes(-1, -2))
@@ -317,6 +312,16 @@ class Nest:
         operands = (a, b, start, out)
         self._calls.append(_ProductCall(*[_Lying(x.shape, x.strides) for x in operands]))
         self._operands += (a, start, out, b)
+
+    def _zeros_behind(self, out: Array | Own, columns: int) -> Array | Own:
+        """The first columns, the others being set to 0."""
+        if out.shape[-1] == columns:
+            return out
+        if isinstance(out, Own):
+            self.kernel(fill_kernel, out.last(columns), 0.0)
+            return out.first(columns)
+        self.kernel(fill_kernel, out[..., columns:], 0.0)
+        return out[..., :columns]
 
     def _by_tiles(self, a: Array | Own, b: Array | Own, out: Array | Own, add: bool) -> None:
         self._work += a.shape[-2] * out.shape[-1] * (1 + a.shape[-1] // LANES)

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import parallel
 from ..dtypes import Array
-from ..machine import LANES, OUTPUTS, Call, Steps, add_kernel
+from ..machine import LANES, OUTPUTS, Call, Steps
 from ..recorder import Into, Recorder, Unrecorded
 from ._direct import Direct, DirectBlock, layout_of
 from ._windows import Window
@@ -92,14 +92,16 @@ class RecordedImages:
         recorder.release(*turned, *maker.brief)
         return made
 
-    def correlate_back(self, recorder: Recorder, grads: Array, kernels: Array, into: Into) -> None:
+    def correlate_back(
+        self, recorder: Recorder, grads: Array, kernels: Array, target: Array
+    ) -> None:
         """Have the gradient of images (C, H, W, L) found, in backward.
 
         Args:
             recorder: the recorder.
             grads: that of the output, shape (O, H', W', L).
             kernels: shape (O, C/groups, kh, kw).
-            into: where it goes.
+            target: where it goes.
         """
         outputs, channels, *window = kernels.shape
         places, groups = prod(window), self._plan.groups
@@ -109,18 +111,11 @@ class RecordedImages:
             for own in kernels.reshape(groups, outputs // groups, channels, places)
         ]
         weights = [_in_blocks(rows, channels) for rows in turned]
-        target = into.out
-        if into.start is not None:
-            target = recorder.passing(*into.out.shape)
         nothing = np.zeros(len(target), target.dtype)
         maker = _Written(recorder.backward, recorder.passing, recorder.passing)
         arrays = grads, weights, nothing, target
         self._write(maker, recorder.backward, *arrays, flipped=places)
         recorder.release(*turned, *maker.made, *maker.brief)
-        if into.start is not None:
-            matrices = (a.reshape(len(a), -1) for a in (into.out, target, into.start))
-            recorder.backward.rows(add_kernel, *matrices)
-            recorder.release(target)
 
     def correlate_places(
         self, recorder: Recorder, made: Sequence[_Read], grads: Array, into: Into

@@ -19,7 +19,7 @@ import numpy as np
 from .. import parallel
 from ..blas import gemm, gemm_batch
 from ..dtypes import Array
-from ..machine import Column, Matrix, add_kernel, kernel, runs
+from ..machine import Column, Matrix, kernel, runs
 from ..operation import Gradients, Operation, Sample
 from ..recorder import Backward, Into, Recorder, Unrecorded
 from ._columns import Block, Columns, columns_of
@@ -27,14 +27,7 @@ from ._direct import DirectBlock, direct
 from ._kernels import as_rows
 from ._recorded_images import recorded
 from ._units import run_all, run_and_keep, tasks_of, threads_for
-from ._windows import (
-    SMALL_IMAGE,
-    Window,
-    as_images,
-    check_images,
-    new_images,
-    to_lanes,
-)
+from ._windows import SMALL_IMAGE, Window, as_images, check_images, new_images, to_lanes
 
 #: An image is small, and the batch goes into lanes, up to so many multiply-adds, and elements
 #: (`SMALL_IMAGE`): calls for each image would cost more than its products, and bringing it into
@@ -158,34 +151,34 @@ class Convolution(Operation):
         if not _is_small(x[0].size, prod(size), kernels):
             raise Unrecorded("large images")
 
-        def lanes(images: Array) -> Array:
-            memory = recorder.memory_of(images)
-            return memory if self.axes == 2 else memory[:, None]
+        def apart(lanes: Array) -> Array:
+            """(C, H, W, L)."""
+            return lanes if self.axes == 2 else lanes[:, None]
 
-        units = lanes(x)
+        units = apart(recorder.memory_of(x))
         made = recorder.kept(len(kernels), *size[-self.axes :], units.shape[-1])
         plan = recorded(units, len(kernels), windows, self.groups)
         if recorder.needs_grad(weight) and not plan.suits_places(kernels):
             raise Unrecorded("rows that are too short")
         start = bias[0] if bias else np.zeros(len(kernels), x.dtype)
-        result = recorder.images(made, len(x))
-        arrays = units, kernels, start, lanes(result)
+        arrays = units, kernels, start, apart(made)
         read = plan.correlate(recorder, recorder.forward, *arrays)
 
         def back(grad: Array, outs: Sequence[Into | None]) -> None:
             to_x, to_weight, *to_bias = outs
-            upstream = lanes(grad)
+            upstream = apart(recorder.memory_of(grad))
             if to_x is not None:
                 around = recorded(upstream, len(units), [w.back for w in windows], self.groups)
-                out, start = to_x.out, to_x.start
-                into = Into(lanes(out), None if start is None else lanes(start))
-                around.correlate_back(recorder, upstream, kernels, into)
+                with recorder.adding(to_x) as out:
+                    around.correlate_back(recorder, upstream, kernels, apart(out))
             if to_weight is not None:
                 plan.correlate_places(recorder, read, upstream, to_weight)
             if to_bias and to_bias[0] is not None:
-                _record_of_bias(recorder, upstream, to_bias[0])
+                with recorder.adding(to_bias[0]) as out:
+                    rows = upstream.reshape(len(upstream), -1)
+                    recorder.backward.rows(_row_sum, rows, out.reshape(-1, 1))
 
-        return result, back, None
+        return recorder.images(made, len(x)), back, None
 
     def _units(self, x: Array) -> Array:
         """Images as (U, C, H, W, L), a view where they lie so."""
@@ -345,16 +338,6 @@ def _of_bias(grads: Array) -> Array:
 
     run_all(run, units, grads.size)
     return np.asarray(sums.sum(axis=(0, 2)))
-
-
-def _record_of_bias(recorder: Recorder, grads: Array, into: Into) -> None:
-    """The same of images in lanes (O, H, W, L), in a recording."""
-    steps, column = recorder.backward, into.out.reshape(-1, 1)
-    sums = column if into.start is None else recorder.passing(*column.shape)
-    steps.rows(_row_sum, grads.reshape(len(grads), -1), sums)
-    if into.start is not None:
-        steps.kernel(add_kernel, column, sums, into.start.reshape(-1, 1))
-        recorder.release(sums)
 
 
 def _add_product(a: Array, b: Array, out: Array) -> None:

@@ -15,17 +15,10 @@ import numpy as np
 
 from .. import memory, parallel
 from ..dtypes import Array
-from ..machine import Call, add_kernel, maxima, runs_programs, to_winners
+from ..machine import Call, maxima, runs_programs, to_winners
 from ..operation import Gradients, Operation, Sample
 from ..recorder import Backward, Into, Recorder, Unrecorded
-from ._windows import (
-    Window,
-    as_images,
-    check_images,
-    lies_in_lanes,
-    new_images,
-    to_lanes,
-)
+from ._windows import Window, as_images, check_images, lies_in_lanes, new_images, to_lanes
 
 _ONE_ROW = Window(1, 1, 1, 0, 1, 1)
 #: Elements of a row up to which all rows are made, and strides up to which that isn't wasteful.
@@ -94,6 +87,11 @@ class _Pool(Operation, abstract=True):
         """Find the windows; returns the planes of x."""
         axes = len(self.kernel)
         self.planes = _Planes(f"{self.name}{axes}d", x, axes)
+        self._find_windows(x)
+        return self.planes.of(x)
+
+    def _find_windows(self, x: Array) -> None:
+        axes = len(self.kernel)
         *rows, self.columns = (
             Window.over(length, kernel, stride, (padding, padding), dilation, self.ceil_mode)
             for length, kernel, stride, padding, dilation in zip(
@@ -101,7 +99,6 @@ class _Pool(Operation, abstract=True):
             )
         )
         self.rows = rows[0] if rows else _ONE_ROW
-        return self.planes.of(x)
 
     def fold(self, function: np.ufunc, start: float, planes: Array, out: Array) -> None:
         """Fill `out` with the function of all that each window looks at."""
@@ -201,7 +198,7 @@ class MaxPool(_Pool):
         """Both directions, in a recording: of images in lanes, by windows of 2 × 2."""
         if len(self.kernel) != 2 or x.ndim != 4:
             raise Unrecorded("not a batch of images")
-        self.begin_with(np.broadcast_to(x[:1, :1], x.shape))
+        self._find_windows(x)
         if not (self.rows.halves and self.columns.halves and self.rows.count * self.columns.count):
             raise Unrecorded("other windows than 2 × 2")
         images = recorder.memory_of(x)
@@ -216,19 +213,15 @@ class MaxPool(_Pool):
             (to_x,) = outs
             assert to_x is not None
             steps, given = recorder.backward, recorder.memory_of(grad)
-            out = target = recorder.memory_of(to_x.out)
-            if to_x.start is not None:
-                target = recorder.passing(*out.shape)
-            _, height, width, _ = out.shape
-            if height % 2 or width % 2:  # what belongs to no window
-                recorder.zeros(target)
-            steps.share_whole(
-                lambda own: steps.program(to_winners(given[own], winners[own], target[own])), given
-            )
-            if to_x.start is not None:
-                start = recorder.memory_of(to_x.start)
-                steps.rows(add_kernel, *(a.reshape(len(a), -1) for a in (out, target, start)))
-                recorder.release(target)
+
+            def write(own: slice) -> None:
+                steps.program(to_winners(given[own], winners[own], out[own]))
+
+            with recorder.adding(to_x) as out:
+                _, height, width, _ = out.shape
+                if height % 2 or width % 2:  # what belongs to no window
+                    recorder.zeros(out)
+                steps.share_whole(write, given)
 
         return recorder.images(made, len(x)), back, None
 
