@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 import te_tensor as te
-from te_tensor.machine import Column, Matrix, Nest, Scalar, exponential, kernel
+from te_tensor.machine import (
+    Column,
+    Matrix,
+    Nest,
+    Scalar,
+    Steps,
+    copy_kernel,
+    exponential,
+    fill_kernel,
+    kernel,
+)
 
 pytestmark = pytest.mark.skipif(te.kernel_info()["kernels"] != "avx512", reason="no AVX-512 here")
 
@@ -117,6 +127,38 @@ def test_products_by_tiles(sizes, turned, threads):
     chained.product(parts[:, :n], b.swapaxes(-1, -2), made := np.empty((*lead, m, k), np.float32))
     assert chained.run()
     np.testing.assert_allclose(made, a @ b @ b.swapaxes(-1, -2), rtol=1e-4, atol=1e-4)
+
+
+@tiled
+def test_columns_behind_those_of_tiles_become_zeros():
+    a, b = uniform(3, 40, 33), uniform(3, 50, 33, seed=1)
+    made, copied = (np.full((3, 40, 64), np.nan, np.float32) for _ in range(2))
+    nest = Nest(3, alone=True, tiles=True)
+    own = nest.own(40, 50)
+    nest.kernel(fill_kernel, own, np.nan)
+    for out in (made, own):
+        nest.product(a, b.swapaxes(-1, -2), out)
+    nest.kernel(copy_kernel, copied, own)
+    assert nest.run()
+    for out in (made, copied):
+        np.testing.assert_allclose(out[..., :50], a @ b.swapaxes(-1, -2), rtol=1e-5, atol=1e-5)
+        assert (out[..., 50:] == 0).all()
+
+
+@tiled
+@pytest.mark.parametrize("number", [np.inf, np.nan, 1e30])
+def test_steps_say_what_a_nest_cannot_split(number, threads):
+    a, b, out = uniform(7, 40, 33), uniform(7, 33, 40), np.empty((7, 40, 40), np.float32)
+    steps, nest = Steps(), Nest(7, tiles=True)
+    nest.product(a, b, out)
+    rooms = []
+    steps.nest(nest, lambda *shape: rooms.append(np.empty(shape, np.float32)) or rooms[-1])
+    assert steps.run()
+    a[5, 3, 4] = number
+    assert not steps.run()
+    a[5, 3, 4] = 1.0
+    assert steps.run()
+    np.testing.assert_allclose(out, a @ b, rtol=1e-5, atol=1e-5)
 
 
 @tiled
