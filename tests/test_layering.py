@@ -35,6 +35,7 @@ FLOORS: dict[str, list[str]] = {
         "machine/product machine/program machine/elementary",
         "machine/transposition machine/calls",
         "machine/tiles",
+        "machine/tile_layout machine/tile_multiply",
         "machine/tile_templates",
         "machine/nest",
         "machine/chain",

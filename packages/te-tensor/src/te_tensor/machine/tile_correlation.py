@@ -43,8 +43,9 @@ from .calls import Calls, Draft
 from .compiler import LANES, VECTOR
 from .placement import OUTS, PLACE, PLACING, SOURCES, Frame, each_plane
 from .program import Record, Writer, program
+from .tile_layout import BITS, add_layout, begin_parts, end_parts, write_parts
+from .tile_multiply import multiply_chunk
 from .tiles import (
-    BITS,
     BOUNDS,
     DEPTH,
     FOUND,
@@ -56,13 +57,8 @@ from .tiles import (
     TILES_OF_A,
     TILES_OF_B,
     Operand,
-    add_layout,
-    begin_parts,
-    end_parts,
-    multiply_chunk,
     tiles_in_use,
     tiles_size,
-    write_parts,
 )
 from .transposition import transpose
 

@@ -21,6 +21,7 @@ from .compiler import LANES
 from .elementary import add_kernel, copy_kernel
 from .formula import Matrix, maximum
 from .kernel import kernel
+from .tile_layout import add_layout
 from .tile_templates import (
     ONE,
     Block,
@@ -32,19 +33,7 @@ from .tile_templates import (
     lying,
     template_of,
 )
-from .tiles import (
-    FOUND,
-    HIGH,
-    LINE,
-    LOW,
-    SHAPES,
-    SMALL_TOO,
-    TILE,
-    ZEROS,
-    Operand,
-    add_layout,
-    tiles_size,
-)
+from .tiles import FOUND, HIGH, LINE, LOW, SHAPES, SMALL_TOO, TILE, ZEROS, Operand, tiles_size
 
 #: Multiply-adds up to which products are short, and keep the GIL; and numbers that are laid out.
 _SHORT, _FEW = 1 << 24, 1 << 17

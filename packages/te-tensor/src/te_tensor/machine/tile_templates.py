@@ -19,25 +19,9 @@ from .. import parallel
 from ..dtypes import Array, float32
 from .calls import Calls, Draft
 from .compiler import VECTOR
-from .tiles import (
-    BOUNDS,
-    DEPTH,
-    FEW_ROWS,
-    FOUND,
-    LINE,
-    MULTIPLY,
-    PARTS,
-    SCRATCH,
-    SIDE,
-    SMALL_TOO,
-    WIDE,
-    Operand,
-    add_layout,
-    few_rows_program,
-    multiply_program,
-    regions,
-    tiles_size,
-)
+from .tile_layout import add_layout
+from .tile_multiply import FEW_ROWS, MULTIPLY, SCRATCH, WIDE, few_rows_program, multiply_program
+from .tiles import BOUNDS, DEPTH, FOUND, LINE, PARTS, SIDE, SMALL_TOO, Operand, regions, tiles_size
 
 #: The most k that goes through the tiles at once; and the most numbers whose parts stay in the
 #: second-level cache meanwhile.
