@@ -19,7 +19,7 @@ EPS = np.finfo(float32).eps
 
 def multiply(a, b, out, *, start=None, alpha=1.0, parts=1, laid=False):
     """The blocks of out = start + alpha * a @ b that aren't made."""
-    product = tiles.Product(b, out, start, tiles.Laid(b, right=True) if laid else None)
+    product = tiles.Product(b, out, start, tiles.Laid(b) if laid else None)
     (left,) = tiles.multiply_each(a, [product], alpha=alpha, parts=parts)
     return left
 
@@ -89,7 +89,7 @@ def test_products_with_one_left_side(rows, parts):
             b,
             np.full((rows, b.shape[1]), 7, float32),
             matrix(rng, 1, b.shape[1])[0] if number else None,
-            tiles.Laid(b, right=True) if number == 1 else None,
+            tiles.Laid(b) if number == 1 else None,
         )
         for number, b in enumerate(sides)
     ]
@@ -420,14 +420,11 @@ def test_convolution_of_no_images():
     assert (weight.grad.numpy() == 0).all() and x.grad.shape == x.shape
 
 
-@pytest.mark.parametrize("right", [False, True])
-def test_a_side_without_a_contiguous_axis(right):
+def test_a_side_without_a_contiguous_axis():
     rng = np.random.default_rng(15)
-    whole = matrix(rng, 140, 180)
-    b = whole[::2, ::3]
-    laid = tiles.Laid(b if right else b.T, right=right)
+    b = matrix(rng, 140, 180)[::2, ::3]
+    laid = tiles.Laid(b)
     assert laid.can_be_split()
-    if right:
-        a, out = matrix(rng, 40, 70), np.empty((40, 60), float32)
-        assert tiles.multiply_each(a, [tiles.Product(b, out, None, laid)]) == [[]]
-        assert (np.abs(out - a.astype(np.float64) @ b) <= bound(a, b)).all()
+    a, out = matrix(rng, 40, 70), np.empty((40, 60), float32)
+    assert tiles.multiply_each(a, [tiles.Product(b, out, None, laid)]) == [[]]
+    assert (np.abs(out - a.astype(np.float64) @ b) <= bound(a, b)).all()

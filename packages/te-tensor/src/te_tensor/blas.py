@@ -116,7 +116,7 @@ def by_tiles(a: Array, b: Array, out: Array | None = None) -> bool:
 def lay_out(b: Array) -> Laid:
     """The right side (k, n) of products that tiles make, for several of them."""
     parts = parallel.parts() if b.size >= tile_products.SHARED_FROM else 1
-    return Laid(b, right=True, parts=parts)
+    return Laid(b, parts=parts)
 
 
 def add_products(a: Array, products: Sequence[Product]) -> None:

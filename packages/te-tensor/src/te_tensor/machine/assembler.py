@@ -354,13 +354,13 @@ class Assembler:
         return len(self._code)
 
     def jump(self, condition: str, target: int = 0) -> int:
-        """A jump if the last comparison says "below", "not below", "zero" or "not zero".
+        """A jump: "always", or if the last comparison says "below", "zero" or one of them "not".
 
         Returns:
             Where `land` finds it, when the target is yet to come.
         """
-        code = {"below": 0x82, "not below": 0x83, "zero": 0x84, "not zero": 0x85}[condition]
-        self._code += bytes((0x0F, code))
+        short = {"below": 0x82, "not below": 0x83, "zero": 0x84, "not zero": 0x85}
+        self._code += bytes((0xE9,) if condition == "always" else (0x0F, short[condition]))
         self._code += struct.pack("<i", target - len(self._code) - 4)
         return len(self._code) - 4
 

@@ -43,7 +43,7 @@ from .calls import Calls, Draft
 from .compiler import LANES, VECTOR
 from .placement import OUTS, PLACE, PLACING, SOURCES, Frame, each_plane
 from .program import Record, Writer, program
-from .tile_layout import BITS, add_layout, begin_parts, end_parts, write_parts
+from .tile_layout import BITS, Layout, begin_parts, end_parts, write_parts
 from .tile_multiply import multiply_chunk
 from .tiles import (
     BOUNDS,
@@ -577,9 +577,11 @@ def places_calls(block: TiledBlock) -> TiledCalls:
         source, step = ("work", grads), 4 * places
         scratch += -(-4 * (outputs * places + LANES) // LINE) * LINE
     operand = Operand(step, by_k=True)
-    add_layout(
-        draft, source[0], source[1], operand, True, (outputs, places), laid, FOUND, scratch, True
-    )
+    Layout(
+        *(source, operand, True, outputs, places),
+        *(("work", laid), ("work", FOUND), ("work", scratch)),
+        adjacent=True,
+    ).add(draft)
     table = (2 * np.array(block.offsets)).astype(int64)
     chunks = ceil(places / DEPTH)
     blocks, rest = divmod(chunks, _CHUNKS)

@@ -6,6 +6,7 @@ import struct
 from functools import cache
 from itertools import product
 from math import ceil
+from typing import NamedTuple, TypeAlias
 
 from ..executable import Code
 from .assembler import R8, R9, R10, R11, R14, R15, RAX, RBX, RCX, RDX, RSI, Memory
@@ -164,62 +165,80 @@ def _pairs(length: int) -> list[tuple[int, int, int, int]]:
     return [region for region in found if region[1]]
 
 
-def add_layout(
-    words: Draft, source: str, at: int, operand: Operand, turned: bool, size: tuple[int, int],
-    out: int, found: int, scratch: int, adjacent: bool = False, to: str = "work",
-    work: str = "work", more: bool = False,
-) -> None:  # fmt: skip
-    """Calls that lay out a matrix.
+#: An address of a draft: its base, and the distance from that.
+Place: TypeAlias = tuple[str, int]
 
-    Args:
-        words: where they are added.
+
+class Layout(NamedTuple):
+    """A matrix that is to be laid out.
+
+    Attributes:
         source: the matrix.
-        at: bytes from its beginning to what is laid out.
         operand: how it lies.
         turned: whether numbers that are contiguous come into a column of the tiles.
-        size: how many rows or columns, and k.
-        out: where the tiles go; one more than needed may be read.
+        length: how many rows or columns.
+        depth: how many k.
+        tiles: where they go; one more than needed may be read.
         found: where it goes what was found.
         scratch: memory for a block.
         adjacent: as for `_lay_out`.
-        to: what `out` counts from.
-        work: what `found` and `scratch` count from.
-        more: keep in mind what was found before.
     """
-    length, depth = size
-    along, across = 4, operand.step
-    by_k, by_tile = (along, across) if operand.by_k else (across, along)
-    pair = 2 * ceil(depth / DEPTH) * PARTS
-    before = (work, found) if more else ("zeros", 0)
-    for (tile, pairs, tiles, high), (chunk, chunks, deep) in product(
-        _pairs(length), regions(depth, DEPTH)
-    ):
-        halves = min(deep, LANES), max(deep - LANES, 0)
-        rows, lanes = ((high, high), halves) if operand.by_k else (halves, (high, high))
-        first, second = rows[0], rows[1] if halves[1] else 0
-        loops = [(pairs, 2 * SIDE * by_tile, pair), (chunks, DEPTH * by_k, 2 * PARTS)]
-        if not operand.by_k:  # along what is contiguous
-            loops.reverse()
-        (outer, outer_step, out_outer), (inner, inner_step, out_inner) = loops
-        words.call(
-            _lay_out(turned, tiles, first, second, adjacent),
-            _LAY_OUT,
-            source=(source, at + tile * SIDE * by_tile + chunk * DEPTH * by_k),
-            row=operand.step,
-            second=LANES * by_k,
-            tile=SIDE * by_tile,
-            outer=outer,
-            outer_step=outer_step,
-            inner=inner,
-            inner_step=inner_step,
-            out=(to, out + tile // 2 * pair + (2 * chunk + tile % 2) * PARTS),
-            out_outer=out_outer,
-            out_inner=out_inner,
-            found_before=before,
-            found=(work, found),
-            scratch=(work, scratch),
-            first_mask=(1 << lanes[0]) - 1,
-            second_mask=(1 << lanes[1]) - 1,
-            bits=BITS,
-        )
-        before = (work, found)
+
+    source: Place
+    operand: Operand
+    turned: bool
+    length: int
+    depth: int
+    tiles: Place
+    found: Place
+    scratch: Place
+    adjacent: bool = False
+
+    def add(self, draft: Draft, *, more: bool = False) -> None:
+        """Add the calls.
+
+        Args:
+            draft: where they are written.
+            more: keep in mind what was found before.
+        """
+        operand = self.operand
+        along, across = 4, operand.step
+        by_k, by_tile = (along, across) if operand.by_k else (across, along)
+        pair = 2 * ceil(self.depth / DEPTH) * PARTS
+        before = self.found if more else ("zeros", 0)
+        for (tile, pairs, tiles, high), (chunk, chunks, deep) in product(
+            _pairs(self.length), regions(self.depth, DEPTH)
+        ):
+            halves = min(deep, LANES), max(deep - LANES, 0)
+            rows, lanes = ((high, high), halves) if operand.by_k else (halves, (high, high))
+            first, second = rows[0], rows[1] if halves[1] else 0
+            loops = [(pairs, 2 * SIDE * by_tile, pair), (chunks, DEPTH * by_k, 2 * PARTS)]
+            if not operand.by_k:  # along what is contiguous
+                loops.reverse()
+            (outer, outer_step, out_outer), (inner, inner_step, out_inner) = loops
+            draft.call(
+                _lay_out(self.turned, tiles, first, second, self.adjacent),
+                _LAY_OUT,
+                source=_further(self.source, tile * SIDE * by_tile + chunk * DEPTH * by_k),
+                row=operand.step,
+                second=LANES * by_k,
+                tile=SIDE * by_tile,
+                outer=outer,
+                outer_step=outer_step,
+                inner=inner,
+                inner_step=inner_step,
+                out=_further(self.tiles, tile // 2 * pair + (2 * chunk + tile % 2) * PARTS),
+                out_outer=out_outer,
+                out_inner=out_inner,
+                found_before=before,
+                found=self.found,
+                scratch=self.scratch,
+                first_mask=(1 << lanes[0]) - 1,
+                second_mask=(1 << lanes[1]) - 1,
+                bits=BITS,
+            )
+            before = self.found
+
+
+def _further(place: Place, distance: int) -> Place:
+    return place[0], place[1] + distance

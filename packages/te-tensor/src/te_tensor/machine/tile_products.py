@@ -21,9 +21,10 @@ from .compiler import LANES
 from .elementary import add_kernel, copy_kernel
 from .formula import Matrix, maximum
 from .kernel import kernel
-from .tile_layout import add_layout
+from .tile_layout import Layout
 from .tile_templates import (
     ONE,
+    SHARED,
     Block,
     Form,
     Side,
@@ -45,11 +46,13 @@ SHARED_FROM = 1 << 17
 
 
 @lru_cache
-def _laid(length: int, depth: int, operand: Operand, right: bool) -> Calls:
+def _laid(length: int, depth: int, operand: Operand) -> Calls:
     """The calls that lay out a matrix, with `_ROOM` to work in."""
     draft = Draft("matrix", "tiles", "work", "zeros")
-    turned, size = operand.by_k == right, (length, depth)
-    add_layout(draft, "matrix", 0, operand, turned, size, 0, 0, FOUND, to="tiles")
+    Layout(
+        *(("matrix", 0), operand, operand.by_k, length, depth),
+        *(("tiles", 0), ("work", 0), ("work", FOUND)),
+    ).add(draft)
     return draft.done()
 
 
@@ -58,11 +61,10 @@ _ROOM = FOUND + 2 * TILE
 
 
 class Laid:
-    """One side of products, laid out as tiles.
+    """The right side of products, laid out as tiles.
 
     Args:
-        matrix: shape (rows, k), or (k, columns) for the right side; float32.
-        right: which side.
+        matrix: shape (k, columns), float32.
         parts: how many threads share the work.
 
     Attributes:
@@ -70,12 +72,12 @@ class Laid:
         found: where it is what was found.
     """
 
-    def __init__(self, matrix: Array, *, right: bool = False, parts: int = 1) -> None:
-        length, depth = matrix.shape[::-1] if right else matrix.shape
-        operand = lying(matrix.strides, 0 if right else 1)
+    def __init__(self, matrix: Array, *, parts: int = 1) -> None:
+        depth, length = matrix.shape
+        operand = lying(matrix.strides, 0)
         if operand is None:  # neither axis is contiguous
             matrix = np.ascontiguousarray(matrix)
-            operand = lying(matrix.strides, 0 if right else 1)
+            operand = lying(matrix.strides, 0)
             assert operand
         pieces = cuts(length, parts)
         room = len(pieces) * _ROOM
@@ -87,9 +89,9 @@ class Laid:
         self.address = self.found + room
         shares = []
         for number, piece in enumerate(pieces):
-            calls = _laid(piece.stop - piece.start, depth, operand, right)
+            calls = _laid(piece.stop - piece.start, depth, operand)
             words = calls.at(
-                memory.address(matrix[:, piece] if right else matrix[piece]),
+                memory.address(matrix[:, piece]),
                 self.address + tiles_size(piece.start, depth),
                 self.found + number * _ROOM,
                 memory.address(ZEROS),
@@ -208,7 +210,7 @@ def multiply_each(
         products = [
             side
             if side.laid or side.b.size < SHARED_FROM
-            else side._replace(laid=Laid(side.b, right=True, parts=parts))
+            else side._replace(laid=Laid(side.b, parts=parts))
             for side in products
         ]
     form = Form(rows, depth, of_a, tuple(map(_side, products)), factor, parts)
@@ -242,12 +244,17 @@ def _side(product: Product) -> Side:
 def _addresses(template: Template, a: Array, products: Sequence[Product]) -> list[int]:
     """What addresses count from, as `template_of` names them, but for memory to work in."""
     address = memory.address
-    found = [_AT_ZEROS, _AT_SHAPES, address(template.zeros), address(a)]
+    found = [*_constant(template), address(a)]
     for b, out, start, laid in products:
         assert not isinstance(laid, Given)
         found += (address(b), 0) if laid is None else (laid.address, laid.found)
         found += address(out), 0 if start is None else address(start)
     return found
+
+
+def _constant(template: Template) -> list[int]:
+    """What all addresses of `SHARED` count from but those of the left side."""
+    return [_AT_ZEROS, _AT_SHAPES, memory.address(template.zeros)]
 
 
 def _add_up(product: Product, alpha: float, rooms: list[Array], place: int) -> None:
@@ -325,7 +332,7 @@ def share_products(
     sides: list[Side] = []
     # What each base counts from; `stays` for what stays where it is.
     stays = np.zeros(1, np.int64)
-    stacks = [stays, stays, stays, stays, a]
+    stacks = [stays, *[stays] * (len(SHARED) - 1), a]
     rooms: list[Array] = []
     for side in products:
         lies, stack, found = _side(side), side.b, stays
@@ -341,8 +348,7 @@ def share_products(
     template = template_of(form)
     own_rooms = [room(-(-size // 4)) for _, _, size in template.shares]
     stacks += own_rooms
-    constant = [_AT_ZEROS, _AT_SHAPES, memory.address(template.zeros)]
-    given = [*constant, *map(memory.address, stacks[4:])]
+    given = [*_constant(template), *map(memory.address, stacks[len(SHARED) :])]
     words, bases = template.calls.at(*given), template.calls.bases.tolist()
 
     def write(number: int) -> None:
@@ -384,7 +390,7 @@ def _laid_together(steps: Steps, b: Array, room: Callable[[int], Array]) -> tupl
 
     def write(number: int) -> None:
         piece = pieces[number]
-        calls = _laid(piece.stop - piece.start, depth, operand, True)
+        calls = _laid(piece.stop - piece.start, depth, operand)
         tiles = laid[(FOUND + tiles_size(piece.start, depth)) // 4 :]
         stacks = [None, b[:, piece], tiles, work[number], None]
         places = [0 if stack is None else memory.address(stack) for stack in stacks[1:]]

@@ -19,7 +19,7 @@ from .. import parallel
 from ..dtypes import Array, float32
 from .calls import Calls, Draft
 from .compiler import VECTOR
-from .tile_layout import add_layout
+from .tile_layout import Layout
 from .tile_multiply import FEW_ROWS, MULTIPLY, SCRATCH, WIDE, few_rows_program, multiply_program
 from .tiles import BOUNDS, DEPTH, FOUND, LINE, PARTS, SIDE, SMALL_TOO, Operand, regions, tiles_size
 
@@ -229,15 +229,15 @@ class _Share:
                         self.blocks.append((number, (at, self._columns[number])))
 
     def _lay_out_a(self, rows: slice, k: slice) -> None:
-        a, scratch = self._form.a, self._scratch
+        a = self._form.a
         by_k, by_row = (4, a.step) if a.by_k else (a.step, 4)
         at = (self._rows.start + rows.start) * by_row + (self._k.start + k.start) * by_k
-        size = rows.stop - rows.start, k.stop - k.start
-        where, more = (self._of_a, self._found_a, scratch), k.start > 0
-        add_layout(
-            *(self._draft, "a", at, a, not a.by_k, size, *where),
-            to=self._work, work=self._work, more=more,
-        )  # fmt: skip
+        Layout(
+            *(("a", at), a, not a.by_k, rows.stop - rows.start, k.stop - k.start),
+            tiles=(self._work, self._of_a),
+            found=(self._work, self._found_a),
+            scratch=(self._work, self._scratch),
+        ).add(self._draft, more=k.start > 0)
 
     def _lay_out_b(self, number: int, width: int, k: slice) -> None:
         b = self._form.sides[number].b
@@ -245,11 +245,12 @@ class _Share:
             return
         by_k, by_column = (4, b.step) if b.by_k else (b.step, 4)
         at = self._columns[number].start * by_column + (self._k.start + k.start) * by_k
-        where = self._of_b[number], self._found_b[number], self._scratch
-        add_layout(
-            *(self._draft, f"b {number}", at, b, b.by_k, (width, k.stop - k.start), *where),
-            to=self._work, work=self._work, more=k.start > 0,
-        )  # fmt: skip
+        Layout(
+            *((f"b {number}", at), b, b.by_k, width, k.stop - k.start),
+            tiles=(self._work, self._of_b[number]),
+            found=(self._work, self._found_b[number]),
+            scratch=(self._work, self._scratch),
+        ).add(self._draft, more=k.start > 0)
 
     def _multiply(
         self, number: int, rows: slice, width: int, stretch: slice, parts: list[slice], last: bool

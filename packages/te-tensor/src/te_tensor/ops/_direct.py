@@ -200,7 +200,7 @@ class Direct:
         work = out.size * kernels[0].size
         threads = threads_for(work)
         rows = np.ascontiguousarray(kernels.transpose(0, 2, 3, 1)).reshape(len(kernels), -1)
-        laid = Laid(rows.T, right=True)
+        laid = Laid(rows.T)
         image, place, start = map(memory.address, (units, out, bias))
 
         def bases(_: int, chosen: Array) -> list[Array | int]:
