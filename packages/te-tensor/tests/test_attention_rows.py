@@ -15,7 +15,8 @@ def _few_rows_at_a_time(monkeypatch):
     for name, value in {
         "_SCORES": 1 << 11,
         "_FEWEST": 8,
-        "_MOST": 32,
+        "_HIGH": 32,
+        "_WIDE": 32,
         "_STEP": 16,
         "MOST_COLUMNS": 24,
     }.items():

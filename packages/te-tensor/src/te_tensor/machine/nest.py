@@ -22,20 +22,22 @@ from ..dtypes import Array, float32
 from ..executable import Code
 from . import product, transposition
 from .assembler import CALLEE_SAVED, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, Assembler, Memory
-from .calls import PREFIX, WORD
+from .calls import PREFIX, WORD, Calls
 from .compiler import LANES, VECTOR
 from .elementary import fill_kernel
 from .kernel import Kernel, as_words
+from .tile_layout import ROOM, layout_calls
 from .tile_templates import Form, Side, Template, lying, template_of
-from .tiles import SHAPES, SMALL_TOO, ZEROS
+from .tiles import SHAPES, SMALL_TOO, ZEROS, Operand, tiles_size
 
 #: Axes that matrices lie along.
 _AXES = 3
 _WORD, _ITEM = WORD, 4
-#: Where a nest's words are: how many calls, where they are, how many addresses that move, where
-#: they are, and the lengths of the axes from the last one to the first.
-_CALLS, _CALLS_AT, _MOVES, _MOVES_AT, _LENGTHS = 0, 8, 16, 24, 32
-_HEAD = 4 + _AXES
+#: Where a nest's words are: how many calls come before those for the last axis, where they are; the
+#: same of these, and of addresses that move; and the lengths of the axes from the last one to the
+#: first.
+_FIRST, _FIRST_AT, _CALLS, _CALLS_AT, _MOVES, _MOVES_AT, _LENGTHS = range(0, 7 * WORD, WORD)
+_HEAD = 6 + _AXES
 #: Words for each call: its code and its record; and for each address: where it is, and how far it
 #: moves along each axis, from the last one to the first.
 _CALL, _MOVE = 2, 1 + _AXES
@@ -57,15 +59,11 @@ def nest_code() -> Code:
     code.load(RBX, Memory(RDI))
     loops = []
     for axis in reversed(range(_AXES)):
+        if not axis:
+            _make_calls(code, _FIRST, _FIRST_AT)
         code.load(counters[axis], Memory(RBX, offset=_LENGTHS + axis * _WORD))
         loops.append(code.here())
-    code.load(R15, Memory(RBX, offset=_CALLS_AT))
-    code.load(RBP, Memory(RBX, offset=_CALLS))
-    call = code.here()
-    code.load(RDI, Memory(R15, offset=_WORD))
-    code.call(Memory(R15))
-    _next(code, R15, _CALL)
-    code.jump("not zero", call)
+    _make_calls(code, _CALLS, _CALLS_AT)
     for axis in range(_AXES):
         code.load(R15, Memory(RBX, offset=_MOVES_AT))
         code.load(RBP, Memory(RBX, offset=_MOVES))
@@ -82,6 +80,20 @@ def nest_code() -> Code:
         code.pop(register)
     code.give_back()
     return Code(code.finish())
+
+
+def _make_calls(code: Assembler, count: int, at: int) -> None:
+    """Make the calls of a list, perhaps none."""
+    code.load(R15, Memory(RBX, offset=at))
+    code.load(RBP, Memory(RBX, offset=count))
+    code.add_number(RBP, 0)
+    none = code.jump("zero")
+    call = code.here()
+    code.load(RDI, Memory(R15, offset=_WORD))
+    code.call(Memory(R15))
+    _next(code, R15, _CALL)
+    code.jump("not zero", call)
+    code.land(none)
 
 
 def _next(code: Assembler, place: int, words: int) -> None:
@@ -122,6 +134,8 @@ class _Entry(NamedTuple):
     words: Sequence[int | _Here | _Lying | _At]
     #: Words of the record that the program changes if it can't do its work.
     failures: Sequence[int] = ()
+    #: Whether it comes before those for the last axis.
+    first: bool = False
 
 
 class _KernelCall(NamedTuple):
@@ -130,6 +144,7 @@ class _KernelCall(NamedTuple):
     kernel: Kernel
     matrices: tuple[_Lying, ...]
     scalars: tuple[float, ...]
+    first: bool
 
     def entries(self) -> list[_Entry]:
         program = self.kernel.program()
@@ -141,7 +156,7 @@ class _KernelCall(NamedTuple):
         behind = len(head) + 2 * len(self.matrices) + len(numbers)
         for number, matrix in enumerate(self.matrices):
             words += (_Here(behind + number), matrix.by_row)
-        return [_Entry(program.address, [*words, *numbers, *self.matrices])]
+        return [_Entry(program.address, [*words, *numbers, *self.matrices], first=self.first)]
 
 
 class _ProductCall(NamedTuple):
@@ -169,31 +184,52 @@ class _TiledCall(NamedTuple):
     """The same by tiles, from memory where both sides are laid out."""
 
     a: _Lying
-    b: _Lying
+    #: None where it is laid out.
+    b: _Lying | None
     out: _Lying
     add: bool
 
     def template(self) -> Template:
         (rows, depth), columns, by_row = self.a.shape[-2:], self.out.shape[-1], self.out.strides[-2]
-        of_a, of_b = lying(self.a.strides, 1), lying(self.b.strides, 0)
+        of_a, of_b = lying(self.a.strides, 1), self.b and lying(self.b.strides, 0)
         assert of_a
         side = Side(columns, of_b, by_row, by_row if self.add else 0, plain=not self.add)
         form = Form(rows, depth, of_a, (side,), bounds=SMALL_TOO, sums_apart=False)
         return template_of(form)
 
     def entries(self) -> list[_Entry]:
-        made, entries, at = self.template(), [], 0
+        made = self.template()
         # In the order of `SHARED` and `OWN`; then memory to work in.
         matrices = (None, None, None, None, self.a, self.b, None, self.out, self.out, None)
-        words, bases = made.calls.words.tolist(), made.calls.bases.tolist()
-        failures = set(made.skipped.tolist())
-        for _ in range(made.calls.count):
-            places = range(at + 2, at + 2 + (words[at + 1] - PREFIX) // _WORD)
-            record = [_At(matrices[bases[i]], words[i]) if bases[i] else words[i] for i in places]
-            failing = [number for number, place in enumerate(places) if place in failures]
-            entries.append(_Entry(words[at], record, failing))
-            at = places.stop
-        return entries
+        return _entries(made.calls, matrices, set(made.skipped.tolist()))
+
+
+class _LayoutCall(NamedTuple):
+    """A right side laid out as tiles, before what comes for each matrix along the last axis."""
+
+    b: _Lying
+    operand: Operand
+
+    def calls(self) -> Calls:
+        depth, columns = self.b.shape[-2:]
+        return layout_calls(columns, depth, self.operand)
+
+    def entries(self) -> list[_Entry]:
+        made = _entries(self.calls(), (None, self.b, None, None, None), set())
+        return [entry._replace(first=True) for entry in made]
+
+
+def _entries(calls: Calls, matrices: Sequence[_Lying | None], failures: set[int]) -> list[_Entry]:
+    """Calls that were written down, for matrices that each of their bases is, or none."""
+    entries, at = [], 0
+    words, bases = calls.words.tolist(), calls.bases.tolist()
+    for _ in range(calls.count):
+        places = range(at + 2, at + 2 + (words[at + 1] - PREFIX) // _WORD)
+        record = [_At(matrices[bases[i]], words[i]) if bases[i] else words[i] for i in places]
+        failing = [number for number, place in enumerate(places) if place in failures]
+        entries.append(_Entry(words[at], record, failing))
+        at = places.stop
+    return entries
 
 
 class _TransposedCall(NamedTuple):
@@ -209,7 +245,7 @@ class _TransposedCall(NamedTuple):
         return [_Entry(code.address, [self.source, self.source.by_row, self.out, *sizes])]
 
 
-_Call: TypeAlias = _KernelCall | _ProductCall | _TiledCall | _TransposedCall
+_Call: TypeAlias = _KernelCall | _ProductCall | _TiledCall | _LayoutCall | _TransposedCall
 
 
 class Own:
@@ -236,6 +272,20 @@ class Own:
     def first(self, columns: int) -> Own:
         """Its first columns."""
         return Own((self.shape[0], columns), self.strides, self.place)
+
+
+class LaidOut(NamedTuple):
+    """A right side that a nest lays out.
+
+    Attributes:
+        shape: (k, columns).
+        tiles: its tiles.
+        found: what was found.
+    """
+
+    shape: tuple[int, int]
+    tiles: Own
+    found: Own
 
 
 #: Memory of each thread's own that products by tiles work in, one after the other.
@@ -266,19 +316,20 @@ class Nest:
         self._own = self._of_tiles = 0
         self._work = 0
 
-    def kernel(self, kernel: Kernel, *given: Any) -> None:
+    def kernel(self, kernel: Kernel, *given: Any, first: bool = False) -> None:
         """Have a kernel go over rows of matrices; the first one says how many rows, and columns.
 
         Args:
             kernel: the kernel.
             given: its operands; scalars come last. A matrix of one row serves for all rows; a
                 `Column` is a matrix of one column.
+            first: before everything else, once for all matrices along the last axis.
         """
         stacks = given[: kernel.arrays]
         rows, columns = stacks[0].shape[-2:]
         self._work += rows * columns
         lying = tuple([_Lying(stack.shape, stack.strides) for stack in stacks])
-        self._calls.append(_KernelCall(kernel, lying, given[kernel.arrays :]))
+        self._calls.append(_KernelCall(kernel, lying, given[kernel.arrays :], first))
         self._operands += stacks
 
     def own(self, rows: int, columns: int) -> Own:
@@ -289,20 +340,50 @@ class Nest:
         self._own += rows * made.strides[0]
         return made
 
+    def lay(self, b: Array, rows: int) -> Array | LaidOut:
+        """Have the right side of products laid out, once for all matrices along the last axis.
+
+        Args:
+            b: matrices (k, n), the same ones along that axis.
+            rows: those of the left sides.
+
+        Returns:
+            What the products take; b itself where they don't go by tiles.
+        """
+        depth, columns = b.shape[-2:]
+        operand = lying(b.strides, 0)
+        if not (self._tiles and operand and _suit_tiles(rows, depth, columns)):
+            return b
+        laid = LaidOut((depth, columns), self._room(tiles_size(columns, depth)), self._room(ROOM))
+        call = _LayoutCall(_Lying(b.shape, b.strides), operand)
+        self._add(call, call.calls(), (b, laid.tiles, laid.found, ZEROS))
+        return laid
+
+    def _room(self, size: int) -> Own:
+        """So many bytes of each thread's own."""
+        made = Own((1, -(-size // _ITEM)), (size, _ITEM), self._own)
+        self._own += size + -size % VECTOR
+        return made
+
+    def _add(self, call: _Call, calls: Calls, leads_to: Sequence[Array | Own]) -> None:
+        """Add a call that comes to calls written down, and what their bases are."""
+        self._operands += [leads_to[base - 1] for base in calls.bases.tolist() if base]
+        self._calls.append(call)
+
     def product(
-        self, a: Array | Own, b: Array | Own, out: Array | Own, *, add: bool = False
+        self, a: Array | Own, b: Array | Own | LaidOut, out: Array | Own, *, add: bool = False
     ) -> None:
         """Have out = a @ b made.
 
         Args:
             a: matrices (m, k), of any strides but 0.
-            b: matrices (k, n), one of their axes contiguous.
+            b: matrices (k, n), one of their axes contiguous; or what `lay` gave.
             out: matrices (m, n), columns contiguous. There may be more than b has, up to a
                 whole vector, if its rows are contiguous: they come to be 0.
             add: add to what is there.
         """
         (rows, depth), columns = a.shape[-2:], out.shape[-1]
-        if self._tiles and _by_tiles(a, b):
+        if isinstance(b, LaidOut) or (self._tiles and _by_tiles(a, b)):
             self._by_tiles(a, b, self._zeros_behind(out, b.shape[-1]), add)
             return
         if b.shape[-1] < columns or (columns > 1 and b.strides[-1] != _ITEM):
@@ -323,17 +404,23 @@ class Nest:
         self.kernel(fill_kernel, out[..., columns:], 0.0)
         return out[..., :columns]
 
-    def _by_tiles(self, a: Array | Own, b: Array | Own, out: Array | Own, add: bool) -> None:
+    def _by_tiles(
+        self, a: Array | Own, b: Array | Own | LaidOut, out: Array | Own, add: bool
+    ) -> None:
         self._work += a.shape[-2] * out.shape[-1] * (1 + a.shape[-1] // LANES)
-        of_a, of_b, of_out = (_Lying(x.shape, x.strides) for x in (a, b, out))
+        of_a, of_out = _Lying(a.shape, a.strides), _Lying(out.shape, out.strides)
+        tiles, found, of_b = (
+            (b.tiles, b.found, None)
+            if isinstance(b, LaidOut)
+            else (b, ZEROS, _Lying(b.shape, b.strides))
+        )
         call = _TiledCall(of_a, of_b, of_out, add)
         made = call.template()
         ((_, _, size),) = made.shares
         self._of_tiles = max(self._of_tiles, size)
         # In the order of `SHARED` and `OWN`; then memory to work in.
-        leads_to = (ZEROS, SHAPES, made.zeros, a, b, ZEROS, out, out, _TILES)
-        self._operands += [leads_to[base - 1] for base in made.calls.bases.tolist() if base]
-        self._calls.append(call)
+        leads_to = (ZEROS, SHAPES, made.zeros, a, tiles, found, out, out, _TILES)
+        self._add(call, made.calls, leads_to)
 
     def _transposed(self, stack: Array | Own) -> Own:
         """Have matrices (n, k) copied as (k, n), and zeros up to a whole vector."""
@@ -415,13 +502,19 @@ class Nest:
 
 def _by_tiles(a: Array | Own, b: Array | Own) -> bool:
     """Whether tiles make such a product sooner than vectors."""
-    (rows, depth), columns = a.shape[-2:], b.shape[-1]
+    rows, depth = a.shape[-2:]
+    return (
+        _suit_tiles(rows, depth, b.shape[-1])
+        and lying(a.strides, 1) is not None
+        and lying(b.strides, 0) is not None
+    )
+
+
+def _suit_tiles(rows: int, depth: int, columns: int) -> bool:
     return (
         rows * columns * depth >= _TILED_FROM
         and min(rows, columns) >= _SHORTEST
         and depth >= _SHALLOWEST
-        and lying(a.strides, 1) is not None
-        and lying(b.strides, 0) is not None
     )
 
 
@@ -469,15 +562,16 @@ def _parts(lead: tuple[int, ...], pieces: int, calls: tuple[_Call, ...]) -> list
 
 def _part(lead: tuple[int, ...], piece: slice, calls: tuple[_Call, ...]) -> Part:
     words, bases = [0] * _HEAD, [0] * _HEAD
+    firsts: list[tuple[int, int]] = []
     entries: list[tuple[int, int]] = []
     moves: list[tuple[int, ...]] = []
     operands = itertools.count(OPERANDS)
     failures: list[int] = []
-    for call, own, failing in itertools.chain.from_iterable(c.entries() for c in calls):
+    for entry in itertools.chain.from_iterable(c.entries() for c in calls):
         first = len(words)
-        entries.append((call, first * _WORD))
-        failures += [first + place for place in failing]
-        for word in own:
+        (firsts if entry.first else entries).append((entry.code, first * _WORD))
+        failures += [first + place for place in entry.failures]
+        for word in entry.words:
             if isinstance(word, _Lying):
                 word = _At(word, 0)
             if isinstance(word, _Here):
@@ -494,13 +588,14 @@ def _part(lead: tuple[int, ...], piece: slice, calls: tuple[_Call, ...]) -> Part
             else:
                 words.append(word)
                 bases.append(0)
-    at = len(words) * _WORD
+    at_entries = (len(words) + len(firsts) * _CALL) * _WORD
     words[:_HEAD] = (
-        *(len(entries), at, len(moves), at + len(entries) * _CALL * _WORD),
+        *(len(firsts), len(words) * _WORD, len(entries), at_entries),
+        *(len(moves), at_entries + len(entries) * _CALL * _WORD),
         *(*lead[:0:-1], piece.stop - piece.start),
     )
-    bases[1] = bases[3] = INSIDE
-    for code, record in entries:
+    bases[1] = bases[3] = bases[5] = INSIDE
+    for code, record in firsts + entries:
         words += (code, record)
         bases += (0, INSIDE)
     for move in moves:

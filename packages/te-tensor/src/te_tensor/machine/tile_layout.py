@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import struct
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 from math import ceil
 from typing import NamedTuple, TypeAlias
 
 from ..executable import Code
 from .assembler import R8, R9, R10, R11, R14, R15, RAX, RBX, RCX, RDX, RSI, Memory
-from .calls import Draft
+from .calls import Calls, Draft
 from .compiler import LANES, VECTOR
 from .program import Record, Writer, program
-from .tiles import DEPTH, PARTS, SIDE, TILE, Operand, regions
+from .tiles import DEPTH, FOUND, PARTS, SIDE, TILE, Operand, regions
 from .transposition import transpose
 
 _LAY_OUT = Record(
@@ -238,6 +238,24 @@ class Layout(NamedTuple):
                 bits=BITS,
             )
             before = self.found
+
+
+#: Bytes for what is found, and for a block.
+ROOM = FOUND + 2 * TILE
+
+
+@lru_cache
+def layout_calls(length: int, depth: int, operand: Operand) -> Calls:
+    """The calls that lay out a right side, with `ROOM` to work in, where it begins with `FOUND`.
+
+    Bases are the matrix, its tiles, memory to work in, and zeros.
+    """
+    draft = Draft("matrix", "tiles", "work", "zeros")
+    Layout(
+        *(("matrix", 0), operand, operand.by_k, length, depth),
+        *(("tiles", 0), ("work", 0), ("work", FOUND)),
+    ).add(draft)
+    return draft.done()
 
 
 def _further(place: Place, distance: int) -> Place:

@@ -8,20 +8,20 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import memory
 from ..dtypes import Array, float32
-from .calls import Calls, Draft, run_calls
+from .calls import run_calls
 from .chain import Chain, Steps
 from .compiler import LANES
 from .elementary import add_kernel, copy_kernel
 from .formula import Matrix, maximum
 from .kernel import kernel
-from .tile_layout import Layout
+from .tile_layout import ROOM, layout_calls
 from .tile_templates import (
     ONE,
     SHARED,
@@ -34,7 +34,7 @@ from .tile_templates import (
     lying,
     template_of,
 )
-from .tiles import FOUND, HIGH, LINE, LOW, SHAPES, SMALL_TOO, TILE, ZEROS, Operand, tiles_size
+from .tiles import FOUND, HIGH, LINE, LOW, SHAPES, SMALL_TOO, ZEROS, tiles_size
 
 #: Multiply-adds up to which products are short, and keep the GIL; and numbers that are laid out.
 _SHORT, _FEW = 1 << 24, 1 << 17
@@ -43,21 +43,6 @@ SHARED_FROM = 1 << 17
 
 
 # -- sides -----------------------------------------------------------------------------------
-
-
-@lru_cache
-def _laid(length: int, depth: int, operand: Operand) -> Calls:
-    """The calls that lay out a matrix, with `_ROOM` to work in."""
-    draft = Draft("matrix", "tiles", "work", "zeros")
-    Layout(
-        *(("matrix", 0), operand, operand.by_k, length, depth),
-        *(("tiles", 0), ("work", 0), ("work", FOUND)),
-    ).add(draft)
-    return draft.done()
-
-
-#: Bytes for what is found, and for a block.
-_ROOM = FOUND + 2 * TILE
 
 
 class Laid:
@@ -80,7 +65,7 @@ class Laid:
             operand = lying(matrix.strides, 0)
             assert operand
         pieces = cuts(length, parts)
-        room = len(pieces) * _ROOM
+        room = len(pieces) * ROOM
         size = room + tiles_size(length, depth)
         self._memory = memory.empty(((size + LINE) // 4,), float32)
         self._size = size - room
@@ -89,11 +74,11 @@ class Laid:
         self.address = self.found + room
         shares = []
         for number, piece in enumerate(pieces):
-            calls = _laid(piece.stop - piece.start, depth, operand)
+            calls = layout_calls(piece.stop - piece.start, depth, operand)
             words = calls.at(
                 memory.address(matrix[:, piece]),
                 self.address + tiles_size(piece.start, depth),
-                self.found + number * _ROOM,
+                self.found + number * ROOM,
                 memory.address(ZEROS),
             )
             shares.append((words, calls.count))
@@ -385,12 +370,12 @@ def _laid_together(steps: Steps, b: Array, room: Callable[[int], Array]) -> tupl
     assert operand
     pieces = cuts(length, steps.threads)
     laid = room((FOUND + tiles_size(length, depth)) // 4)
-    room_for_all = room(len(pieces) * _ROOM // 4)
+    room_for_all = room(len(pieces) * ROOM // 4)
     work = room_for_all.reshape(len(pieces), -1)
 
     def write(number: int) -> None:
         piece = pieces[number]
-        calls = _laid(piece.stop - piece.start, depth, operand)
+        calls = layout_calls(piece.stop - piece.start, depth, operand)
         tiles = laid[(FOUND + tiles_size(piece.start, depth)) // 4 :]
         stacks = [None, b[:, piece], tiles, work[number], None]
         places = [0 if stack is None else memory.address(stack) for stack in stacks[1:]]

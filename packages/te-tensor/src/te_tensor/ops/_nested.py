@@ -139,6 +139,49 @@ def biased_gradient(
     of_bias.store((found * phi.load()).sum())
 
 
+@kernel
+def plain_weights_and_gradient(
+    weights: Matrix,
+    of_scores: Matrix,
+    penalty: Matrix,
+    log_sums: Column,
+    sums: Column,
+    scale: Scalar,
+) -> None:
+    """As `plain_weights_again`, and `plain_gradient` with the sums of weights times gradients.
+
+    These are known for whole rows, so that some of their columns can be made.
+    """
+    _write_weights_again(weights, weights.load() * scale.load(), penalty, log_sums)
+    found = weights.load() * (of_scores.load() - sums.load())
+    of_scores.store(found * scale.load())
+
+
+@kernel
+def biased_weights_and_gradient(
+    weights: Matrix,
+    of_scores: Matrix,
+    penalty: Matrix,
+    phi: Matrix,
+    bias: Column,
+    log_sums: Column,
+    sums: Column,
+    of_bias: Column,
+    scale: Scalar,
+) -> None:
+    """The same with a distance bias; and what the row adds to the gradient of its slope."""
+    _write_weights_again(weights, _biased(weights, phi, bias, scale), penalty, log_sums)
+    found = weights.load() * (of_scores.load() - sums.load())
+    of_scores.store(found * scale.load())
+    of_bias.store((found * phi.load()).sum())
+
+
+@kernel
+def row_products(a: Matrix, b: Matrix, sums: Column) -> None:
+    """The sums of products of two rows."""
+    sums.store((a.load() * b.load()).sum())
+
+
 class Nested:
     """softmax(scale·q·kᵀ + mask - bias)·v, a head at a time.
 

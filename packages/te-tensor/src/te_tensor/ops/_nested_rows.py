@@ -15,24 +15,24 @@ from numpy.lib.stride_tricks import as_strided
 from .. import memory, parallel
 from ..blas_library import uses_tiles
 from ..dtypes import Array, float32
-from ..machine import LANES, Nest, Own, kernel_info
+from ..machine import LANES, Nest, Own, fill_kernel, kernel_info
 from ._blocks import Block
 from ._distance import whole_vectors
 from ._nested import (
     MOST_COLUMNS,
     MOST_FEATURES,
     Nested,
-    biased_gradient,
-    biased_weights_again,
+    biased_weights_and_gradient,
     biased_weights_and_sums,
-    plain_gradient,
-    plain_weights_again,
+    plain_weights_and_gradient,
     plain_weights_and_sums,
+    row_products,
     rows_together,
 )
 
-#: Scores that are made together, and how many rows they have at least and at most.
-_SCORES, _FEWEST, _MOST = 1 << 19, 64, 256
+#: Scores that are made together, how many rows they have at least and at most; and how many columns
+#: where they needn't be all.
+_SCORES, _FEWEST, _HIGH, _WIDE = 1 << 19, 64, 256, 512
 #: What the columns that causal rows see are a multiple of: calls are written down for each number.
 _STEP = 256
 
@@ -54,16 +54,45 @@ def nests_rows(q: Array, k: Array, v: Array) -> bool:
 
 
 class _Band(NamedTuple):
-    """Rows that are made alike: from where, how many, how many times, and columns they see."""
+    """Rows that are made alike, with some of the columns.
+
+    Attributes:
+        first: the first row.
+        height: how many rows are made together.
+        times: how many times.
+        columns: which columns.
+        partly: whether a causal row may see some of them only.
+    """
 
     first: int
     height: int
     times: int
-    columns: int
+    columns: slice
+    partly: bool = False
+
+    @property
+    def rows(self) -> slice:
+        """All of its rows."""
+        return slice(self.first, self.first + self.height * self.times)
+
+    @property
+    def width(self) -> int:
+        """How many columns it has."""
+        return int(self.columns.stop - self.columns.start)
+
+
+class _Block(NamedTuple):
+    """Columns, and bands of the rows that see some of them."""
+
+    columns: slice
+    bands: list[_Band]
 
 
 class NestedRows(Nested):
     """softmax(scale·q·kᵀ + mask - bias)·v of long rows; as `Nested`, with a key head for each head.
+
+    Backward goes through the columns of a block for all rows, and then through the next block's:
+    what belongs to a block stays in the second-level cache.
 
     Args:
         q: shape (B, H, S, d).
@@ -83,41 +112,53 @@ class NestedRows(Nested):
         grouped = self._group(out)
         self._log_sums = np.empty((*self.size[:4], 1), float32)
 
-        def write(nest: Nest, band: _Band, weights: Own) -> None:
-            shares = weights.first(band.columns)
-            nest.product(shares, self._keys(self.v, band), self._rows(grouped, band))
+        def write(band: _Band, nest: Nest, penalty: Array) -> None:
+            weights = nest.own(band.height, band.width)
+            self._multiply_with_keys(nest, band, weights)
+            seen, last = self._penalty_of(band, penalty), self._rows(self._log_sums, band)
+            if self.bias is None:
+                nest.kernel(plain_weights_and_sums, weights, seen, last, self.scale)
+            else:
+                operands = self._phi_of(band), self._slopes(), last
+                nest.kernel(biased_weights_and_sums, weights, seen, *operands, self.scale)
+            values = nest.lay(self._keys(self.v, band), band.height)
+            nest.product(weights.first(band.width), values, self._rows(grouped, band))
 
-        self._run(write, again=False)
+        self._run([_Block(band.columns, [band]) for band in self._bands()], write)
 
     def backward(
         self, grad: Array, out: Array, needs: dict[str, bool], shapes: dict[str, tuple[int, ...]]
     ) -> dict[str, Array]:
         """As `Nested.backward`; none of the mask, of distances and of rates."""
         batch, heads, _, rows, _ = self.size
-        grad = self._group(rows_together(grad))
-        of_bias = np.empty((batch, heads, 1, rows, 1), float32)
+        grad, blocks = self._group(rows_together(grad)), self._blocks()
+        sums = self._products_of_rows(grad, self._group(rows_together(out)))
+        of_bias = np.zeros((len(blocks), batch, heads, 1, rows, 1), float32)
         given = dict(zip("qkv", self.given, strict=True))
         results = {name: memory.empty_like(x) for name, x in given.items() if needs[name]}
         grouped = {name: made[:, :, None] for name, made in results.items()}
-        with_slopes = self.bias is not None and needs["slopes"]
 
-        def begin() -> None:
-            for name in {"k", "v"} & results.keys():
-                results[name][...] = 0
-
-        def write(nest: Nest, band: _Band, weights: Own) -> None:
-            upstream, columns = self._rows(grad, band), band.columns
-            of_scores = nest.own(band.height, columns)
-            nest.product(upstream, self._keys(self.v, band).swapaxes(-1, -2), of_scores)
-            if with_slopes:
-                operands = of_scores, weights, self._phi_of(band), self._rows(of_bias, band)
-                nest.kernel(biased_gradient, *operands, self.scale)
+        def write(band: _Band, nest: Nest, penalty: Array) -> None:
+            upstream, scores = self._rows(grad, band), self._penalty_of(band, penalty)
+            weights, of_scores = (nest.own(band.height, band.width) for _ in range(2))
+            self._multiply_with_keys(nest, band, weights)
+            values = nest.lay(self._keys(self.v, band).swapaxes(-1, -2), band.height)
+            nest.product(upstream, values, of_scores)
+            known = self._rows(self._log_sums, band), self._rows(sums, band)
+            made = weights, of_scores, scores
+            if self.bias is None:
+                nest.kernel(plain_weights_and_gradient, *made, *known, self.scale)
             else:
-                nest.kernel(plain_gradient, of_scores, weights, self.scale)
-            of_scores, shares = of_scores.first(columns), weights.first(columns)
+                number = band.columns.start // _WIDE
+                operands = self._phi_of(band), self._slopes(), *known
+                into = self._rows(of_bias[number], band)
+                nest.kernel(biased_weights_and_gradient, *made, *operands, into, self.scale)
+            of_scores, shares = of_scores.first(band.width), weights.first(band.width)
             if "q" in results:
-                target = self._rows(grouped["q"], band)
-                nest.product(of_scores, self._keys(self.k, band), target)
+                keys, target = self._keys(self.k, band), self._rows(grouped["q"], band)
+                nest.product(
+                    of_scores, nest.lay(keys, band.height), target, add=band.columns.start > 0
+                )
             for name, left, right in (
                 ("k", of_scores, self._rows(self.q, band)),
                 ("v", shares, upstream),
@@ -125,94 +166,116 @@ class NestedRows(Nested):
                 if name in results:  # each row adds to all columns that it sees
                     nest.product(left.turned, right, self._keys(grouped[name], band), add=True)
 
-        self._run(write, begin, again=True)
+        def begin(nest: Nest, columns: slice) -> None:
+            for name in {"k", "v"} & results.keys():
+                target = self._stacked(grouped[name][..., columns, :])
+                nest.kernel(fill_kernel, target, 0.0, first=True)
+
+        self._run(blocks, write, begin)
         if needs.get("slopes"):
-            summed = np.add.reduce(of_bias.reshape(batch, heads, rows), axis=(0, 2), dtype=float)
+            summed = np.add.reduce(
+                of_bias.reshape(-1, batch, heads, rows), axis=(0, 1, 3), dtype=float
+            )
             results["slopes"] = (-summed).astype(float32).reshape(shapes["slopes"])
         return results
 
-    # -- rows, some at a time --------------------------------------------------------------------
+    # -- some rows at a time ---------------------------------------------------------------------
 
     def _run(
         self,
-        write: Callable[[Nest, _Band, Own], None],
-        begin: Callable[[], None] = lambda: None,
-        *,
-        again: bool,
+        blocks: list[_Block],
+        write: Callable[[_Band, Nest, Array], None],
+        begin: Callable[[Nest, slice], None] = lambda nest, columns: None,
     ) -> None:
-        """Go through all bands; what tiles can't split is made without them.
+        """Go through blocks of bands; what tiles can't split is made without them.
 
         Args:
-            write: has done what a band's weights are for.
-            begin: what comes first.
-            again: the logarithms of rows' sums are known.
+            blocks: the blocks.
+            write: writes down what makes a band, with what is subtracted from all scores.
+            begin: writes down what comes first in a block.
         """
+        batch, heads = self.size[:2]
         if self.bias is not None:
             self.parts = self.bias.parts(Block.of_all(self.size))
             self.phi = self.bias.whole_vectors(self.parts, self.size)
         penalty = self._penalty(None)  # what causal rows don't see a band adds
+
+        def run(block: _Block, tiles: bool) -> bool:
+            nests = [
+                Nest(max(batch, heads), min(batch, heads), times, tiles=tiles)
+                for times in [band.times for band in block.bands] or [1]
+            ]
+            begin(nests[0], block.columns)
+            for band, nest in zip(block.bands, nests, strict=False):
+                write(band, nest, penalty)
+            return all([nest.run() for nest in nests])
+
         for tiles in (uses_tiles(), False):
-            begin()
-            if all([self._band(band, penalty, tiles, write, again) for band in self._bands()]):
+            if all([run(block, tiles) for block in blocks]):
                 break
         self._forget()
 
     def _bands(self) -> list[_Band]:
+        """Bands with all columns that they see."""
         rows, columns = self.size[3:]
-        height = min(rows, max(_FEWEST, min(_MOST, _SCORES // columns // 32 * 32)))
+        height = min(rows, max(_FEWEST, min(_HIGH, _SCORES // columns // 32 * 32)))
         if self.causal_from is None:
-            count, rest = divmod(rows, height)
-            tail = [_Band(rows - rest, rest, 1, columns)] if rest else []
-            return [_Band(0, height, count, columns), *tail]
-        heights = [(first, min(height, rows - first)) for first in range(0, rows, height)]
+            return _cut(slice(0, rows), height, slice(0, columns))
         bands = []
-        for first, high in heights:
+        for first in range(0, rows, height):
+            high = min(height, rows - first)
             seen = self.causal_from + first + high
-            bands.append(_Band(first, high, 1, min(columns, seen + -seen % _STEP)))
+            seen = min(columns, seen + -seen % _STEP)
+            bands.append(_Band(first, high, 1, slice(0, seen), partly=True))
         return bands
 
-    def _band(
-        self,
-        band: _Band,
-        penalty: Array,
-        tiles: bool,
-        write: Callable[[Nest, _Band, Own], None],
-        again: bool,
-    ) -> bool:
-        """Whether tiles could split all numbers."""
-        batch, heads = self.size[:2]
-        nest = Nest(max(batch, heads), min(batch, heads), band.times, tiles=tiles)
-        weights = nest.own(band.height, band.columns)
-        keys = self._keys(self.k, band).swapaxes(-1, -2)
-        nest.product(self._rows(self.q, band), keys, weights)
-        seen = self._rows(self._penalty_of(band, penalty), band)
-        last = self._rows(self._log_sums, band), self.scale
-        if self.bias is None:
-            plain = plain_weights_again if again else plain_weights_and_sums
-            nest.kernel(plain, weights, seen, *last)
-        else:
-            biased = biased_weights_again if again else biased_weights_and_sums
-            slopes = self._stacked(-self.bias.slopes[None])
-            nest.kernel(biased, weights, seen, self._phi_of(band), slopes, *last)
-        write(nest, band, weights)
-        return nest.run()
+    def _blocks(self) -> list[_Block]:
+        rows, columns = self.size[3:]
+        blocks = []
+        for start in range(0, columns, _WIDE):
+            seen = slice(start, min(start + _WIDE, columns))
+            some = every = 0  # the first rows that see some of them, and all of them
+            if self.causal_from is not None:
+                some, every = (
+                    min(rows, max(0, column - self.causal_from)) for column in (start, seen.stop)
+                )
+            bands = [
+                _Band(first, min(_HIGH, every - first), 1, seen, partly=True)
+                for first in range(some, every, _HIGH)
+            ]
+            blocks.append(_Block(seen, bands + _cut(slice(every, rows), _HIGH, seen)))
+        return blocks
+
+    def _products_of_rows(self, a: Array, b: Array) -> Array:
+        """Their sums, shape (B, H, 1, S, 1)."""
+        sums = np.empty((*a.shape[:4], 1), float32)
+        nest = Nest(*self._stacked(sums).shape[:3])
+        nest.kernel(row_products, *map(self._stacked, (a, b, sums)))
+        nest.run()
+        return sums
+
+    def _multiply_with_keys(self, nest: Nest, band: _Band, scores: Own) -> None:
+        keys = nest.lay(self._keys(self.k, band).swapaxes(-1, -2), band.height)
+        nest.product(self._rows(self.q, band), keys, scores)
 
     def _penalty_of(self, band: _Band, penalty: Array) -> Array:
-        """That of the band's rows on five axes, with whole vectors, and what later columns add."""
-        columns = band.columns
-        if penalty.shape[3] > 1:
-            rows = penalty[..., band.first : band.first + band.height * band.times, :columns]
-        else:
-            rows = penalty[..., :columns]
-        if self.causal_from is not None:
-            last = np.arange(band.height)[:, None] + (self.causal_from + band.first)
-            rows = np.where(np.arange(columns) > last, float32.type(np.inf), rows)
-        return whole_vectors(rows, fill=np.inf)
+        """That of the band, with whole vectors; and what causal rows don't see."""
+        rows = penalty[..., band.rows if penalty.shape[3] > 1 else slice(None), band.columns]
+        if band.partly:
+            last = np.arange(band.height)[:, None] + ((self.causal_from or 0) + band.first)
+            columns = np.arange(band.columns.start, band.columns.stop)
+            rows = np.where(columns > last, float32.type(np.inf), rows)
+        return self._rows(whole_vectors(rows, fill=np.inf), band)
 
     def _phi_of(self, band: _Band) -> Array:
         assert self.phi is not None
-        rows = self.phi[..., band.first : band.first + band.height * band.times, :]
-        return self._rows(rows[..., : band.columns + -band.columns % LANES], band)
+        whole = band.width + -band.width % LANES
+        columns = slice(band.columns.start, band.columns.start + whole)
+        return self._rows(self.phi[..., band.rows, columns], band)
+
+    def _slopes(self) -> Array:
+        assert self.bias is not None
+        return self._stacked(-self.bias.slopes[None])
 
     def _rows(self, x: Array, band: _Band) -> Array:
         """The band's rows of an array on five axes, (B, H, how often, how many, n)."""
@@ -225,10 +288,17 @@ class NestedRows(Nested):
         return self._stacked(x)
 
     def _keys(self, x: Array, band: _Band) -> Array:
-        """The columns that a band sees of keys or values, or of their gradients."""
-        return self._stacked(x[..., : band.columns, :])
+        """The band's columns of keys or values, or of their gradients."""
+        return self._stacked(x[..., band.columns, :])
 
     def _stacked(self, x: Array) -> Array:
         """(B, H, …) with the longer one first: threads share it."""
         batch, heads = self.size[:2]
         return x if batch >= heads else x.swapaxes(0, 1)
+
+
+def _cut(rows: slice, height: int, columns: slice) -> list[_Band]:
+    """Rows in bands of a height, and what is left."""
+    count, rest = divmod(rows.stop - rows.start, height)
+    bands = [_Band(rows.start, height, count, columns)] if count else []
+    return bands + ([_Band(rows.stop - rest, rest, 1, columns)] if rest else [])
