@@ -16,6 +16,7 @@ def _few_rows_at_a_time(monkeypatch):
         "_SCORES": 1 << 11,
         "_FEWEST": 8,
         "_HIGH": 32,
+        "_LOW": 16,
         "_WIDE": 32,
         "_STEP": 16,
         "MOST_COLUMNS": 24,

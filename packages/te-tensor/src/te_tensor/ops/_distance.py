@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -120,7 +121,8 @@ class Prepared:
     """
 
     def __init__(self, distance: Array) -> None:
-        if distance.size and not distance.min() >= 0:  # the minimum is NaN if any element is
+        least, self._largest = _extremes(distance)
+        if not least >= 0:
             raise ValueError("distance has negative or NaN entries: expected 0 … +inf")
         self.distance = distance
         self._guard = threading.Lock()
@@ -139,10 +141,9 @@ class Prepared:
                 distance = self.distance
                 held = distance[None, None, None] if distance.ndim == 2 else distance[:, None, None]
                 phi = memory.empty(held.shape, held.dtype)
-                parallel.elementwise(
-                    lambda out, d: np.copyto(out, function.phi(d), casting="same_kind"), phi, held
-                )
-                self._held[function] = _reachable(held, phi, function)
+                parallel.elementwise(partial(_write_phi, function), phi, held)
+                near = function in _BUILT_IN and self._largest < _FAR
+                self._held[function] = (phi, None) if near else _reachable(held, phi, function)
             return self._held[function]
 
     def whole_vectors(self, function: DistanceFunction) -> Array:
@@ -152,6 +153,31 @@ class Prepared:
             if function not in self._whole:
                 self._whole[function] = whole_vectors(phi)
             return self._whole[function]
+
+
+def _write_phi(function: DistanceFunction, out: Array, distance: Array) -> None:
+    if isinstance(function.phi, np.ufunc):
+        function.phi(distance, out=out)
+    else:
+        np.copyto(out, function.phi(distance), casting="same_kind")
+
+
+def _extremes(numbers: Array) -> tuple[float, float]:
+    """The least number and the largest one, NaN if any is; 0 where there is none."""
+    if numbers.size == 0:
+        return 0.0, 0.0
+    if numbers.size < parallel.PARALLEL_FROM or not numbers.flags.c_contiguous:
+        return float(numbers.min()), float(numbers.max())
+    flat = numbers.reshape(-1)
+    blocks = parallel.fixed_blocks(flat.size)
+    found = np.empty((2, len(blocks)), numbers.dtype)
+
+    def run(index: int) -> None:
+        block = flat[blocks[index]]  # what is in the cache for the second pass
+        found[:, index] = block.min(), block.max()
+
+    parallel.parallel_for(run, len(blocks))
+    return float(found[0].min()), float(found[1].max())
 
 
 def whole_vectors(rows: Array, fill: float = 0.0) -> Array:

@@ -30,9 +30,10 @@ from ._nested import (
     rows_together,
 )
 
-#: Scores that are made together, how many rows they have at least and at most; and how many columns
-#: where they needn't be all.
-_SCORES, _FEWEST, _HIGH, _WIDE = 1 << 19, 64, 256, 512
+#: Scores that are made together, and how many rows they have at least and at most.
+_SCORES, _FEWEST, _HIGH = 1 << 19, 64, 256
+#: Rows and columns that are made together where columns needn't be all.
+_LOW, _WIDE = 128, 1024
 #: What the columns that causal rows see are a multiple of: calls are written down for each number.
 _STEP = 256
 
@@ -221,13 +222,8 @@ class NestedRows(Nested):
         height = min(rows, max(_FEWEST, min(_HIGH, _SCORES // columns // 32 * 32)))
         if self.causal_from is None:
             return _cut(slice(0, rows), height, slice(0, columns))
-        bands = []
-        for first in range(0, rows, height):
-            high = min(height, rows - first)
-            seen = self.causal_from + first + high
-            seen = min(columns, seen + -seen % _STEP)
-            bands.append(_Band(first, high, 1, slice(0, seen), partly=True))
-        return bands
+        every = slice(0, columns)
+        return [self._causal_band(part, every) for part in _parts(0, rows, height)]
 
     def _blocks(self) -> list[_Block]:
         rows, columns = self.size[3:]
@@ -239,12 +235,15 @@ class NestedRows(Nested):
                 some, every = (
                     min(rows, max(0, column - self.causal_from)) for column in (start, seen.stop)
                 )
-            bands = [
-                _Band(first, min(_HIGH, every - first), 1, seen, partly=True)
-                for first in range(some, every, _HIGH)
-            ]
-            blocks.append(_Block(seen, bands + _cut(slice(every, rows), _HIGH, seen)))
+            bands = [self._causal_band(part, seen) for part in _parts(some, every, _HIGH)]
+            blocks.append(_Block(seen, bands + _cut(slice(every, rows), _LOW, seen)))
         return blocks
+
+    def _causal_band(self, rows: range, columns: slice) -> _Band:
+        """Rows with those columns that any of them sees, and few others."""
+        seen = (self.causal_from or 0) + rows.stop
+        seen = min(columns.stop, seen + -seen % _STEP)
+        return _Band(rows.start, len(rows), 1, slice(columns.start, seen), partly=True)
 
     def _products_of_rows(self, a: Array, b: Array) -> Array:
         """Their sums, shape (B, H, 1, S, 1)."""
@@ -295,6 +294,10 @@ class NestedRows(Nested):
         """(B, H, …) with the longer one first: threads share it."""
         batch, heads = self.size[:2]
         return x if batch >= heads else x.swapaxes(0, 1)
+
+
+def _parts(start: int, stop: int, length: int) -> list[range]:
+    return [range(first, min(first + length, stop)) for first in range(start, stop, length)]
 
 
 def _cut(rows: slice, height: int, columns: slice) -> list[_Band]:
