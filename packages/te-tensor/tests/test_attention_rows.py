@@ -13,7 +13,6 @@ pytestmark = pytest.mark.skipif(te.kernel_info()["kernels"] != "avx512", reason=
 @pytest.fixture(autouse=True)
 def _few_rows_at_a_time(monkeypatch):
     for name, value in {
-        "_SCORES": 1 << 11,
         "_FEWEST": 8,
         "_HIGH": 32,
         "_LOW": 16,

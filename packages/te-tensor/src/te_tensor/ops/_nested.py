@@ -48,25 +48,40 @@ def nests(q: Array, k: Array, v: Array) -> bool:
     )
 
 
-def _write_weights(
-    weights: Matrix, scores: Value, penalty: Matrix, log_sums: Column | None = None
-) -> None:
-    """The softmax of a row, zeros where all of it is hidden; and the logarithm of its sum."""
-    off = penalty.load()
-    seen = weights.keep(where_greater(off, LARGEST, -inf, scores - off))
+def _write_weights(weights: Matrix, scores: Value, penalty: Matrix) -> None:
+    """The softmax of a row, zeros where all of it is hidden."""
+    seen = weights.keep(_seen(scores, penalty))
     top = maximum(-LARGEST, seen.max())
     shares = weights.keep(exponential(seen - top, tiny=False))
-    total = maximum(_TINY, shares.sum())
-    weights.store(shares * (1.0 / total))
-    if log_sums is not None:
-        log_sums.store(top + logarithm(total))
+    weights.store(shares * (1.0 / maximum(_TINY, shares.sum())))
+
+
+def _seen(scores: Value, penalty: Matrix) -> Value:
+    off = penalty.load()
+    return where_greater(off, LARGEST, -inf, scores - off)
+
+
+def _write_some_weights(
+    weights: Matrix, scores: Value, penalty: Matrix, top: Column, total: Column, factor: Column
+) -> None:
+    """Some columns of a softmax before it is divided by the row's sum, as far as it is known.
+
+    So Milakov and Gimelshein do it, "Online normalizer calculation for softmax" (2018).
+    """
+    seen = weights.keep(_seen(scores, penalty))
+    before = top.load()
+    now = maximum(before, seen.max())
+    shares = weights.keep(exponential(seen - now, tiny=False))
+    weights.store(shares)
+    share = exponential(before - now, tiny=False)
+    factor.store(share)
+    total.store(times_plus(total.load(), share, shares.sum()))
+    top.store(now)
 
 
 def _write_weights_again(weights: Matrix, scores: Value, penalty: Matrix, log_sums: Column) -> None:
-    """The same in one sweep, with the logarithms of rows' sums."""
-    off = penalty.load()
-    seen = where_greater(off, LARGEST, -inf, scores - off)
-    weights.store(exponential(seen - log_sums.load(), tiny=False))
+    """The softmax in one sweep, with the logarithms of rows' sums."""
+    weights.store(exponential(_seen(scores, penalty) - log_sums.load(), tiny=False))
 
 
 def _biased(weights: Matrix, phi: Matrix, bias: Column, scale: Scalar) -> Value:
@@ -89,33 +104,46 @@ def biased_weights(
 
 
 @kernel
-def plain_weights_and_sums(
-    weights: Matrix, penalty: Matrix, log_sums: Column, scale: Scalar
+def plain_weights_so_far(
+    weights: Matrix, penalty: Matrix, top: Column, total: Column, factor: Column, scale: Scalar
 ) -> None:
-    """As `plain_weights`, with the logarithms of rows' sums."""
-    _write_weights(weights, weights.load() * scale.load(), penalty, log_sums)
+    """As `plain_weights`, of some columns, yet to be divided by the sums of rows.
+
+    The largest number so far and the sum so far are brought up to date; what earlier columns gave
+    is to be multiplied with the factor.
+    """
+    scores = weights.load() * scale.load()
+    _write_some_weights(weights, scores, penalty, top, total, factor)
 
 
 @kernel
-def biased_weights_and_sums(
-    weights: Matrix, penalty: Matrix, phi: Matrix, bias: Column, log_sums: Column, scale: Scalar
+def biased_weights_so_far(
+    weights: Matrix,
+    penalty: Matrix,
+    phi: Matrix,
+    bias: Column,
+    top: Column,
+    total: Column,
+    factor: Column,
+    scale: Scalar,
 ) -> None:
-    """As `biased_weights`, with the logarithms of rows' sums."""
-    _write_weights(weights, _biased(weights, phi, bias, scale), penalty, log_sums)
+    """The same with a distance bias."""
+    scores = _biased(weights, phi, bias, scale)
+    _write_some_weights(weights, scores, penalty, top, total, factor)
 
 
 @kernel
-def plain_weights_again(weights: Matrix, penalty: Matrix, log_sums: Column, scale: Scalar) -> None:
-    """As `plain_weights`, from what `plain_weights_and_sums` found."""
-    _write_weights_again(weights, weights.load() * scale.load(), penalty, log_sums)
+def multiply_rows(out: Matrix, factor: Column) -> None:
+    """Multiply each row with a number."""
+    out.store(out.load() * factor.load())
 
 
 @kernel
-def biased_weights_again(
-    weights: Matrix, penalty: Matrix, phi: Matrix, bias: Column, log_sums: Column, scale: Scalar
-) -> None:
-    """As `biased_weights`, from what `biased_weights_and_sums` found."""
-    _write_weights_again(weights, _biased(weights, phi, bias, scale), penalty, log_sums)
+def divide_by_sums(out: Matrix, total: Column, top: Column) -> None:
+    """Divide rows by their sums, and add the logarithms of these to the largest numbers."""
+    known = maximum(_TINY, total.load())
+    out.store(out.load() * (1.0 / known))
+    top.store(top.load() + logarithm(known))
 
 
 def _of_scores(of_scores: Matrix, weights: Matrix) -> Value:
@@ -148,9 +176,9 @@ def plain_weights_and_gradient(
     sums: Column,
     scale: Scalar,
 ) -> None:
-    """As `plain_weights_again`, and `plain_gradient` with the sums of weights times gradients.
+    """As `plain_weights` and `plain_gradient`, of some columns.
 
-    These are known for whole rows, so that some of their columns can be made.
+    For whole rows, the logarithms of their sums are known, and the sums of weights times gradients.
     """
     _write_weights_again(weights, weights.load() * scale.load(), penalty, log_sums)
     found = weights.load() * (of_scores.load() - sums.load())

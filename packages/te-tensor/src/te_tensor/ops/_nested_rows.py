@@ -23,17 +23,20 @@ from ._nested import (
     MOST_FEATURES,
     Nested,
     biased_weights_and_gradient,
-    biased_weights_and_sums,
+    biased_weights_so_far,
+    divide_by_sums,
+    multiply_rows,
     plain_weights_and_gradient,
-    plain_weights_and_sums,
+    plain_weights_so_far,
     row_products,
     rows_together,
 )
+from ._weights import LARGEST
 
-#: Scores that are made together, and how many rows they have at least and at most.
-_SCORES, _FEWEST, _HIGH = 1 << 19, 64, 256
-#: Rows and columns that are made together where columns needn't be all.
-_LOW, _WIDE = 128, 1024
+#: Rows from which on it is worth it.
+_FEWEST = 64
+#: Rows and columns that are made together; and rows that see some of the columns only.
+_LOW, _WIDE, _HIGH = 128, 1024, 256
 #: What the columns that causal rows see are a multiple of: calls are written down for each number.
 _STEP = 256
 
@@ -92,8 +95,8 @@ class _Block(NamedTuple):
 class NestedRows(Nested):
     """softmax(scale·q·kᵀ + mask - bias)·v of long rows; as `Nested`, with a key head for each head.
 
-    Backward goes through the columns of a block for all rows, and then through the next block's:
-    what belongs to a block stays in the second-level cache.
+    All rows see the columns of a block, and then those of the next one: what belongs to a block
+    stays in the second-level cache.
 
     Args:
         q: shape (B, H, S, d).
@@ -111,21 +114,34 @@ class NestedRows(Nested):
     def mix(self, out: Array) -> None:
         """Write the weighted means of v, shape (B, H, S, e)."""
         grouped = self._group(out)
-        self._log_sums = np.empty((*self.size[:4], 1), float32)
+        top, total = (np.empty((*self.size[:4], 1), float32) for _ in range(2))
+
+        def begin(nest: Nest, columns: slice) -> None:
+            if columns.start == 0:
+                nest.kernel(fill_kernel, self._stacked(top), -LARGEST, first=True)
+                nest.kernel(fill_kernel, self._stacked(total), 0.0, first=True)
 
         def write(band: _Band, nest: Nest, penalty: Array) -> None:
-            weights = nest.own(band.height, band.width)
+            weights, factor = nest.own(band.height, band.width), nest.own(band.height, 1).first(1)
             self._multiply_with_keys(nest, band, weights)
-            seen, last = self._penalty_of(band, penalty), self._rows(self._log_sums, band)
+            last = self._rows(top, band), self._rows(total, band), factor, self.scale
+            seen, target = self._penalty_of(band, penalty), self._rows(grouped, band)
             if self.bias is None:
-                nest.kernel(plain_weights_and_sums, weights, seen, last, self.scale)
+                nest.kernel(plain_weights_so_far, weights, seen, *last)
             else:
-                operands = self._phi_of(band), self._slopes(), last
-                nest.kernel(biased_weights_and_sums, weights, seen, *operands, self.scale)
+                operands = self._phi_of(band), self._slopes()
+                nest.kernel(biased_weights_so_far, weights, seen, *operands, *last)
+            further = band.columns.start > 0
+            if further:
+                nest.kernel(multiply_rows, target, factor)
             values = nest.lay(self._keys(self.v, band), band.height)
-            nest.product(weights.first(band.width), values, self._rows(grouped, band))
+            nest.product(weights.first(band.width), values, target, add=further)
 
-        self._run([_Block(band.columns, [band]) for band in self._bands()], write)
+        self._run(self._blocks(), write, begin)
+        nest = Nest(*self._stacked(top).shape[:3])
+        nest.kernel(divide_by_sums, *map(self._stacked, (grouped, total, top)))
+        nest.run()
+        self._log_sums = top
 
     def backward(
         self, grad: Array, out: Array, needs: dict[str, bool], shapes: dict[str, tuple[int, ...]]
@@ -186,7 +202,7 @@ class NestedRows(Nested):
         self,
         blocks: list[_Block],
         write: Callable[[_Band, Nest, Array], None],
-        begin: Callable[[Nest, slice], None] = lambda nest, columns: None,
+        begin: Callable[[Nest, slice], None],
     ) -> None:
         """Go through blocks of bands; what tiles can't split is made without them.
 
@@ -215,15 +231,6 @@ class NestedRows(Nested):
             if all([run(block, tiles) for block in blocks]):
                 break
         self._forget()
-
-    def _bands(self) -> list[_Band]:
-        """Bands with all columns that they see."""
-        rows, columns = self.size[3:]
-        height = min(rows, max(_FEWEST, min(_HIGH, _SCORES // columns // 32 * 32)))
-        if self.causal_from is None:
-            return _cut(slice(0, rows), height, slice(0, columns))
-        every = slice(0, columns)
-        return [self._causal_band(part, every) for part in _parts(0, rows, height)]
 
     def _blocks(self) -> list[_Block]:
         rows, columns = self.size[3:]
