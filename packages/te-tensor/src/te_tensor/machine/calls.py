@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from .. import memory, parallel
-from ..dtypes import Array, int64
+from ..dtypes import Array, float32, int64
 from ..executable import Code
 from .assembler import R12, R13, RBX, RDI, Assembler, Memory
+from .compiler import VECTOR
 from .program import Record
 
 #: Bytes of a word, and of what stands before a call's record: where the code is, and how long both.
@@ -150,3 +153,33 @@ def run_calls(shares: list[tuple[Array, int]], *, short: bool) -> None:
     else:
         code = go_through()[1].address
         parallel.share([(code, record) for record in records], short=short)
+
+
+# -- memory to work in -----------------------------------------------------------------------
+
+#: Bytes that a thread keeps to work in.
+_KEPT = 1 << 22
+
+
+class _Rooms(threading.local):
+    """Memory that threads work in, kept by who calls them: so it stays in the caches."""
+
+    def __init__(self) -> None:
+        self._free: list[Array] = []
+
+    def take(self, sizes: Sequence[int]) -> list[Array]:
+        """Arrays of so many bytes, at lines of the cache."""
+        rooms, self._free = self._free[: len(sizes)], []  # should anybody come in between
+        rooms += [np.empty(0, float32)] * (len(sizes) - len(rooms))
+        for number, size in enumerate(sizes):
+            if rooms[number].nbytes < size:
+                made = memory.empty(((size + VECTOR) // 4,), float32)
+                rooms[number] = made[-memory.address(made) % VECTOR // 4 :]
+        return rooms
+
+    def give_back(self, rooms: list[Array]) -> None:
+        """Keep the arrays, but for large ones."""
+        self._free = [room if room.nbytes <= _KEPT else room[:0].copy() for room in rooms]
+
+
+rooms_of_threads = _Rooms()

@@ -22,7 +22,7 @@ from ..dtypes import Array, float32
 from ..executable import Code
 from . import product, transposition
 from .assembler import CALLEE_SAVED, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, Assembler, Memory
-from .calls import PREFIX, WORD, Calls
+from .calls import PREFIX, WORD, Calls, rooms_of_threads
 from .compiler import LANES, VECTOR
 from .elementary import fill_kernel
 from .kernel import Kernel, as_words
@@ -439,7 +439,7 @@ class Nest:
         """Make the calls for all matrices; whether tiles could split all numbers."""
         pieces = 1 if self._alone else min(_threads(self.work), self.length)
         short = self.work < _WOKEN_FROM
-        rooms = memory.empty((pieces, self.own_size), float32)
+        rooms = rooms_of_threads.take([self.own_size * _ITEM] * pieces)
         parts = self.parts(pieces)
         written, records = [], []
         for part, room in zip(parts, rooms, strict=True):
@@ -452,6 +452,7 @@ class Nest:
             parallel.share([(nest_code().address, record) for record in records], short=short)
         else:
             _function(short)(records[0])
+        rooms_of_threads.give_back(rooms)
         return not any(
             words[part.failures].any()
             for words, part in zip(written, parts, strict=True)

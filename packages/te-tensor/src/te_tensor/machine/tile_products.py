@@ -6,7 +6,6 @@ What they come to is in `tile_templates.py`.
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 
 from .. import memory
 from ..dtypes import Array, float32
-from .calls import run_calls
+from .calls import rooms_of_threads, run_calls
 from .chain import Chain, Steps
 from .compiler import LANES
 from .elementary import add_kernel, copy_kernel
@@ -142,32 +141,6 @@ def _set_larger(out: Matrix, one: Matrix, other: Matrix) -> None:
 # -- products --------------------------------------------------------------------------------
 
 
-#: Bytes that a thread keeps to work in.
-_KEPT = 1 << 22
-
-
-class _Rooms(threading.local):
-    """Memory that threads work in, kept by who calls them: so it stays in the caches."""
-
-    def __init__(self) -> None:
-        self._free: list[Array] = []
-
-    def take(self, sizes: Sequence[int]) -> list[Array]:
-        """Arrays of so many bytes, at lines of the cache."""
-        rooms, self._free = self._free[: len(sizes)], []  # should anybody come in between
-        rooms += [np.empty(0, float32)] * (len(sizes) - len(rooms))
-        for number, size in enumerate(sizes):
-            if rooms[number].nbytes < size:
-                made = memory.empty(((size + LINE) // 4,), float32)
-                rooms[number] = made[-memory.address(made) % LINE // 4 :]
-        return rooms
-
-    def give_back(self, rooms: list[Array]) -> None:
-        """Keep the arrays, but for large ones."""
-        self._free = [room if room.nbytes <= _KEPT else room[:0].copy() for room in rooms]
-
-
-_rooms = _Rooms()
 _AT_ZEROS, _AT_SHAPES = memory.address(ZEROS), memory.address(SHAPES)
 
 
@@ -200,7 +173,7 @@ def multiply_each(
         ]
     form = Form(rows, depth, of_a, tuple(map(_side, products)), factor, parts)
     template = template_of(form)
-    rooms = _rooms.take([size for _, _, size in template.shares])
+    rooms = rooms_of_threads.take([size for _, _, size in template.shares])
     words = template.calls.at(*_addresses(template, a, products), *map(memory.address, rooms))
     short = rows * columns * depth <= _SHORT
     run_calls([(words[own], count) for own, count, _ in template.shares], short=short)
@@ -215,7 +188,7 @@ def multiply_each(
         for product, blocks, place in zip(products, left, template.sums, strict=True):
             if not blocks:
                 _add_up(product, alpha, rooms, place // 4)
-    _rooms.give_back(rooms)
+    rooms_of_threads.give_back(rooms)
     return left
 
 
