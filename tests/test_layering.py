@@ -54,6 +54,7 @@ FLOORS: dict[str, list[str]] = {
         "ops/_columns ops/_direct ops/_distance ops/_chained",
         "ops/_at_once ops/_sequence ops/_weights",
         "ops/_in_blocks ops/_nested ops/_one_row",
+        "ops/_long_rows",
         "ops/_nested_rows",
         "ops/_block_grads ops/_planned ops/_recorded ops/_recorded_images",
         "ops/*",

@@ -13,15 +13,15 @@ pytestmark = pytest.mark.skipif(te.kernel_info()["kernels"] != "avx512", reason=
 @pytest.fixture(autouse=True)
 def _few_rows_at_a_time(monkeypatch):
     for name, value in {
-        "_FEWEST": 8,
-        "_HIGH": 32,
-        "_LOW": 16,
-        "_WIDE": 32,
-        "_STEP": 16,
-        "MOST_COLUMNS": 24,
+        "_nested_rows._FEWEST": 8,
+        "_nested_rows.MOST_COLUMNS": 24,
+        "_nested.MOST_COLUMNS": 24,
+        "_long_rows._HIGH": 32,
+        "_long_rows._LOW": 16,
+        "_long_rows._WIDE": 32,
+        "_long_rows._STEP": 16,
     }.items():
-        monkeypatch.setattr(_nested_rows, name, value)
-    monkeypatch.setattr("te_tensor.ops._nested.MOST_COLUMNS", 24)
+        monkeypatch.setattr(f"te_tensor.ops.{name}", value)
     monkeypatch.setattr("te_tensor.ops.attention.is_small", lambda q, k: False)
 
 
@@ -164,3 +164,22 @@ def test_what_goes_in_blocks_instead():
     te.set_num_threads(3)
     alone = te.Tensor(normal(rng, 1, 2, 40, 8), requires_grad=True)  # fewer heads than threads
     assert not isinstance(te.attention(alone, alone, alone).creator.saved[0], NestedRows)
+
+
+@pytest.mark.parametrize("columns", [50, 71, 130])
+def test_columns_that_no_row_sees_have_no_gradient(columns):
+    rng = np.random.default_rng(columns)
+    q, grad = normal(rng, 2, 3, 40, 8), normal(rng, 2, 3, 40, 8)
+    k, v = normal(rng, 2, 3, columns, 8), normal(rng, 2, 3, columns, 8)
+    found = []
+    for seen in (columns, 40):
+        given = [te.Tensor(x, requires_grad=True) for x in (q, k[:, :, :seen], v[:, :, :seen])]
+        out = te.attention(*given, causal=True)
+        assert isinstance(out.creator.saved[0], NestedRows)
+        out.backward(te.Tensor(grad))
+        found.append([out.numpy(), *(x.grad.numpy() for x in given)])
+    (out, *grads), (wanted, *wanted_grads) = found
+    assert np.allclose(out, wanted, atol=1e-6)
+    for ours, exact in zip(grads, wanted_grads, strict=True):
+        assert np.allclose(ours[:, :, :40], exact, atol=1e-5)
+        assert not ours[:, :, 40:].any()
