@@ -57,6 +57,7 @@ FLOORS: dict[str, list[str]] = {
         "ops/_long_rows",
         "ops/_nested_rows",
         "ops/_block_grads ops/_planned ops/_recorded ops/_recorded_images",
+        "ops/_recorded_rows",
         "ops/*",
         "ops/__init__",
         "tensor",

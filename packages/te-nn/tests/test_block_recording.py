@@ -279,6 +279,84 @@ def test_heads_whose_weights_are_not_kept(threads, monkeypatch):
     recordings.forget()
 
 
+@pytest.fixture
+def _long_rows(monkeypatch):
+    for name, value in {
+        "_recorded_rows.MOST_COLUMNS": 12,
+        "_long_rows._HIGH": 32,
+        "_long_rows._LOW": 16,
+        "_long_rows._WIDE": 32,
+        "_long_rows._STEP": 16,
+    }.items():
+        monkeypatch.setattr(f"te_tensor.ops.{name}", value)
+    recordings.forget()
+    yield
+    recordings.forget()
+
+
+@pytest.mark.usefixtures("_long_rows")
+@pytest.mark.parametrize("length", [31, 48, 77])
+@pytest.mark.parametrize("bias", [None, "gaussian", "by batch"])
+@pytest.mark.parametrize("mask", [None, *MASKS])
+@pytest.mark.parametrize("causal", [False, True])
+def test_long_rows(length, bias, mask, causal, threads, monkeypatch):
+    te.manual_seed(0)
+    block = nn.TransformerBlock(D, F, H, bias and "gaussian", causal=causal)
+    x, grad, distance, rng = arrays(3, length)
+    given = {} if mask is None else {"mask": te.Tensor(MASKS[mask](rng, 3, length))}
+    if bias:
+        given["distance"] = te.Tensor(distance if bias == "by batch" else distance[0])
+    made, wanted, creator = both_ways(monkeypatch, block, x, grad, **given)
+    assert creator == "Replay"
+    assert_alike(made, wanted)
+    with te.no_grad():
+        out = block(te.Tensor(x), **given)
+    assert np.array_equal(out.numpy(), made[""])
+
+
+@pytest.mark.usefixtures("_long_rows")
+def test_long_rows_without_gradients_of_some(threads, monkeypatch):
+    te.manual_seed(0)
+    x, grad, distance, _ = arrays(2, 40)
+    for chosen in range(3):
+        block = nn.TransformerBlock(D, F, H, "gaussian", norm="post")
+        for number, parameter in enumerate(block.parameters()):
+            parameter.requires_grad = number % 3 == chosen
+        block.self_attn.nl_oob.slopes.requires_grad = chosen == 1
+        made, wanted, creator = both_ways(monkeypatch, block, x, grad, distance=distance)
+        assert creator == "Replay"
+        assert_alike(made, wanted)
+
+
+@pytest.mark.usefixtures("_long_rows", "_usual_work_by_tiles")
+@pytest.mark.skipif(not te.blas_info()["tiles"], reason="no tiles here")
+@pytest.mark.parametrize("number", [1.0, np.nan, 1e30])
+@pytest.mark.parametrize("causal", [False, True])
+def test_long_rows_by_tiles(number, causal, threads, monkeypatch):
+    te.manual_seed(0)
+    block = nn.TransformerBlock(D, F, H, "gaussian", causal=causal)
+    x, grad, distance, _ = arrays(2, 80)
+    grad[0, 1, 2] = number
+    with np.errstate(all="ignore"):
+        made, wanted, creator = both_ways(monkeypatch, block, x, grad, distance=distance)
+    assert creator == "Replay"
+    for name, expected in wanted.items():  # columns that no row of a band sees stay finite
+        assert (np.isfinite(made[name]) >= np.isfinite(expected)).all(), name
+    assert np.isnan(made["x"]).any() == np.isnan(number)
+    if number == 1.0:
+        assert_alike(made, wanted)
+
+
+def test_long_rows_run_as_usual_where_threads_have_no_head_each(monkeypatch):
+    monkeypatch.setattr("te_tensor.ops._recorded_rows.MOST_COLUMNS", 12)
+    te.manual_seed(0)
+    x, grad, _, _ = arrays(1, 20)
+    assert step(nn.TransformerBlock(D, F, H, kv_heads=2), x, grad)[1] != "Replay"
+    te.set_num_threads(2)
+    assert step(nn.TransformerBlock(D, F, 1), x, grad)[1] != "Replay"
+    assert step(nn.TransformerBlock(D, F, 2), x, grad)[1] == "Replay"
+
+
 def others(block, rng, x):
     """Blocks and inputs for which there are no recordings."""
     s = x.shape[1]

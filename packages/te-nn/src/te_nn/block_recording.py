@@ -17,7 +17,7 @@ from te_tensor import Tensor, modes, storage
 from te_tensor.blas_library import uses_tiles
 from te_tensor.dtypes import float32
 from te_tensor.machine import Product, runs_programs
-from te_tensor.ops.attention import MOST_COLUMNS, MOST_FEATURES, RecordedHeads, penalty_of
+from te_tensor.ops.attention import penalty_of, record_heads, records_heads
 from te_tensor.ops.linalg import Linear as LinearMap
 from te_tensor.ops.normalization import LayerNorm as Normalization
 from te_tensor.plan import laid_out
@@ -120,7 +120,7 @@ def run_recorded(block: TransformerBlock, x: Tensor, mask: Any, distance: Any) -
     needs = tuple([grad and tensor.requires_grad for tensor in tensors])
     if True not in needs:
         others += _laid_out(block, x.shape[0] * rows)
-    sizes = known.settings, x.shape, tuple([other.shape for other in others]), needs
+    sizes = known.settings, block.causal, x.shape, tuple([other.shape for other in others]), needs
     recording = recording_of(sizes, partial(_record, *sizes))
     if recording is None:
         return None
@@ -170,7 +170,8 @@ def _is_usual(block: TransformerBlock, x: Tensor, mask: Any, distance: Any) -> b
     batch, rows, features = x.shape
     if not known.is_plain or features != attention.d_model or not runs_programs():
         return False
-    if not 0 < rows <= MOST_COLUMNS or attention.head_dim > MOST_FEATURES or not batch:
+    heads = attention.num_heads, attention.kv_heads, attention.head_dim
+    if not records_heads(batch, rows, *heads):
         return False
     if batch * rows * known.size > _MOST_WORK and te.parallel.crew() is None:
         return False
@@ -183,6 +184,7 @@ def _is_usual(block: TransformerBlock, x: Tensor, mask: Any, distance: Any) -> b
 
 def _record(
     settings: _Settings,
+    causal: bool,
     size: tuple[int, ...],
     others: Sequence[tuple[int, ...]],
     needs: Sequence[bool],
@@ -222,17 +224,18 @@ def _record(
         projected = linear(read, projections)
         recorder.done(*projections)
     recorder.done(read)
-    heads = RecordedHeads(
+    mixed = record_heads(
         recorder,
         *(projected, penalty),
         heads=settings.heads,
         kv_heads=settings.kv_heads,
+        causal=causal,
         phi=phi[0] if phi else None,
         slopes=slopes,
     )
     recorder.done(projected)
-    x = linear(heads.out, o, x)
-    recorder.done(heads.out)
+    x = linear(mixed, o, x)
+    recorder.done(mixed)
     if pre:
         read = normed(x, norm2, settings.epsilons[1])
     else:

@@ -25,6 +25,7 @@ from .machine import (
     Column,
     Given,
     Matrix,
+    Nest,
     Product,
     Steps,
     add_kernel,
@@ -409,6 +410,14 @@ class Recorder:
         make = self.brief if steps is self.forward else self.passing
         self.release(*share_products(steps, a, products, make))
         return True
+
+    def nests(self, steps: Steps, nests: Sequence[Nest]) -> None:
+        """Have nests' calls made, one nest after the other, in memory that they share."""
+        make = self.brief if steps is self.forward else self.passing
+        rooms = make(steps.threads, max(nest.own_size for nest in nests))
+        for nest in nests:
+            steps.nest(nest, lambda count, size: rooms[:count])
+        self.release(rooms)
 
     def multiply(
         self,

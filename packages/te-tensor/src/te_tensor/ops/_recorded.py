@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import inf
 
 import numpy as np
@@ -29,17 +30,13 @@ def _negate(out: Matrix, source: Matrix) -> None:
     out.store(0.0 - source.load())
 
 
-class RecordedHeads:
-    """softmax(scale·q·kᵀ - penalty - slopes·phi)·v.
+def write_negative(recorder: Recorder, numbers: Array, out: Array) -> None:
+    """Have forward write numbers with the other sign."""
+    recorder.forward.kernel(_negate, out.reshape(1, -1), numbers.reshape(1, -1))
 
-    Args:
-        recorder: where it is written down.
-        given: queries, keys and values side by side, shape (B, S, (H + 2·K)·d).
-        penalty: shape (b, s, whole vectors of S), b 1 or B, and s 1 or S; see `penalty_of`.
-        heads: H.
-        kv_heads: K.
-        phi: shape (b, S, whole vectors of S), for a distance bias.
-        slopes: of H numbers, for it.
+
+class RecordedHeads:
+    """softmax(scale·q·kᵀ - penalty - slopes·phi)·v; arguments are those of `record_heads`.
 
     Attributes:
         out: shape (B, S, H·d), the result.
@@ -110,12 +107,12 @@ class RecordedHeads:
         recorder, nest = self._recorder, self._nest()
         if slopes is not None:
             self._factors = recorder.kept(slopes.size)
-            recorder.forward.kernel(_negate, self._factors.reshape(1, -1), slopes.reshape(1, -1))
+            write_negative(recorder, slopes, self._factors)
         weights = self._make_weights(nest)
         columns = self._size[3]
         shares = weights.first(columns) if isinstance(weights, Own) else weights[..., :columns]
         nest.product(shares, self._sides(self._given)[2], self._apart(self.out))
-        recorder.forward.nest(nest, recorder.brief)
+        recorder.nests(recorder.forward, [nest])
 
     def _make_weights(self, nest: Nest) -> Array | Own:
         """Shares that sum to 1 in a row, 0 behind the last column."""
@@ -162,7 +159,7 @@ class RecordedHeads:
             nest.product(of_scores, k, to_q, add=adds[0])
             nest.product(of_scores.turned, q, to_k, add=adds[1])
             nest.product(shares, upstream, to_v, add=adds[1])
-        recorder.backward.nest(nest, recorder.passing)
+        recorder.nests(recorder.backward, [nest])
         if len(outs) == 2 and outs[1] is not None:
             total = recorder.passing(kv_heads * group * rows)
             recorder.sum_rows(of_slopes.reshape(batch, -1), total)
@@ -181,9 +178,22 @@ def penalty_of(mask: Array | None, rows: int, columns: int, *, causal: bool) -> 
     Returns:
         Shape (b, s, T and more, up to a whole vector).
     """
-    batch, height = (1, 1) if mask is None else mask.shape[:2]
-    height = rows if causal else height
-    penalty = np.full((batch, height, columns + -columns % LANES), inf, float32)
+    if mask is None:
+        return _penalty_without_mask(rows if causal else 1, columns, causal)
+    penalty = _empty_penalty(len(mask), rows if causal else mask.shape[1], columns)
     hidden = np.triu(np.ones((rows, columns), bool_), 1) if causal else None
     write_penalty(penalty[..., :columns], mask, hidden)
     return penalty
+
+
+@lru_cache(8)
+def _penalty_without_mask(rows: int, columns: int, causal: bool) -> Array:
+    penalty = _empty_penalty(1, rows, columns)
+    hidden = np.triu(np.ones((rows, columns), bool_), 1) if causal else None
+    write_penalty(penalty[..., :columns], None, hidden)
+    penalty.flags.writeable = False
+    return penalty
+
+
+def _empty_penalty(batch: int, rows: int, columns: int) -> Array:
+    return np.full((batch, rows, columns + -columns % LANES), inf, float32)

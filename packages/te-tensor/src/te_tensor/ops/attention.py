@@ -17,14 +17,13 @@ from ._block_grads import Grads, KeyGrads
 from ._blocks import Buffer
 from ._distance import DistanceBias, DistanceFunction, Prepared, distance_function
 from ._in_blocks import Keys, Settings, Work, is_small
-from ._nested import MOST_COLUMNS as MOST_COLUMNS
-from ._nested import MOST_FEATURES as MOST_FEATURES
 from ._nested import Nested, nests
 from ._nested_rows import NestedRows, nests_rows
 from ._one_row import OneRow
 from ._planned import PlannedHeads as PlannedHeads
-from ._recorded import RecordedHeads as RecordedHeads
 from ._recorded import penalty_of as penalty_of
+from ._recorded_rows import record_heads as record_heads
+from ._recorded_rows import records_heads as records_heads
 
 #: A distance function, or its name.
 FunctionLike: TypeAlias = str | DistanceFunction
