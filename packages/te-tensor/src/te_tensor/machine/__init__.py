@@ -151,15 +151,15 @@ from .program import (
     runs_programs as runs_programs,
 )
 from .tile_correlation import (
-    TiledBlock as TiledBlock,
-)
-from .tile_correlation import (
-    TiledCalls as TiledCalls,
-)
-from .tile_correlation import (
     correlation_calls as correlation_calls,
 )
-from .tile_correlation import (
+from .tile_images import (
+    TiledBlock as TiledBlock,
+)
+from .tile_images import (
+    TiledCalls as TiledCalls,
+)
+from .tile_places import (
     places_calls as places_calls,
 )
 from .tile_products import (

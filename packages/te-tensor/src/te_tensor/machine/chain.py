@@ -21,7 +21,8 @@ from .calls import PREFIX, WORD, go_through
 from .compiler import LANES
 from .elementary import add_kernel, copy_kernel
 from .kernel import Kernel, as_words
-from .nest import INSIDE, OPERANDS, Nest, Part, nest_code
+from .nest import Nest
+from .nest_parts import INSIDE, OPERANDS, Part, nest_code
 from .program import Call
 
 _ITEM = 4

@@ -7,245 +7,41 @@ nest is the calls for one matrix, and how far each operand's address moves along
 
 from __future__ import annotations
 
-import ctypes
-import itertools
 import struct
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import memory, parallel
 from ..dtypes import Array, float32
-from ..executable import Code
-from . import product, transposition
-from .assembler import CALLEE_SAVED, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDI, Assembler, Memory
-from .calls import PREFIX, WORD, Calls, rooms_of_threads
+from .calls import Calls, rooms_of_threads
 from .compiler import LANES, VECTOR
 from .elementary import fill_kernel
-from .kernel import Kernel, as_words
-from .tile_layout import ROOM, layout_calls
-from .tile_templates import Form, Side, Template, lying, template_of
-from .tiles import SHAPES, SMALL_TOO, ZEROS, Operand, tiles_size
+from .kernel import Kernel
+from .nest_calls import (
+    ITEM,
+    KernelCall,
+    LayoutCall,
+    Lying,
+    NestCall,
+    ProductCall,
+    TiledCall,
+    TransposedCall,
+)
+from .nest_parts import AXES, Part, nest_code, nest_function, parts_of
+from .tile_layout import ROOM
+from .tile_templates import lying
+from .tiles import SHAPES, ZEROS, tiles_size
 
-#: Axes that matrices lie along.
-_AXES = 3
-_WORD, _ITEM = WORD, 4
-#: Where a nest's words are: how many calls come before those for the last axis, where they are; the
-#: same of these, and of addresses that move; and the lengths of the axes from the last one to the
-#: first.
-_FIRST, _FIRST_AT, _CALLS, _CALLS_AT, _MOVES, _MOVES_AT, _LENGTHS = range(0, 7 * WORD, WORD)
-_HEAD = 6 + _AXES
-#: Words for each call: its code and its record; and for each address: where it is, and how far it
-#: moves along each axis, from the last one to the first.
-_CALL, _MOVE = 2, 1 + _AXES
 #: Numbers in all matrices from which threads that are awake share them, and from which others are
 #: woken and the GIL is given away. A thousand take half a microsecond, a thread's records 20, and
 #: waking it 40.
 _SHARED_FROM, _WOKEN_FROM = 1 << 17, 1 << 19
 #: Multiply-adds, and rows and columns, and k, from which tiles are ahead of vectors.
 _TILED_FROM, _SHORTEST, _SHALLOWEST = 5 << 19, 64, 32
-
-
-@cache
-def nest_code() -> Code:
-    """A function of the address of a nest's address."""
-    code = Assembler()
-    counters = (R14, R13, R12)
-    for register in CALLEE_SAVED:
-        code.push(register)
-    code.load(RBX, Memory(RDI))
-    loops = []
-    for axis in reversed(range(_AXES)):
-        if not axis:
-            _make_calls(code, _FIRST, _FIRST_AT)
-        code.load(counters[axis], Memory(RBX, offset=_LENGTHS + axis * _WORD))
-        loops.append(code.here())
-    _make_calls(code, _CALLS, _CALLS_AT)
-    for axis in range(_AXES):
-        code.load(R15, Memory(RBX, offset=_MOVES_AT))
-        code.load(RBP, Memory(RBX, offset=_MOVES))
-        place = code.here()
-        code.load(RAX, Memory(R15))
-        code.load(RCX, Memory(RAX))
-        code.add(RCX, Memory(R15, offset=_WORD * (1 + axis)))
-        code.keep(Memory(RAX), RCX)
-        _next(code, R15, _MOVE)
-        code.jump("not zero", place)
-        code.add_number(counters[axis], -1)
-        code.jump("not zero", loops.pop())
-    for register in reversed(CALLEE_SAVED):
-        code.pop(register)
-    code.give_back()
-    return Code(code.finish())
-
-
-def _make_calls(code: Assembler, count: int, at: int) -> None:
-    """Make the calls of a list, perhaps none."""
-    code.load(R15, Memory(RBX, offset=at))
-    code.load(RBP, Memory(RBX, offset=count))
-    code.add_number(RBP, 0)
-    none = code.jump("zero")
-    call = code.here()
-    code.load(RDI, Memory(R15, offset=_WORD))
-    code.call(Memory(R15))
-    _next(code, R15, _CALL)
-    code.jump("not zero", call)
-    code.land(none)
-
-
-def _next(code: Assembler, place: int, words: int) -> None:
-    """Go to the next entry of a list; whether there is none is what `jump` asks."""
-    code.add_number(place, words * _WORD)
-    code.add_number(RBP, -1)
-
-
-class _Lying(NamedTuple):
-    """How a stack of matrices lies."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    @property
-    def by_row(self) -> int:
-        """Bytes from row to row; a matrix of one row serves for all."""
-        return self.strides[-2] if self.shape[-2] > 1 else 0
-
-
-class _Here(NamedTuple):
-    """A word of a record: where another one of it is."""
-
-    word: int
-
-
-class _At(NamedTuple):
-    """An address so far into a matrix, or into memory that is the same for all of them."""
-
-    matrix: _Lying | None
-    distance: int
-
-
-class _Entry(NamedTuple):
-    """The call of a program."""
-
-    code: int
-    words: Sequence[int | _Here | _Lying | _At]
-    #: Words of the record that the program changes if it can't do its work.
-    failures: Sequence[int] = ()
-    #: Whether it comes before those for the last axis.
-    first: bool = False
-
-
-class _KernelCall(NamedTuple):
-    """A kernel over rows of matrices."""
-
-    kernel: Kernel
-    matrices: tuple[_Lying, ...]
-    scalars: tuple[float, ...]
-    first: bool
-
-    def entries(self) -> list[_Entry]:
-        program = self.kernel.program()
-        head = program.head(*self.matrices[0].shape[-2:])
-        numbers = as_words(self.scalars)
-        words: list[int | _Here | _Lying] = [*head]
-        # A kernel looks for addresses in array objects, behind their heads; here they are at the
-        # record's end.
-        behind = len(head) + 2 * len(self.matrices) + len(numbers)
-        for number, matrix in enumerate(self.matrices):
-            words += (_Here(behind + number), matrix.by_row)
-        return [_Entry(program.address, [*words, *numbers, *self.matrices], first=self.first)]
-
-
-class _ProductCall(NamedTuple):
-    """out = start + a @ b."""
-
-    a: _Lying
-    b: _Lying
-    start: _Lying
-    out: _Lying
-
-    def entries(self) -> list[_Entry]:
-        (rows, depth), columns = self.a.shape[-2:], self.out.shape[-1]
-        by_k, by_row = self.a.strides[-1], self.b.strides[-2]
-        if depth == 1:
-            by_k, by_row = _ITEM, _ITEM * columns
-        words: list[int | _Lying] = []
-        for matrix in (self.a, self.start, self.out):
-            words += (matrix, matrix.by_row)
-        words += (self.b, *product.head(rows, depth, columns, by_k, by_row))
-        words += [0] * product.COUNTERS
-        return [_Entry(product.address(rows, columns), words)]
-
-
-class _TiledCall(NamedTuple):
-    """The same by tiles, from memory where both sides are laid out."""
-
-    a: _Lying
-    #: None where it is laid out.
-    b: _Lying | None
-    out: _Lying
-    add: bool
-
-    def template(self) -> Template:
-        (rows, depth), columns, by_row = self.a.shape[-2:], self.out.shape[-1], self.out.strides[-2]
-        of_a, of_b = lying(self.a.strides, 1), self.b and lying(self.b.strides, 0)
-        assert of_a
-        side = Side(columns, of_b, by_row, by_row if self.add else 0, plain=not self.add)
-        form = Form(rows, depth, of_a, (side,), bounds=SMALL_TOO, sums_apart=False)
-        return template_of(form)
-
-    def entries(self) -> list[_Entry]:
-        made = self.template()
-        # In the order of `SHARED` and `OWN`; then memory to work in.
-        matrices = (None, None, None, None, self.a, self.b, None, self.out, self.out, None)
-        return _entries(made.calls, matrices, set(made.skipped.tolist()))
-
-
-class _LayoutCall(NamedTuple):
-    """A right side laid out as tiles, before what comes for each matrix along the last axis."""
-
-    b: _Lying
-    operand: Operand
-
-    def calls(self) -> Calls:
-        depth, columns = self.b.shape[-2:]
-        return layout_calls(columns, depth, self.operand)
-
-    def entries(self) -> list[_Entry]:
-        made = _entries(self.calls(), (None, self.b, None, None, None), set())
-        return [entry._replace(first=True) for entry in made]
-
-
-def _entries(calls: Calls, matrices: Sequence[_Lying | None], failures: set[int]) -> list[_Entry]:
-    """Calls that were written down, for matrices that each of their bases is, or none."""
-    entries, at = [], 0
-    words, bases = calls.words.tolist(), calls.bases.tolist()
-    for _ in range(calls.count):
-        places = range(at + 2, at + 2 + (words[at + 1] - PREFIX) // _WORD)
-        record = [_At(matrices[bases[i]], words[i]) if bases[i] else words[i] for i in places]
-        failing = [number for number, place in enumerate(places) if place in failures]
-        entries.append(_Entry(words[at], record, failing))
-        at = places.stop
-    return entries
-
-
-class _TransposedCall(NamedTuple):
-    """A copy of a matrix with rows and columns exchanged."""
-
-    source: _Lying
-    out: _Lying
-
-    def entries(self) -> list[_Entry]:
-        rows, columns = self.source.shape[-2:]
-        code = transposition.in_blocks(rows % LANES, columns % LANES)
-        sizes = transposition.block_sizes(rows, columns, self.out.strides[-2])
-        return [_Entry(code.address, [self.source, self.source.by_row, self.out, *sizes])]
-
-
-_Call: TypeAlias = _KernelCall | _ProductCall | _TiledCall | _LayoutCall | _TransposedCall
 
 
 class Own:
@@ -308,8 +104,8 @@ class Nest:
 
     def __init__(self, *lead: int, alone: bool = False, tiles: bool = False) -> None:
         self._alone, self._tiles = alone, tiles
-        self._lead = (1,) * (_AXES - len(lead)) + lead
-        self._calls: list[_Call] = []
+        self._lead = (1,) * (AXES - len(lead)) + lead
+        self._calls: list[NestCall] = []
         #: What the words that are addresses lead to, in the order of the words.
         self._operands: list[Array | Own] = []
         #: Bytes that a thread needs for itself, and then for its tiles.
@@ -328,15 +124,15 @@ class Nest:
         stacks = given[: kernel.arrays]
         rows, columns = stacks[0].shape[-2:]
         self._work += rows * columns
-        lying = tuple([_Lying(stack.shape, stack.strides) for stack in stacks])
-        self._calls.append(_KernelCall(kernel, lying, given[kernel.arrays :], first))
+        lying = tuple([Lying(stack.shape, stack.strides) for stack in stacks])
+        self._calls.append(KernelCall(kernel, lying, given[kernel.arrays :], first))
         self._operands += stacks
 
     def own(self, rows: int, columns: int) -> Own:
         """Memory of each thread's own for a matrix that ends with whole vectors."""
         whole = columns + -columns % LANES
         # Rows a line of the cache further apart than they are long don't contend for places in it.
-        made = Own((rows, whole), (_ITEM * whole + VECTOR, _ITEM), self._own)
+        made = Own((rows, whole), (ITEM * whole + VECTOR, ITEM), self._own)
         self._own += rows * made.strides[0]
         return made
 
@@ -355,17 +151,17 @@ class Nest:
         if not (self._tiles and operand and _suit_tiles(rows, depth, columns)):
             return b
         laid = LaidOut((depth, columns), self._room(tiles_size(columns, depth)), self._room(ROOM))
-        call = _LayoutCall(_Lying(b.shape, b.strides), operand)
+        call = LayoutCall(Lying(b.shape, b.strides), operand)
         self._add(call, call.calls(), (b, laid.tiles, laid.found, ZEROS))
         return laid
 
     def _room(self, size: int) -> Own:
         """So many bytes of each thread's own."""
-        made = Own((1, -(-size // _ITEM)), (size, _ITEM), self._own)
+        made = Own((1, -(-size // ITEM)), (size, ITEM), self._own)
         self._own += size + -size % VECTOR
         return made
 
-    def _add(self, call: _Call, calls: Calls, leads_to: Sequence[Array | Own]) -> None:
+    def _add(self, call: NestCall, calls: Calls, leads_to: Sequence[Array | Own]) -> None:
         """Add a call that comes to calls written down, and what their bases are."""
         self._operands += [leads_to[base - 1] for base in calls.bases.tolist() if base]
         self._calls.append(call)
@@ -386,12 +182,12 @@ class Nest:
         if isinstance(b, LaidOut) or (self._tiles and _by_tiles(a, b)):
             self._by_tiles(a, b, self._zeros_behind(out, b.shape[-1]), add)
             return
-        if b.shape[-1] < columns or (columns > 1 and b.strides[-1] != _ITEM):
+        if b.shape[-1] < columns or (columns > 1 and b.strides[-1] != ITEM):
             b = self._transposed(b.turned if isinstance(b, Own) else b.swapaxes(-1, -2))
         start: Array | Own = out if add else _nothing(columns)
         self._work += rows * columns * (1 + depth // LANES)
         operands = (a, b, start, out)
-        self._calls.append(_ProductCall(*[_Lying(x.shape, x.strides) for x in operands]))
+        self._calls.append(ProductCall(*[Lying(x.shape, x.strides) for x in operands]))
         self._operands += (a, start, out, b)
 
     def _zeros_behind(self, out: Array | Own, columns: int) -> Array | Own:
@@ -408,13 +204,13 @@ class Nest:
         self, a: Array | Own, b: Array | Own | LaidOut, out: Array | Own, add: bool
     ) -> None:
         self._work += a.shape[-2] * out.shape[-1] * (1 + a.shape[-1] // LANES)
-        of_a, of_out = _Lying(a.shape, a.strides), _Lying(out.shape, out.strides)
+        of_a, of_out = Lying(a.shape, a.strides), Lying(out.shape, out.strides)
         tiles, found, of_b = (
             (b.tiles, b.found, None)
             if isinstance(b, LaidOut)
-            else (b, ZEROS, _Lying(b.shape, b.strides))
+            else (b, ZEROS, Lying(b.shape, b.strides))
         )
-        call = _TiledCall(of_a, of_b, of_out, add)
+        call = TiledCall(of_a, of_b, of_out, add)
         made = call.template()
         ((_, _, size),) = made.shares
         self._of_tiles = max(self._of_tiles, size)
@@ -424,13 +220,13 @@ class Nest:
 
     def _transposed(self, stack: Array | Own) -> Own:
         """Have matrices (n, k) copied as (k, n), and zeros up to a whole vector."""
-        if stack.strides[-1] != _ITEM and stack.shape[-1] > 1:
+        if stack.strides[-1] != ITEM and stack.shape[-1] > 1:
             raise ValueError(f"matrices with strides {stack.strides}: expected contiguous rows")
         rows, columns = stack.shape[-2:]
         out = self.own(columns, rows)
         self._work += rows * columns
         self._calls.append(
-            _TransposedCall(_Lying(stack.shape, stack.strides), _Lying(out.shape, out.strides))
+            TransposedCall(Lying(stack.shape, stack.strides), Lying(out.shape, out.strides))
         )
         self._operands += (stack, out)
         return out
@@ -439,7 +235,7 @@ class Nest:
         """Make the calls for all matrices; whether tiles could split all numbers."""
         pieces = 1 if self._alone else min(_threads(self.work), self.length)
         short = self.work < _WOKEN_FROM
-        rooms = rooms_of_threads.take([self.own_size * _ITEM] * pieces)
+        rooms = rooms_of_threads.take([self.own_size * ITEM] * pieces)
         parts = self.parts(pieces)
         written, records = [], []
         for part, room in zip(parts, rooms, strict=True):
@@ -451,7 +247,7 @@ class Nest:
         if pieces > 1:
             parallel.share([(nest_code().address, record) for record in records], short=short)
         else:
-            _function(short)(records[0])
+            nest_function(short)(records[0])
         rooms_of_threads.give_back(rooms)
         return not any(
             words[part.failures].any()
@@ -461,18 +257,18 @@ class Nest:
 
     def parts(self, pieces: int) -> list[Part]:
         """What each of so many threads goes through."""
-        return _parts(self._lead, pieces, tuple(self._calls))
+        return parts_of(self._lead, pieces, tuple(self._calls))
 
     @property
     def own_size(self) -> int:
         """How many numbers of its own a thread needs memory for."""
-        return -(-(self._own + self._of_tiles) // _ITEM) + LANES
+        return -(-(self._own + self._of_tiles) // ITEM) + LANES
 
     def operands(self, room: Array) -> list[Array]:
         """The arrays that addresses lead to, for a thread with this memory of its own."""
-        first = -memory.address(room) % VECTOR // _ITEM
+        first = -memory.address(room) % VECTOR // ITEM
         return [
-            room[first + self._place(operand) // _ITEM :] if isinstance(operand, Own) else operand
+            room[first + self._place(operand) // ITEM :] if isinstance(operand, Own) else operand
             for operand in self._operands
         ]
 
@@ -533,92 +329,3 @@ def _threads(work: int) -> int:
     # A caller that has woken somebody is done before that one is there.
     ready = work >= _WOKEN_FROM or all(map(crew.awake, range(threads - 1)))
     return threads if ready else 1
-
-
-#: What addresses count from: nothing, the words themselves, and the operands in turn.
-INSIDE, OPERANDS = 1, 2
-
-
-class Part(NamedTuple):
-    """What a thread goes through: the nest, with its calls' records and addresses."""
-
-    words: Array
-    #: The number of what each word counts from.
-    bases: Array
-    #: The places of words that a call changes if it can't do its work.
-    failures: list[int]
-
-
-@lru_cache(256)
-def _parts(lead: tuple[int, ...], pieces: int, calls: tuple[_Call, ...]) -> list[Part]:
-    """What each thread goes through.
-
-    Args:
-        lead: lengths of the nest's axes, the first of which is cut.
-        pieces: into so many.
-        calls: for each matrix.
-    """
-    return [_part(lead, piece, calls) for piece in parallel.split(lead[0], pieces)]
-
-
-def _part(lead: tuple[int, ...], piece: slice, calls: tuple[_Call, ...]) -> Part:
-    words, bases = [0] * _HEAD, [0] * _HEAD
-    firsts: list[tuple[int, int]] = []
-    entries: list[tuple[int, int]] = []
-    moves: list[tuple[int, ...]] = []
-    operands = itertools.count(OPERANDS)
-    failures: list[int] = []
-    for entry in itertools.chain.from_iterable(c.entries() for c in calls):
-        first = len(words)
-        (firsts if entry.first else entries).append((entry.code, first * _WORD))
-        failures += [first + place for place in entry.failures]
-        for word in entry.words:
-            if isinstance(word, _Lying):
-                word = _At(word, 0)
-            if isinstance(word, _Here):
-                words.append((first + word.word) * _WORD - object.__basicsize__)
-                bases.append(INSIDE)
-            elif isinstance(word, _At):
-                step = 0
-                if word.matrix is not None:
-                    shape, strides = word.matrix
-                    step, distances = _moves(shape[:-2], strides[:-2], lead)
-                    moves.append((len(words) * _WORD, *distances))
-                words.append(piece.start * step + word.distance)
-                bases.append(next(operands))
-            else:
-                words.append(word)
-                bases.append(0)
-    at_entries = (len(words) + len(firsts) * _CALL) * _WORD
-    words[:_HEAD] = (
-        *(len(firsts), len(words) * _WORD, len(entries), at_entries),
-        *(len(moves), at_entries + len(entries) * _CALL * _WORD),
-        *(*lead[:0:-1], piece.stop - piece.start),
-    )
-    bases[1] = bases[3] = bases[5] = INSIDE
-    for code, record in firsts + entries:
-        words += (code, record)
-        bases += (0, INSIDE)
-    for move in moves:
-        words += move
-        bases += (INSIDE, *[0] * _AXES)
-    return Part(np.array(words, np.int64), np.array(bases), failures)
-
-
-@lru_cache
-def _moves(
-    shape: tuple[int, ...], strides: tuple[int, ...], lead: tuple[int, ...]
-) -> tuple[int, tuple[int, ...]]:
-    """How far addresses are apart on the first axis; and how far they move, last axis first."""
-    steps = [0 if n == 1 else s for n, s in zip(shape, strides, strict=True)]
-    steps = [0] * (_AXES - len(steps)) + steps
-    # At the end of an axis, the address goes back to its beginning.
-    back = [0, *(n * s for n, s in zip(lead[:0:-1], steps[:0:-1], strict=True))]
-    return steps[0], tuple(s - b for s, b in zip(reversed(steps), back, strict=True))
-
-
-@cache
-def _function(held: bool) -> Any:
-    """The code, as a function that keeps the GIL or doesn't."""
-    kind = ctypes.PYFUNCTYPE if held else ctypes.CFUNCTYPE
-    return kind(None, ctypes.c_char_p)(nest_code().address)
