@@ -45,6 +45,9 @@ _LEAST_IMAGES, _LARGEST_IMAGE = 8, 1 << 15
 _SUMMED = 512
 #: Multiply-adds from which tiles, or a BLAS, are ahead of vectors that need no layout.
 _TILED_FROM, _BLAS_FROM = 1 << 25, 1 << 26
+#: Rows, columns or k up to which a product is thin, and multiply-adds from which a BLAS is ahead then:
+#: vectors read a large matrix in short rows.
+_THIN, _THIN_FROM = 64, 1 << 21
 
 
 class Unrecorded(Exception):
@@ -384,7 +387,8 @@ class Recorder:
         return self.tiles and a.size * b.shape[1] >= _TILED_FROM and by_tiles(a, b, out)
 
     def _suits_blas(self, a: Array, b: Array, out: Array) -> bool:
-        blas, large = library(), a.size * b.shape[1] >= _BLAS_FROM
+        thin = min(*a.shape, b.shape[1]) < _THIN
+        blas, large = library(), a.size * b.shape[1] >= (_THIN_FROM if thin else _BLAS_FROM)
         if not large or not self.forward.calls_others or not isinstance(blas, OpenBlas):
             return False
         return blas.as_call(a, b, out, 0.0) is not None
