@@ -93,7 +93,9 @@ def _parser() -> _Parser:
     convert.add_argument("source", metavar="IN", help="a PyTorch or safetensors file")
     convert.add_argument("target", metavar="OUT", help="the safetensors file to write")
     convert.add_argument(
-        "--transpose", action="store_true", help="turn the weights of Linear layers"
+        "--transpose",
+        action="store_true",
+        help="turn Linear weights stored [in, out], and give the Rust original's names ours",
     )
     convert.add_argument("--dtype", choices=list(_DTYPES), help="store all floats so")
     convert.add_argument("--key", help="where in a PyTorch file the state dict is")
