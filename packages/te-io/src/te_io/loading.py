@@ -14,6 +14,7 @@ from te_tensor.dtypes import Array
 
 from .archive import INDEX_SUFFIX, Source, open_archive
 from .errors import FormatError
+from .pickle_values import OpaqueObject
 from .presets import RUST, Preset
 from .safetensors import load_safetensors
 from .state_dict import (
@@ -27,7 +28,8 @@ from .state_dict import (
     tensors_of,
     turn_weights,
 )
-from .torch_archive import load_torch_state_dict
+from .torch_archive import load_torch_state_dict, read_everything
+from .torchscript import ScriptArchive
 
 #: What files of PyTorch begin with: zip archives (TorchScript too), and pickles.
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
@@ -72,6 +74,60 @@ def load_any(source: Source, *, key: str | None = None) -> Loaded:
                 file=archive.name,
             )
         return Loaded(archive.name, "safetensors", dict(archive), archive.metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All that a file holds, whether or not it is a state dict.
+
+    Attributes:
+        format: "safetensors" or "PyTorch".
+        tensors: the tensors, wherever they stand.
+        opaque: how many objects there are of classes that aren't read.
+    """
+
+    format: str
+    tensors: list[Tensor]
+    opaque: int
+
+
+def read_contents(path: str | os.PathLike[str]) -> Contents:
+    """Read a whole file, which may hold several state dicts, or none.
+
+    Args:
+        path: a file of safetensors or of PyTorch. Classes that aren't known are no error.
+
+    Returns:
+        What is in it.
+
+    Raises:
+        FormatError: it is damaged or of another format.
+        OSError: it can't be read.
+    """
+    if not _is_torch(path):
+        loaded = load_any(path)
+        return Contents(loaded.format, list(loaded.tensors.values()), 0)
+    tensors: list[Tensor] = []
+    opaque, seen, waiting = 0, set(), [read_everything(path)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            tensors.append(value)
+            continue
+        if id(value) in seen:  # a few containers may stand in very many places
+            continue
+        seen.add(id(value))
+        match value:
+            case dict():
+                waiting += value.values()
+            case list() | tuple() | set() | frozenset():
+                waiting += value
+            case ScriptArchive():
+                waiting += [value.tensors, value.attributes, value.constants]
+            case OpaqueObject():
+                opaque += 1
+                waiting += [value.arguments, value.state, value.items, value.entries]
+    return Contents("PyTorch", tensors, opaque)
 
 
 class _Named(io.BytesIO):
