@@ -16,7 +16,7 @@ class Adam(Optimizer):
     """Steps scaled by running means of gradient and square (Kingma and Ba, arXiv:1412.6980).
 
     Args:
-        lr: learning rate.
+        lr: learning rate, at least 0.
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of squares.
         eps: added to the root of the mean square.
@@ -117,7 +117,7 @@ class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
 
     Args:
-        lr: learning rate.
+        lr: learning rate, at least 0.
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of squares.
         eps: added to the root of the mean square.
