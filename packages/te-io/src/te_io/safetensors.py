@@ -105,8 +105,18 @@ def load_metadata(path_or_bytes: Source) -> dict[str, str]:
         What `save_safetensors` was given as metadata.
 
     Raises:
+        TypeError: path_or_bytes is something else.
         FormatError: the file is damaged or of another format.
         OSError: it can't be read.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import te_tensor as te
+        >>> path = Path(tempfile.mkdtemp(), "model.safetensors")
+        >>> save_safetensors({"weight": te.ones(2)}, path, metadata={"epoch": "20"})
+        >>> load_metadata(path)
+        {'epoch': '20'}
     """
     with open_archive(path_or_bytes) as archive:
         return archive.metadata

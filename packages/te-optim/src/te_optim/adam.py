@@ -127,6 +127,15 @@ class AdamW(Adam):
 
     Raises:
         ValueError: a setting is out of range.
+
+    Example:
+        >>> import te_tensor as te
+        >>> w = te.Tensor([1.0], requires_grad=True)
+        >>> optimizer = AdamW(lr=0.5, weight_decay=0.1, parameters=[w])
+        >>> (w * w).backward()
+        >>> optimizer.step()
+        >>> round(w.item(), 6)
+        0.45
     """
 
     _decoupled = True

@@ -48,6 +48,28 @@ class Optimizer:
             may be changed between steps.
         base_lrs: the groups' learning rates before the first schedule; None without a schedule,
             or after `lr` was set.
+
+    Raises:
+        TypeError: a parameter is no Tensor.
+        ValueError: a setting is out of range, or unknown; there are no parameters, one stands
+            twice, or one is no leaf or of no floats.
+
+    Example:
+        >>> import te_tensor as te
+        >>> class SignDescent(Optimizer):
+        ...     def __init__(self, lr, *, parameters=None):
+        ...         super().__init__({"lr": lr}, parameters)
+        ...     def _rule(self, settings, step, scalar):
+        ...         lr = scalar(settings["lr"])
+        ...         def rule(values, gradient):
+        ...             values -= lr * np.sign(gradient)
+        ...         return rule
+        >>> w = te.Tensor([1.0, -1.0], requires_grad=True)
+        >>> optimizer = SignDescent(0.25, parameters=[w])
+        >>> (w * w).sum().backward()
+        >>> optimizer.step()
+        >>> w.tolist()
+        [0.75, -0.75]
     """
 
     #: Names of the arrays that a subclass keeps, a value for each of a parameter's.
