@@ -239,13 +239,13 @@ def test_train_molecules_saves_on_ctrl_c(tmp_path):
 
 
 def test_schedules_are_plotted(tmp_path):
-    done = run(EXAMPLES / "schedules.py", "--steps", 40, "--output", tmp_path / "all.png")
+    done = run(EXAMPLES / "schedules.py", "--steps", 40, "--output", tmp_path / "new" / "all.png")
     assert done.returncode == 0, done.stderr
     for name in vars(te_optim):
         kind = getattr(te_optim, name)
         if isinstance(kind, type) and issubclass(kind, te_optim.Schedule):
             assert name in done.stdout or name == "Schedule"
-    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "new" / "all.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch():

@@ -1,7 +1,9 @@
 """Who may import whom: between the packages, and between the floors inside each of them."""
 
 import ast
+import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,8 @@ SIBLINGS: dict[str, set[str]] = {
     "te_io": {"te_tensor"},
 }
 
-# Lowest floor first; modules on one floor stand side by side and don't import each other. A room
-# that isn't built yet is in the table already; a module that isn't in the table fails the test.
+# Lowest floor first; modules on one floor stand side by side and don't import each other. A module
+# that isn't in the table fails the test, and so does a name in it that no module has.
 FLOORS: dict[str, list[str]] = {
     "te_tensor": [
         "__about__",
@@ -218,7 +220,17 @@ def violations(package: str, folder: Path, floors: list[str], siblings: set[str]
             below = floor_of(target, floors)
             if target != module and below is not None and below >= floor:
                 found.append(f"{where} imports {target}, which is not below it")
-    return found
+    return found + [
+        f"{package}/{room}.py has a place in the table, and is no file"
+        for room in " ".join(floors).split()
+        if not any(fnmatchcase(module, room) for module in present)
+    ]
+
+
+def rooms_of_table(text: str) -> list[str]:
+    """The modules that a Markdown table names in its first column, row by row."""
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return [name for row in rows for name in re.findall(r"`([\w/*]+)\.py`", row)]
 
 
 @pytest.mark.parametrize("package", sorted(FLOORS))
@@ -226,6 +238,15 @@ def test_imports_go_down_only(package: str) -> None:
     folder = source(package)
     assert modules(folder), f"{folder} holds no modules"
     assert violations(package, folder, FLOORS[package], SIBLINGS[package]) == []
+
+
+def test_the_table_for_readers_agrees() -> None:
+    text = (PACKAGES.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = rooms_of_table(text[text.index("| floor (`src/te_tensor/`)") :])
+    rooms = " ".join(FLOORS["te_tensor"]).split()
+    assert sorted(table) == sorted(room for room in rooms if "__" not in room)
+    floors = [floor_of(room, FLOORS["te_tensor"]) for room in table]
+    assert floors == sorted(floors), "a file stands above one of a lower floor"
 
 
 def test_wrong_imports_are_found(tmp_path: Path) -> None:
@@ -244,11 +265,13 @@ def test_wrong_imports_are_found(tmp_path: Path) -> None:
         path = tmp_path / f"{module}.py"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    floors = ["low", "typed", "ops/*", "ops/__init__", "high", "__init__"]
+    floors = ["low", "typed", "ops/*", "ops/__init__", "high planned", "new/*", "__init__"]
     assert violations("te_nn", tmp_path, floors, {"te_tensor"}) == [
         "te_nn/high.py:1 imports te_io, which te_nn may not depend on",
         "te_nn/low.py:2 imports high, which is not below it",
         "te_nn/ops/left.py:1 imports ops/right, which is not below it",
         "te_nn/ops/right.py:1 imports __init__, which is not below it",
         "te_nn/stray.py stands on no floor of the table",
+        "te_nn/planned.py has a place in the table, and is no file",
+        "te_nn/new/*.py has a place in the table, and is no file",
     ]

@@ -1,6 +1,7 @@
 """Modules of te-nn to files of te-io and back."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,22 +85,54 @@ def test_an_archive_of_in_out_weights(tmp_path):
     assert_same(fresh, values(saved))
 
 
+def as_the_original(module: Module, path: str = "", *, in_out: bool = True) -> dict[str, te.Tensor]:
+    """A state as the original writes it."""
+    state = {}
+    for name, tensor in module.state_dict().items():
+        name = re.sub(r"([qkvo])_proj", r"linear_\1", name.replace("self_attn", "mha"))
+        name = re.sub(r"(norm\d)\.weight", r"\1.gamma", name)
+        name = re.sub(r"(norm\d)\.bias", r"\1.beta", name)
+        state[path + name] = tensor.T if in_out and tensor.ndim == 2 else tensor
+    return state
+
+
 def test_names_of_the_original(tmp_path):
     saved, fresh = block(1), block(2)
-    state = {
-        name.replace("self_attn", "mha").replace("_proj", "").replace("mha.", "mha.linear_")
-        if "_proj" in name
-        else name.replace("self_attn", "mha"): tensor
-        for name, tensor in saved.state_dict().items()
-    }
-    assert "mha.linear_q.weight" in state
-    assert "mha.nl_oob.slopes" in state
+    state = as_the_original(saved, in_out=False)
+    assert {"mha.linear_q.weight", "mha.nl_oob.slopes", "norm1.gamma"} <= set(state)
     save_safetensors(state, tmp_path / "f")
-    rename = [(r"^mha\.", "self_attn."), (r"linear_([qkvo])\b", r"\1_proj")]
+    rename = [
+        (r"^mha\.", "self_attn."),
+        (r"linear_([qkvo])\b", r"\1_proj"),
+        ("gamma$", "weight"),
+        (r"(norm\d)\.beta$", r"\1.bias"),
+    ]
     for names in (rename, presets.RUST):
         fresh = block(2)
         load_into_module(fresh, tmp_path / "f", rename=names)
         assert_same(fresh, values(saved))
+
+
+@pytest.mark.parametrize("root", ["", "net"])
+def test_an_archive_of_the_original_by_its_function(tmp_path, root):
+    saved, fresh = block(1), block(2)
+    save_safetensors(as_the_original(saved, f"{root}." if root else ""), tmp_path / "f")
+    py_load_safetensors_into_module((tmp_path / "f").read_bytes(), True, fresh, root)
+    assert_same(fresh, values(saved))
+
+
+def test_names_that_are_ours_win_over_the_original(tmp_path):
+    """A module may have parts that are called as those of the original."""
+
+    class Model(Module):
+        def __init__(self) -> None:
+            self.mha = Linear(3, 2)
+            self.self_attn = Linear(3, 2)
+
+    saved, fresh = Model(), Model()
+    save_safetensors(saved, tmp_path / "f")
+    py_load_safetensors_into_module(tmp_path / "f", False, fresh)
+    assert_same(fresh, values(saved))
 
 
 def test_what_does_not_fit_is_all_named_and_nothing_is_changed(tmp_path):
@@ -201,6 +234,25 @@ def test_the_example_loads_the_same_block_turned_or_not(tmp_path):
     plain = run_example(tmp_path / "plain", "--make-demo").stdout
     turned = run_example(tmp_path / "turned", "--make-demo", "--transpose").stdout
     assert plain.splitlines()[1:] == turned.splitlines()[1:]  # the first names the file
+
+
+@pytest.mark.parametrize("prefix", ["", "net"])
+def test_the_example_loads_what_the_original_wrote(tmp_path, prefix):
+    path = f"{prefix}." if prefix else ""
+    save_safetensors(block(1), tmp_path / "ours")
+    save_safetensors(as_the_original(block(1), path), tmp_path / "rust")
+    ours = run_example(tmp_path / "ours")
+    theirs = run_example(tmp_path / "rust", "--transpose", "--prefix", prefix)
+    assert theirs.returncode == 0, theirs.stderr
+    assert theirs.stdout.splitlines()[1:] == ours.stdout.splitlines()[1:]
+
+
+@pytest.mark.parametrize("option", ["--d-model", "--d-ff", "--heads", "--length", "--seed"])
+def test_numbers_that_the_example_can_not_use(tmp_path, option):
+    result = run_example(tmp_path / "missing", option, "-1")
+    assert result.returncode == 2
+    assert f"{option} is -1: expected at least" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_the_errors_of_the_example_are_one_line(tmp_path):

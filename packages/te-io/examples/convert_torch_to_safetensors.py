@@ -2,7 +2,7 @@
 
     python convert_torch_to_safetensors.py model.pt model.safetensors
     python convert_torch_to_safetensors.py checkpoint.ckpt model.safetensors --key state_dict
-    python convert_torch_to_safetensors.py model.pt model.safetensors --transpose   # to [in, out]
+    python convert_torch_to_safetensors.py model.pt model.safetensors --transpose   # from [in, out]
 
 The same as `te-io convert`, in few lines. Files that hold more than tensors and plain values are
 refused; --with-torch lets PyTorch unpickle them, which runs whatever code they bring.
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("source", help="a .pt, .pth or .ckpt file, or TorchScript")
     parser.add_argument("target", help="the .safetensors file to write")
     parser.add_argument("--key", help="where in the file the state dict is")
-    parser.add_argument("--transpose", action="store_true", help="turn Linear weights")
+    parser.add_argument("--transpose", action="store_true", help="turn Linear weights [in, out]")
     parser.add_argument("--dtype", help="store all floats so: bfloat16, float16, float32")
     parser.add_argument("--with-torch", action="store_true", help="unpickle with PyTorch: unsafe")
     options = parser.parse_args(arguments)

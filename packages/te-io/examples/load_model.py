@@ -1,11 +1,12 @@
 """Load a transformer block from a safetensors file, and run it.
 
     python load_model.py model.safetensors
-    python load_model.py model.safetensors --transpose      # Linear weights stored [in, out]
+    python load_model.py rust.safetensors --transpose       # Linear weights stored [in, out]
     python load_model.py model.safetensors --prefix encoder.layers.0
     python load_model.py demo.safetensors --make-demo       # writes a file to try it on
 
 The sizes of the block are read off the file; the options are for files that don't show them.
+Names of the Rust original become those of te-nn.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from rich.console import Console
 from rich.table import Table
 
 import te_tensor as te
-from te_io import FormatError, load_into_module, load_safetensors, save_safetensors
+from te_io import (
+    FormatError,
+    load_safetensors,
+    presets,
+    py_load_safetensors_into_module,
+    save_safetensors,
+)
 
 try:
     from te_nn import BiasFunction, TransformerBlock, distances
@@ -51,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
             sizes.d_model, sizes.d_ff, sizes.heads, sizes.nl_oob, bias=sizes.bias
         )
         # Copies the values into the parameters that the block has; all of them, or none.
-        load_into_module(block, options.file, transpose=options.transpose, prefix=options.prefix)
+        py_load_safetensors_into_module(options.file, options.transpose, block, options.prefix)
         show(block, sizes, options)
     except (FormatError, OSError, ValueError) as error:
         fail(str(error))
@@ -74,7 +81,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--make-demo", action="store_true", help="first write the file, with random weights"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name, least in (("d_model", 1), ("d_ff", 1), ("heads", 1), ("length", 1), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            flag = name.replace("_", "-")
+            parser.error(f"--{flag} is {value}: expected at least {least}")
+    return options
 
 
 def fail(message: str) -> NoReturn:
@@ -98,22 +111,24 @@ def make_demo(file: str, prefix: str, in_out: bool) -> None:
 
 def find_sizes(options: argparse.Namespace) -> Sizes:
     """The sizes given, and for the rest those that the file shows."""
-    state = load_safetensors(options.file)
     path = f"{options.prefix.rstrip('.')}." if options.prefix else ""
+    state = load_safetensors(options.file)
+    own = {name[len(path) :]: x for name, x in state.items() if name.startswith(path)}
+    own = presets.RUST.apply(own, file=options.file)
     d_model, d_ff, heads = options.d_model, options.d_ff, options.heads
 
-    weight = state.get(f"{path}linear1.weight")
+    weight = own.get("linear1.weight")
     if d_model is None or d_ff is None:
         if weight is None or weight.ndim != 2:
             fail(f"{options.file} has no {path}linear1.weight: give --d-model and --d-ff")
-        bias = state.get(f"{path}linear1.bias")
+        bias = own.get("linear1.bias")
         rows, columns = weight.shape
         if not options.transpose and rows != columns and bias is not None and bias.size == columns:
             fail(f"{options.file} stores {path}linear1.weight as [in, out]: add --transpose")
         d_in, d_out = (rows, columns) if options.transpose else (columns, rows)
         d_model, d_ff = d_model or d_in, d_ff or d_out
 
-    slopes = state.get(f"{path}self_attn.nl_oob.slopes")
+    slopes = own.get("self_attn.nl_oob.slopes")
     if heads is None:
         if slopes is None:
             fail(f"{options.file} has no {path}self_attn.nl_oob.slopes: give --heads")
@@ -124,11 +139,11 @@ def find_sizes(options: argparse.Namespace) -> Sizes:
     elif options.nl_oob is not None:
         nl_oob = BiasFunction.parse(options.nl_oob)
     else:
-        config = state.get(f"{path}self_attn.nl_oob.config")
+        config = own.get("self_attn.nl_oob.config")
         if config is None or config.size != 1:
             fail(f"{options.file} has no {path}self_attn.nl_oob.config: give --nl-oob")
         nl_oob = BiasFunction.parse(int(config.item()))
-    return Sizes(d_model, d_ff, heads, nl_oob, f"{path}linear1.bias" in state)
+    return Sizes(d_model, d_ff, heads, nl_oob, "linear1.bias" in own)
 
 
 def show(block: TransformerBlock, sizes: Sizes, options: argparse.Namespace) -> None:

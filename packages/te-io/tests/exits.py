@@ -93,7 +93,7 @@ def save(kind, folder, later):
     path = folder / "model.safetensors"
     if kind == "checkpoint":
         Checkpointer(folder, 1, model=Holder(state), other=Holder({})).save(2 if later else 1)
-    elif kind == "shards" or (kind == "shards over one" and later):
+    elif kind == "shards" or kind == ("shards over one" if later else "one over shards"):
         save_safetensors(state, path, **SHARDS)
     else:
         save_safetensors(state, path)

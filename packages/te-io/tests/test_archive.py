@@ -339,6 +339,52 @@ def test_shards_replace_what_was_there(sharded):
     assert set(load_safetensors(path)) == {"p", "q"}
 
 
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "1kB"}])
+def test_one_file_replaces_shards(sharded, options):
+    """Nothing is left that a reader of the index would take for the archive."""
+    (sharded / "other.safetensors").write_bytes(b"is none of its shards")
+    path = sharded / "model.safetensors"
+    loaded = load_safetensors(path)
+    save_safetensors({"x": np.ones(2)}, path, **options)
+    assert sorted(f.name for f in sharded.iterdir()) == ["model.safetensors", "other.safetensors"]
+    assert set(load_safetensors(path)) == {"x"}
+    assert loaded["large"].tolist() == [1] * 100
+
+
+def test_one_file_in_place_of_its_own_only_shard(tmp_path):
+    path, index = tmp_path / "m.safetensors", tmp_path / "m.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"x": path.name}}))
+    save_safetensors({"x": np.ones(2)}, path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_one_file_leaves_what_is_no_index(tmp_path):
+    (tmp_path / "m.index.json").write_text('{"pages": 3}')
+    save_safetensors({"x": np.ones(2)}, tmp_path / "m")
+    assert (tmp_path / "m.index.json").read_text() == '{"pages": 3}'
+
+
+def test_a_failing_file_leaves_the_shards(sharded, monkeypatch):
+    before = {path.name: path.read_bytes() for path in sharded.iterdir()}
+
+    def fail(*arguments):
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        save_safetensors({"x": np.ones(2)}, sharded / "model.safetensors")
+    assert {path.name: path.read_bytes() for path in sharded.iterdir()} == before
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": 16}])
+def test_an_index_is_not_overwritten(sharded, options):
+    index = sharded / "model.safetensors.index.json"
+    before = {path.name: path.read_bytes() for path in sharded.iterdir()}
+    with pytest.raises(ValueError, match="name of an index: expected that of an archive"):
+        save_safetensors({"x": np.ones(2), "y": np.ones(2)}, index, **options)
+    assert {path.name: path.read_bytes() for path in sharded.iterdir()} == before
+
+
 def test_a_failing_shard_leaves_what_was_there(sharded, monkeypatch):
     before = {path.name: path.read_bytes() for path in sharded.iterdir()}
     state = {"a": np.ones(3), "b": np.ones(3), "c": np.array(["text"])}

@@ -1,13 +1,17 @@
 """The command line: what it prints, its exit codes, and one line for an error."""
 
+import base64
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from te_io import Checkpointer, FormatError, cli, load_safetensors, save_safetensors
+
+ASSETS = Path(__file__).with_name("assets")
 
 
 @pytest.fixture
@@ -85,6 +89,28 @@ def test_verify(run, path, tmp_path):
     assert "cut short" in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("state_dict", "2 tensors, 32 bytes\n"),
+        ("nested", "1 tensors, 24 bytes\n"),
+        ("values", "0 tensors, 0 bytes\n"),  # no state dict
+        ("module", "2 tensors, 32 bytes, 2 objects of classes that aren't read\n"),
+        ("frozen", "2 tensors, "),  # whose names are lost
+    ],
+)
+def test_verify_files_of_pytorch(run, tmp_path, name, words):
+    path = tmp_path / "f.pt"
+    content = base64.b64decode((ASSETS / f"{name}.pt.b64").read_bytes())
+    path.write_bytes(content)
+    code, out, err = run("verify", path)
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{path}: whole, PyTorch, {words}")
+    path.write_bytes(content[:-1])
+    code, out, err = run("verify", path)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+
+
 def test_verify_a_checkpoint(run, path, tmp_path):
     class Holder:
         def state_dict(self):
@@ -99,6 +125,8 @@ def test_verify_a_checkpoint(run, path, tmp_path):
     file.write_bytes(file.read_bytes()[:-1] + b"\1")
     code, _, err = run("verify", folder)
     assert code == 2 and "model.safetensors: is damaged" in err
+    code, _, err = run("verify", folder, "--key", "model")
+    assert code == 2 and "not a regular file" in err
 
 
 def test_diff(run, path, tmp_path):
@@ -125,6 +153,7 @@ BAD = [
     (["convert", "missing", "{b}"], "No such file"),
     (["inspect", "{text}"], "no safetensors file"),
     (["verify", "missing"], "missing"),
+    (["verify", "{a}", "--key", "model"], "no key 'model'"),
     (["verify", "."], "no complete checkpoint"),
     (["diff", "{a}", "missing"], "missing"),
 ]

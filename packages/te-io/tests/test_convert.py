@@ -85,6 +85,25 @@ def test_weights_are_turned(path):
         convert_file(target, path, transpose=True)
 
 
+def test_names_of_the_original_become_ours(tmp_path):
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3)
+    state = {
+        "mha.linear_q.weight": weight,
+        "norm1.gamma": weight[0],
+        "self_attn.k_proj.bias": weight[1],
+    }
+    save_safetensors(state, tmp_path / "rust")
+    convert_file(tmp_path / "rust", tmp_path / "ours", transpose=True)
+    found = arrays(tmp_path / "ours")
+    assert set(found) == {"self_attn.q_proj.weight", "norm1.weight", "self_attn.k_proj.bias"}
+    np.testing.assert_array_equal(found["self_attn.q_proj.weight"], weight.T)
+    convert_file(tmp_path / "rust", tmp_path / "same")
+    assert set(arrays(tmp_path / "same")) == set(state)
+    save_safetensors({**state, "self_attn.q_proj.weight": weight}, tmp_path / "both")
+    with pytest.raises(FormatError, match=r"both: rename gives 'self_attn\.q_proj\.weight'"):
+        convert_file(tmp_path / "both", tmp_path / "new", transpose=True)
+
+
 def test_shards(path):
     target = path.with_name("out.safetensors")
     convert_file(path, target, max_shard_size="48B")

@@ -11,7 +11,9 @@ PROGRAM = Path(__file__).with_name("exits.py")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="ends forked processes")
-@pytest.mark.parametrize("kind", ["one file", "shards", "shards over one", "checkpoint"])
+@pytest.mark.parametrize(
+    "kind", ["one file", "shards", "shards over one", "one over shards", "checkpoint"]
+)
 def test_exits_in_the_middle_of_saving(tmp_path, kind):
     # forking is deprecated where NumPy has begun threads; these children run nothing of theirs
     forking = "ignore:This process:DeprecationWarning"

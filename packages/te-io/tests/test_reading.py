@@ -132,6 +132,18 @@ def test_the_original_marks_slopes_as_trainable(tmp_path):
     assert loaded["linear.weight"].shape == (3, 2)
 
 
+def test_the_original_function_gives_names_of_te_nn(tmp_path):
+    state = {"net.mha.linear_q.weight": np.ones((2, 3)), "net.self_attn.k_proj.bias": np.ones(2)}
+    save_safetensors({**state, "mha.nl_oob.slopes": np.ones(2)}, tmp_path / "f")
+    loaded = py_load_safetensors(tmp_path / "f")
+    assert set(loaded) == {
+        "net.self_attn.q_proj.weight",
+        "net.self_attn.k_proj.bias",
+        "self_attn.nl_oob.slopes",
+    }
+    assert loaded["self_attn.nl_oob.slopes"].requires_grad
+
+
 # -- bad files ------------------------------------------------------------------------------
 
 EIGHT = bytes(8)

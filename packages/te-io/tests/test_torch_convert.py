@@ -86,6 +86,23 @@ def test_what_torch_does_not_read(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_verify_takes_any_number_of_state_dicts(tmp_path, capsys):
+    model, ema = torch.nn.Linear(2, 3).state_dict(), torch.nn.Linear(2, 3).state_dict()
+    path = tmp_path / "f.pt"
+    torch.save({"model": model, "ema": ema, "epoch": [3, (torch.zeros(2),)]}, path)
+    assert cli.main(["verify", str(path)]) == 0
+    assert capsys.readouterr().out == f"{path}: whole, PyTorch, 5 tensors, 80 bytes\n"
+    assert cli.main(["verify", str(path), "--key", "ema"]) == 0
+    assert capsys.readouterr().out == f"{path}: whole, PyTorch, 2 tensors, 36 bytes\n"
+    assert cli.main(["verify", str(path), "--key", "best"]) == 2
+    assert "nothing at the key 'best'" in capsys.readouterr().err
+    content = path.read_bytes()
+    place = content.index(ema["weight"].numpy().tobytes())
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    assert cli.main(["verify", str(path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_without_torch(tmp_path, monkeypatch, capsys):
     torch.save(state(), tmp_path / "f.pt")
     monkeypatch.setitem(sys.modules, "torch", None)

@@ -75,6 +75,7 @@ def main() -> None:
             place.legend()
         place.set(title=title, xlabel="step")
         print(f"{title:<34} from {rates[0]:.4f} to {rates[-1]:.4f}, at most {max(rates):.4f}")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.output, dpi=100)
     print(f"Plotted {arguments.output}")
 

@@ -20,10 +20,31 @@ def test_non_finite_gradients_can_raise():
     assert clip_gradients(tensors, 1.0) == float("inf")
 
 
-@pytest.mark.parametrize(("max_norm", "options"), [(-1.0, {}), (1.0, {"norm_type": 0})])
-def test_bad_clipping_is_named(max_norm, options):
-    with pytest.raises(ValueError, match="expected"):
+@pytest.mark.parametrize(
+    ("max_norm", "options", "given"),
+    [
+        (-1.0, {}, "max_norm is -1.0"),
+        (float("nan"), {}, "max_norm is nan"),
+        (float("-inf"), {}, "max_norm is -inf"),
+        (1.0, {"norm_type": 0}, "norm_type is 0"),
+        (1.0, {"norm_type": float("nan")}, "norm_type is nan"),
+    ],
+)
+def test_bad_clipping_is_named(max_norm, options, given):
+    with pytest.raises(ValueError, match=f"{given}: expected a number .* 0 and of at most inf"):
         clip_gradients([], max_norm, **options)
+
+
+@pytest.mark.parametrize("value", [1e30, float("inf"), float("nan")])
+def test_a_norm_is_measured_and_nothing_changed(value):
+    (w,) = leaves([0.0, 0.0])
+    w.grad = [3.0, value]
+    norm = clip_gradients([w], float("inf"))
+    assert norm == pytest.approx(value, nan_ok=True)
+    assert w.grad.tolist() == pytest.approx([3.0, value], nan_ok=True)
+    if value != 1e30:
+        with pytest.raises(FloatingPointError, match="expected a finite one"):
+            clip_gradients([w], float("inf"), error_if_nonfinite=True)
 
 
 def test_the_infinity_norm_sees_every_nan():

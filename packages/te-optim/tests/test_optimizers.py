@@ -139,12 +139,28 @@ def on_one_memory():
     return [whole, part]
 
 
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, RMSProp, Adagrad])
+def test_a_rate_of_zero_may_be_given(kind):
+    w, other = leaves([1.0], [1.0])
+    groups = [{"parameters": [w]}, {"parameters": [other], "lr": 0.5}]
+    optimizer = kind(lr=0.0, parameters=groups)
+    w.grad = other.grad = [1.0]
+    optimizer.step()
+    assert w.item() == 1 and other.item() < 1
+    optimizer.lr = 0.5
+    optimizer.step()
+    assert w.item() < 1
+    optimizer.lr = 0
+    before = w.item()
+    optimizer.step()
+    assert (optimizer.lr, w.item()) == (0, before)
+
+
 @pytest.mark.parametrize(
     ("make", "given"),
     [
         (lambda: SGD(-0.1), "lr is -0.1"),
         (lambda: SGD(float("nan")), "lr is nan"),
-        (lambda: SGD(0.0), "lr is 0.0"),
         (lambda: SGD(float("inf")), "lr is inf"),
         (lambda: SGD("fast"), "lr is 'fast'"),
         (lambda: SGD(0.1, nesterov=True), "nesterov"),

@@ -246,6 +246,25 @@ def test_bad_settings_are_named(make, given):
     assert given in str(caught.value)
 
 
+@pytest.mark.parametrize("thing", [3, None, "sgd", SGD])
+@pytest.mark.parametrize(
+    "make",
+    [
+        LinearWarmup,
+        lambda o: CosineAnnealing(o, 3),
+        lambda o: StepDecay(o, 3),
+        lambda o: ExponentialDecay(o, 0.5),
+        PolynomialDecay,
+        lambda o: CyclicLR(o, 0.1, 1.0),
+        lambda o: OneCycleLR(o, 1.0, 3),
+        ReduceLROnPlateau,
+    ],
+)
+def test_schedules_are_of_optimizers(make, thing):
+    with pytest.raises(TypeError, match=r"optimizer is .*: expected an Optimizer"):
+        make(thing)
+
+
 def test_a_chain_is_of_schedules():
     with pytest.raises(TypeError, match="SGD"):
         Chain([optimizer_of()])

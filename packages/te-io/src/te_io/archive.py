@@ -49,6 +49,10 @@ class SafetensorsArchive(Mapping[str, Tensor]):
     Attributes:
         name: the name of the file or of the index, "<bytes>" for bytes.
         metadata: the texts that stand beside the tensors.
+        tied: from each further name of a tied tensor to the one that it is stored under.
+
+    Raises:
+        FormatError: a name is both stored and tied.
 
     Example:
         >>> from te_io import open_safetensors, save_safetensors
@@ -66,7 +70,6 @@ class SafetensorsArchive(Mapping[str, Tensor]):
         self._files = files
         #: The file that stores a name, for those that are stored.
         self._places: dict[str, SafetensorsFile] = {}
-        #: From each further name of a tied tensor to the one that it is stored under.
         self.tied: dict[str, str] = {}
         self._given: dict[str, Tensor] = {}
         for file, names in zip(files, chosen, strict=True):
@@ -208,7 +211,16 @@ class SafetensorsFile:
         weakref.finalize(self, file.close)
 
     def view(self, name: str) -> Array:
-        """A tensor on the mapped file; read where it can't be mapped or used in place."""
+        """A tensor on the mapped file; read where it can't be mapped or used in place.
+
+        Args:
+            name: one that the header has.
+
+        Raises:
+            FormatError: its bytes can't be a tensor, or the file was cut.
+            OSError: it can't be read.
+            ValueError: the file is closed.
+        """
         if self.file.closed:
             raise ValueError(f"{self.name} is closed: ask for tensors before")
         entry = self.header.entries[name]
@@ -223,7 +235,16 @@ class SafetensorsFile:
         return self._checked(self._shaped(flat, name), name)
 
     def read(self, name: str) -> Array:
-        """A tensor in memory of its own."""
+        """A tensor in memory of its own.
+
+        Args:
+            name: one that the header has.
+
+        Raises:
+            FormatError: its bytes can't be a tensor, or the file was cut.
+            OSError: it can't be read.
+            ValueError: the file is closed.
+        """
         entry = self.header.entries[name]
         flat = np.empty(entry.nbytes, np.uint8)
         array = self._shaped(flat, name)

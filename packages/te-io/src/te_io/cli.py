@@ -30,7 +30,7 @@ from .archive import open_archive
 from .checkpointer import read_checkpoint
 from .convert import compare, convert_file
 from .errors import FormatError
-from .loading import Loaded, load_any
+from .loading import Contents, Loaded, load_any, read_contents
 
 #: Seconds of work after which a bar appears.
 PATIENCE = 1.0
@@ -93,7 +93,9 @@ def _parser() -> _Parser:
     convert.add_argument("source", metavar="IN", help="a PyTorch or safetensors file")
     convert.add_argument("target", metavar="OUT", help="the safetensors file to write")
     convert.add_argument(
-        "--transpose", action="store_true", help="turn the weights of Linear layers"
+        "--transpose",
+        action="store_true",
+        help="turn Linear weights stored [in, out], and give the Rust original's names ours",
     )
     convert.add_argument("--dtype", choices=list(_DTYPES), help="store all floats so")
     convert.add_argument("--key", help="where in a PyTorch file the state dict is")
@@ -115,6 +117,7 @@ def _parser() -> _Parser:
 
     verify = commands.add_parser("verify", help="check a file; the exit code tells")
     verify.add_argument("file", metavar="FILE", help="a file, or the folder of a checkpoint")
+    verify.add_argument("--key", help="a state dict in a PyTorch file that has to be there")
     verify.set_defaults(run=_verify)
 
     diff = commands.add_parser("diff", help="compare two files; exit code 1 if they differ")
@@ -196,15 +199,21 @@ def _description(loaded: Loaded) -> dict[str, object]:
 
 def _verify(options: argparse.Namespace) -> int:
     path = Path(options.file)
-    if path.is_dir():
+    if path.is_dir() and options.key is None:
         checkpoint = read_checkpoint(path)
         for name in checkpoint.files:
             load_any(path / name)
         print(_safe(f"{path}: whole, a checkpoint of step {checkpoint.step}"))
         return 0
-    loaded = load_any(path)
-    size = sum(tensor.nbytes for tensor in loaded.tensors.values())
-    summary = f"{path}: whole, {loaded.format}, {len(loaded.tensors)} tensors, {_size(size)}"
+    if options.key is None:
+        contents = read_contents(path)
+    else:
+        loaded = load_any(path, key=options.key)
+        contents = Contents(loaded.format, list(loaded.tensors.values()), 0)
+    size = sum(tensor.nbytes for tensor in contents.tensors)
+    summary = f"{path}: whole, {contents.format}, {len(contents.tensors)} tensors, {_size(size)}"
+    if contents.opaque:
+        summary += f", {contents.opaque} objects of classes that aren't read"
     print(_safe(summary))
     return 0
 

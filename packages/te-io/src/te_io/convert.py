@@ -6,7 +6,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -21,6 +21,7 @@ from .archive import INDEX_SUFFIX
 from .errors import FormatError
 from .header import checked_metadata
 from .loading import Loaded, load_any
+from .presets import RUST
 from .state_dict import State, names_to_turn, tensors_of
 from .writing import parse_size, separate_tied, write_archive
 
@@ -50,7 +51,9 @@ def convert_file(
     Args:
         source: the file to read: safetensors, the index of its shards, or PyTorch's.
         target: the file to write, whole or not at all.
-        transpose: turn the weights of Linear layers, as `load_safetensors` says.
+        transpose: the source is one of the Rust original's kind, with weights of Linear layers
+            stored `[in, out]`: turn them, as `load_safetensors` says, and give its names those of
+            te_nn (`presets.RUST`), which stay as they are.
         dtype: the dtype to store all floats in, such as "bfloat16"; others stay as they are.
         key: where in a PyTorch file the state dict is; found by itself if there is only one.
         max_shard_size: as in `save_safetensors`.
@@ -58,7 +61,8 @@ def convert_file(
         progress: told the bytes written so far and those that there are.
 
     Raises:
-        FormatError: the source is damaged or of another format, or can't be stored so.
+        FormatError: the source is damaged or of another format, or can't be stored so; two of its
+            names become one.
         OSError: something can't be read or written.
         ValueError: a size or a dtype is none.
         ModuleNotFoundError: with_torch is set, and PyTorch isn't installed.
@@ -79,6 +83,8 @@ def convert_file(
         parse_size(max_shard_size)
     wanted = None if dtype is None else _float_dtype(dtype)
     loaded = load_with_torch(source, key=key) if with_torch else load_any(source, key=key)
+    if transpose:
+        loaded = replace(loaded, tensors=RUST.apply(loaded.tensors, in_out=True, file=loaded.name))
     stored, tied = _changed(loaded, transpose, wanted)
     total = sum(tensor.nbytes for tensor in stored.values())
     written = 0

@@ -14,19 +14,22 @@ from te_tensor.dtypes import Array
 
 from .archive import INDEX_SUFFIX, Source, open_archive
 from .errors import FormatError
-from .presets import Preset
+from .pickle_values import OpaqueObject
+from .presets import RUST, Preset
 from .safetensors import load_safetensors
 from .state_dict import (
     Loadable,
     Rename,
     State,
     load_state,
+    rename_function,
     rename_tensors,
     select_prefix,
     tensors_of,
     turn_weights,
 )
-from .torch_archive import load_torch_state_dict
+from .torch_archive import load_torch_state_dict, read_everything
+from .torchscript import ScriptArchive
 
 #: What files of PyTorch begin with: zip archives (TorchScript too), and pickles.
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
@@ -71,6 +74,60 @@ def load_any(source: Source, *, key: str | None = None) -> Loaded:
                 file=archive.name,
             )
         return Loaded(archive.name, "safetensors", dict(archive), archive.metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All that a file holds, whether or not it is a state dict.
+
+    Attributes:
+        format: "safetensors" or "PyTorch".
+        tensors: the tensors, wherever they stand.
+        opaque: how many objects there are of classes that aren't read.
+    """
+
+    format: str
+    tensors: list[Tensor]
+    opaque: int
+
+
+def read_contents(path: str | os.PathLike[str]) -> Contents:
+    """Read a whole file, which may hold several state dicts, or none.
+
+    Args:
+        path: a file of safetensors or of PyTorch. Classes that aren't known are no error.
+
+    Returns:
+        What is in it.
+
+    Raises:
+        FormatError: it is damaged or of another format.
+        OSError: it can't be read.
+    """
+    if not _is_torch(path):
+        loaded = load_any(path)
+        return Contents(loaded.format, list(loaded.tensors.values()), 0)
+    tensors: list[Tensor] = []
+    opaque, seen, waiting = 0, set(), [read_everything(path)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            tensors.append(value)
+            continue
+        if id(value) in seen:  # a few containers may stand in very many places
+            continue
+        seen.add(id(value))
+        match value:
+            case dict():
+                waiting += value.values()
+            case list() | tuple() | set() | frozenset():
+                waiting += value
+            case ScriptArchive():
+                waiting += [value.tensors, value.attributes, value.constants]
+            case OpaqueObject():
+                opaque += 1
+                waiting += [value.arguments, value.state, value.items, value.entries]
+    return Contents("PyTorch", tensors, opaque)
 
 
 class _Named(io.BytesIO):
@@ -175,17 +232,33 @@ def load_into_module(
 def py_load_safetensors(data: Source, transpose: bool = False) -> State:
     """`load_safetensors` under the name that the Rust original gives it.
 
-    As there, distance-bias slopes (`nl_oob.slopes`) come marked as trainable.
+    The original's names become those of te_nn (`presets.RUST`), which stay as they are. As there,
+    distance-bias slopes (`nl_oob.slopes`) come marked as trainable.
 
     Args:
         data: the bytes of a file, or its path.
         transpose: turn Linear weights that are stored `[in, out]`.
 
+    Returns:
+        Tensors by name.
+
     Raises:
-        FormatError: as `load_safetensors`.
+        TypeError: as `load_safetensors`.
+        FormatError: as `load_safetensors`; or two names become one.
         OSError: as `load_safetensors`.
+
+    Example:
+        >>> import tempfile
+        >>> import te_tensor as te
+        >>> from te_io import save_safetensors
+        >>> path = Path(tempfile.mkdtemp(), "rust.safetensors")
+        >>> save_safetensors({"mha.linear_q.weight": te.zeros(2, 3)}, path)
+        >>> state = py_load_safetensors(path.read_bytes(), True)
+        >>> {name: tensor.shape for name, tensor in state.items()}
+        {'self_attn.q_proj.weight': (3, 2)}
     """
-    state = load_safetensors(data, transpose=transpose)
+    name = os.fspath(data) if isinstance(data, (str, os.PathLike)) else None
+    state = RUST.apply(load_safetensors(data, transpose=transpose), file=name)
     for name, tensor in state.items():
         if f".{name}".endswith(".nl_oob.slopes") and tensor.dtype in dtypes.FLOATS:
             tensor.requires_grad = True
@@ -197,6 +270,9 @@ def py_load_safetensors_into_module(
 ) -> None:
     """`load_into_module` under the name and with the order of arguments of the Rust original.
 
+    The original's names become the module's (`presets.RUST`); those that the module has itself
+    stay as they are.
+
     Args:
         data: the bytes of a file, or its path.
         transpose: turn Linear weights that are stored `[in, out]`.
@@ -207,5 +283,29 @@ def py_load_safetensors_into_module(
         TypeError: as `load_into_module`.
         FormatError: as `load_into_module`.
         OSError: as `load_into_module`.
+
+    Example:
+        >>> import tempfile
+        >>> import te_tensor as te
+        >>> from te_io import save_safetensors
+        >>> class Query:
+        ...     def __init__(self):
+        ...         self.weight = te.zeros(3, 2)
+        ...     def state_dict(self):
+        ...         return {"self_attn.q_proj.weight": self.weight}
+        ...     def load_state_dict(self, state, strict=True):
+        ...         self.weight[...] = state["self_attn.q_proj.weight"]
+        >>> path, query = Path(tempfile.mkdtemp(), "rust.safetensors"), Query()
+        >>> save_safetensors({"net.mha.linear_q.weight": te.ones(2, 3)}, path)
+        >>> py_load_safetensors_into_module(path.read_bytes(), True, query, "net")
+        >>> query.weight.tolist()
+        [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
     """
-    load_into_module(module, data, transpose=transpose, prefix=root)
+    own = module.state_dict() if hasattr(module, "state_dict") else {}
+    renamed = rename_function(RUST.rename)
+
+    def name_in_module(name: str) -> str:
+        theirs = name not in own and renamed(name) in own
+        return renamed(name) if theirs else name
+
+    load_into_module(module, data, transpose=transpose, prefix=root, rename=name_in_module)

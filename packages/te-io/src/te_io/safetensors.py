@@ -105,8 +105,18 @@ def load_metadata(path_or_bytes: Source) -> dict[str, str]:
         What `save_safetensors` was given as metadata.
 
     Raises:
+        TypeError: path_or_bytes is something else.
         FormatError: the file is damaged or of another format.
         OSError: it can't be read.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import te_tensor as te
+        >>> path = Path(tempfile.mkdtemp(), "model.safetensors")
+        >>> save_safetensors({"weight": te.ones(2)}, path, metadata={"epoch": "20"})
+        >>> load_metadata(path)
+        {'epoch': '20'}
     """
     with open_archive(path_or_bytes) as archive:
         return archive.metadata
@@ -128,8 +138,8 @@ def save_safetensors(
     The same tensors and metadata always make the same bytes, whatever the order of the dict.
 
     What doesn't fit into `max_shard_size` becomes "model-00001-of-00003.safetensors" and so on,
-    beside an index, "model.safetensors.index.json", written last. An archive that was there is
-    whole until then; its files are removed afterwards.
+    beside an index, "model.safetensors.index.json", written last. An archive that was there, in
+    one file or several, is whole until then; its files are removed afterwards.
 
     Args:
         module_or_dict: a module, or a dict of Tensors and ndarrays.
@@ -141,7 +151,8 @@ def save_safetensors(
     Raises:
         TypeError: module_or_dict is neither a module nor a dict.
         ValueError: max_shard_size is no size.
-        FormatError: a name, a value, a dtype or the metadata can't be stored.
+        FormatError: a name, a value, a dtype or the metadata can't be stored; path ends in
+            ".index.json", as only an index may.
         OSError: the file can't be written.
 
     Example:

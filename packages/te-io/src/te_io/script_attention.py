@@ -17,7 +17,17 @@ _HIDDEN = real(float("-inf"))
 
 
 def attention(call: Call) -> str:
-    """The rule: products and a softmax, in which a row that may attend to nothing gives zeros."""
+    """The rule: products and a softmax, in which a row that may attend to nothing gives zeros.
+
+    Args:
+        call: the attention.
+
+    Returns:
+        The expression of its result.
+
+    Raises:
+        FormatError: it has dropout, or a function of the distance that has no code.
+    """
     operation: Attention = call.operation
     if call.attribute("dropout"):
         raise call.error("with dropout isn't supported: call eval() on the module")

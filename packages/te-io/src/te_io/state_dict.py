@@ -135,7 +135,7 @@ def rename_tensors(state: State, rename: Rename | None, file: str | None = None)
     """
     if rename is None:
         return dict(state)
-    function = _rename_function(rename)
+    function = rename_function(rename)
     renamed: State = {}
     origin: dict[str, str] = {}
     for name, tensor in state.items():
@@ -152,7 +152,19 @@ def rename_tensors(state: State, rename: Rename | None, file: str | None = None)
     return renamed
 
 
-def _rename_function(rename: Rename) -> Callable[[str], Any]:
+def rename_function(rename: Rename) -> Callable[[str], Any]:
+    """What `rename_tensors` does with each name.
+
+    Args:
+        rename: as there.
+
+    Returns:
+        A function from the old name to the new one.
+
+    Raises:
+        TypeError: rename is something else.
+        ValueError: a regular expression is none.
+    """
     if isinstance(rename, Mapping):
         table = rename
         return lambda name: table.get(name, name)

@@ -16,7 +16,7 @@ from .state_dict import State
 from .torch_container import LegacyFile, TorchZip
 from .torch_names import OnUnknown
 from .torch_source import Content, opened
-from .torchscript import read_script
+from .torchscript import ScriptArchive, read_script
 
 #: A path, the bytes of a file, or a file opened for reading bytes.
 TorchSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
@@ -131,12 +131,35 @@ def load_torch_state_dict(
         return _find_state(_load(content, limits, on_unknown, verify), key, limits)
 
 
+def read_everything(path: str | os.PathLike[str]) -> Any:
+    """All that a file of PyTorch holds, with inert objects for classes that aren't known.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What `load_torch` gives; of a TorchScript archive, a `ScriptArchive`.
+
+    Raises:
+        FormatError: the file is damaged, of another format, has what te-tensor has no tensors for,
+            or costs too much.
+        OSError: it can't be read.
+    """
+    with opened(path) as content:
+        return _read(content, Limits(1 << 27, 256, 4_000_000), "opaque", verify=True)
+
+
 def _load(content: Content, limits: Limits, on_unknown: OnUnknown, verify: bool) -> Any:
+    loaded = _read(content, limits, on_unknown, verify)
+    return loaded.state_dict() if isinstance(loaded, ScriptArchive) else loaded
+
+
+def _read(content: Content, limits: Limits, on_unknown: OnUnknown, verify: bool) -> Any:
     if bytes(content.bytes[:2]) != _ZIP:
         return LegacyFile(content, limits).load(on_unknown)
     container = TorchZip(content, limits, verify=verify)
     if container.is_torchscript:
-        return read_script(container, limits).state_dict()
+        return read_script(container, limits)
     return container.load("data.pkl", "data", on_unknown)
 
 

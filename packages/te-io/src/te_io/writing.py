@@ -21,7 +21,7 @@ import numpy as np
 
 from te_tensor.dtypes import Array
 
-from .archive import INDEX_SUFFIX, is_plain_name, read_index
+from .archive import INDEX_SUFFIX, read_index
 from .atomic import replacing
 from .errors import FormatError
 from .header import Described, header_bytes
@@ -112,15 +112,23 @@ def write_archive(
 
     Raises:
         ValueError: max_shard_size is no size.
-        FormatError: something can't be stored.
+        FormatError: something can't be stored; path has the name of an index.
         OSError: something can't be written.
     """
+    name = os.fspath(path)
+    if name.endswith(INDEX_SUFFIX):
+        raise FormatError("has the name of an index: expected that of an archive", file=name)
     if max_shard_size is not None:
         shards = _cut(tensors, parse_size(max_shard_size))
         if len(shards) > 1:
             _write_shards(shards, tied, Path(path), metadata, progress)
             return
+    target = Path(os.path.realpath(path))
+    index = target.with_name(target.name + INDEX_SUFFIX)
+    shards_before = _shards_of(index)
     _write_file(tensors, tied, path, metadata, progress)
+    if shards_before:  # from here on the file is the archive; the index goes while its shards stand
+        _remove([index, *(shard for shard in shards_before if shard != target)])
 
 
 def _write_file(
@@ -183,7 +191,7 @@ def _write_shards(
     """
     path = Path(os.path.realpath(path))
     index = path.with_name(path.name + INDEX_SUFFIX)
-    before = _files_of(path, index)
+    before = [path] * path.is_file() + _shards_of(index)
     names = _free_names(path, len(shards))
     content = _index(shards, names)
     try:
@@ -219,14 +227,13 @@ def _free_names(path: Path, number: int) -> list[str]:
     raise AssertionError("count ends")
 
 
-def _files_of(path: Path, index: Path) -> list[Path]:
-    """The files of the archive that stands under this path, the index aside."""
-    files = [path] if path.is_file() else []
+def _shards_of(index: Path) -> list[Path]:
+    """The files that an index names; none where there is no index that can be relied on."""
     try:
         shards = set(read_index(index).values())
-    except (FormatError, OSError):  # none, or one that can't be relied on
-        return files
-    return files + [path.with_name(shard) for shard in sorted(shards) if is_plain_name(shard)]
+    except (FormatError, OSError):
+        return []
+    return [index.with_name(shard) for shard in sorted(shards)]
 
 
 def _remove(files: Iterable[Path]) -> None:

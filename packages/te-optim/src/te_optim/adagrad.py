@@ -15,7 +15,7 @@ class Adagrad(Optimizer):
     """Steps divided by the root of the sum of all squares so far (Duchi et al., JMLR 12, 2011).
 
     Args:
-        lr: learning rate.
+        lr: learning rate, at least 0.
         lr_decay: step t has the rate lr/(1 + (t - 1)·lr_decay).
         weight_decay: weight·weight_decay is added to the gradient.
         initial_accumulator_value: what the sums begin with.

@@ -16,7 +16,7 @@ class Adam(Optimizer):
     """Steps scaled by running means of gradient and square (Kingma and Ba, arXiv:1412.6980).
 
     Args:
-        lr: learning rate.
+        lr: learning rate, at least 0.
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of squares.
         eps: added to the root of the mean square.
@@ -117,7 +117,7 @@ class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101).
 
     Args:
-        lr: learning rate.
+        lr: learning rate, at least 0.
         beta1: decay of the mean of gradients.
         beta2: decay of the mean of squares.
         eps: added to the root of the mean square.
@@ -127,6 +127,15 @@ class AdamW(Adam):
 
     Raises:
         ValueError: a setting is out of range.
+
+    Example:
+        >>> import te_tensor as te
+        >>> w = te.Tensor([1.0], requires_grad=True)
+        >>> optimizer = AdamW(lr=0.5, weight_decay=0.1, parameters=[w])
+        >>> (w * w).backward()
+        >>> optimizer.step()
+        >>> round(w.item(), 6)
+        0.45
     """
 
     _decoupled = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ def check_number(
         value: what was given.
         least: the number may not be less.
         above: the number must be greater.
-        most: the number may not be greater.
+        most: the number may not be greater; with inf it may be that.
         below: the number must be less.
 
     Raises:
@@ -37,7 +37,7 @@ def check_number(
     if (
         isinstance(value, (int, float, np.integer, np.floating))
         and not isinstance(value, bool)
-        and isfinite(value)
+        and (isfinite(value) or (value == inf and most == inf))
         and (least is None or number >= least)
         and (above is None or number > above)
         and (most is None or number <= most)
@@ -48,7 +48,8 @@ def check_number(
     said = " and ".join(
         f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None
     )
-    raise ValueError(f"{name} is {value!r}: expected a finite number {said}".rstrip())
+    kind = "a number" if most == inf else "a finite number"
+    raise ValueError(f"{name} is {value!r}: expected {kind} {said}".rstrip())
 
 
 def check_count(name: str, value: object, least: int) -> None:

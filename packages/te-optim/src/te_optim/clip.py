@@ -27,7 +27,7 @@ def clip_gradients(
 
     Args:
         parameters: tensors; those without a gradient are passed over.
-        max_norm: the greatest norm, at least 0.
+        max_norm: the greatest norm, at least 0; inf to change nothing, and only measure.
         norm_type: the p of the p-norm; inf for the greatest absolute value.
         error_if_nonfinite: raise when the norm is inf or NaN, instead of scaling by it.
 
@@ -46,13 +46,14 @@ def clip_gradients(
         >>> clip_gradients([w], 1.0)
         5.0
     """
-    check_number("max_norm", max_norm, least=0)
-    if norm_type != inf:
-        check_number("norm_type", norm_type, above=0)
+    check_number("max_norm", max_norm, least=0, most=inf)
+    check_number("norm_type", norm_type, above=0, most=inf)
     grads = _gradients(parameters)
     found = norm(arrays_of(grads), norm_type)
     if error_if_nonfinite and not isfinite(found):
         raise FloatingPointError(f"the norm of the gradients is {found}: expected a finite one")
+    if max_norm == inf:  # of an infinite norm, the factor would be NaN
+        return found
     factor = max_norm / (found + 1e-6)
     if not factor >= 1:  # a NaN norm makes the gradients NaN, as PyTorch has it
 

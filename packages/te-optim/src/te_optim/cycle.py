@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from .checks import check_choice, check_count, check_number, check_switch
 from .optimizer import Optimizer
-from .schedule import Schedule, per_group
+from .schedule import Schedule, number_of_groups, per_group
 
 #: One number for all groups, or one for each.
 PerGroup: TypeAlias = float | Sequence[float]
@@ -17,7 +17,7 @@ PerGroup: TypeAlias = float | Sequence[float]
 def _momentum_of(optimizer: Optimizer, cycle_momentum: bool) -> str | None:
     """The setting that momentum is cycled in: an optimizer's momentum, or Adam's beta1."""
     check_switch("cycle_momentum", cycle_momentum)
-    if not cycle_momentum or not optimizer.groups:
+    if not cycle_momentum:
         return None
     for name in ("momentum", "beta1"):
         if name in optimizer.groups[0]:
@@ -46,6 +46,7 @@ class CyclicLR(Schedule):
         max_momentum: momentum where it is lowest.
 
     Raises:
+        TypeError: the optimizer is something else.
         ValueError: a setting is out of range.
 
     Example:
@@ -73,7 +74,7 @@ class CyclicLR(Schedule):
         base_momentum: PerGroup = 0.8,
         max_momentum: PerGroup = 0.9,
     ) -> None:
-        groups = len(optimizer.groups)
+        groups = number_of_groups(optimizer)
         check_count("step_size_up", step_size_up, least=1)
         if step_size_down is not None:
             check_count("step_size_down", step_size_down, least=1)
@@ -132,6 +133,7 @@ class OneCycleLR(Schedule):
         three_phase: down to the start first, in as many steps as up, and from there to the end.
 
     Raises:
+        TypeError: the optimizer is something else.
         ValueError: a setting is out of range, or a step beyond total_steps.
 
     Example:
@@ -160,7 +162,7 @@ class OneCycleLR(Schedule):
         anneal_strategy: str = "cos",
         three_phase: bool = False,
     ) -> None:
-        groups = len(optimizer.groups)
+        groups = number_of_groups(optimizer)
         if total_steps is None:
             check_count("epochs", epochs, least=1)
             check_count("steps_per_epoch", steps_per_epoch, least=1)
@@ -185,7 +187,11 @@ class OneCycleLR(Schedule):
         super().__init__(optimizer)
 
     def settings_at(self, count: int, group: int, base_lr: float) -> dict[str, float]:
-        """Learning rate and momentum after `count` steps; the base plays no part."""
+        """Learning rate and momentum after `count` steps; the base plays no part.
+
+        Raises:
+            ValueError: the cycle has fewer steps.
+        """
         if count > self.total_steps:
             raise ValueError(
                 f"step {count} of a cycle of {self.total_steps}: expected no more steps than that"

@@ -19,6 +19,7 @@ class LinearWarmup(Schedule):
         total_iters: the number of steps in between.
 
     Raises:
+        TypeError: the optimizer is something else.
         ValueError: a setting is out of range.
 
     Example:
@@ -63,6 +64,7 @@ class CosineAnnealing(Schedule):
         eta_min: the lowest learning rate.
 
     Raises:
+        TypeError: the optimizer is something else.
         ValueError: a setting is out of range.
 
     Example:
@@ -96,6 +98,7 @@ class StepDecay(Schedule):
         gamma: the factor, above 0.
 
     Raises:
+        TypeError: the optimizer is something else.
         ValueError: a setting is out of range.
 
     Example:
@@ -128,6 +131,7 @@ class ExponentialDecay(Schedule):
         gamma: the factor, above 0.
 
     Raises:
+        TypeError: the optimizer is something else.
         ValueError: a setting is out of range.
 
     Example:
@@ -159,6 +163,7 @@ class PolynomialDecay(Schedule):
         power: the exponent, above 0.
 
     Raises:
+        TypeError: the optimizer is something else.
         ValueError: a setting is out of range.
 
     Example:

@@ -48,6 +48,28 @@ class Optimizer:
             may be changed between steps.
         base_lrs: the groups' learning rates before the first schedule; None without a schedule,
             or after `lr` was set.
+
+    Raises:
+        TypeError: a parameter is no Tensor.
+        ValueError: a setting is out of range, or unknown; there are no parameters, one stands
+            twice, or one is no leaf or of no floats.
+
+    Example:
+        >>> import te_tensor as te
+        >>> class SignDescent(Optimizer):
+        ...     def __init__(self, lr, *, parameters=None):
+        ...         super().__init__({"lr": lr}, parameters)
+        ...     def _rule(self, settings, step, scalar):
+        ...         lr = scalar(settings["lr"])
+        ...         def rule(values, gradient):
+        ...             values -= lr * np.sign(gradient)
+        ...         return rule
+        >>> w = te.Tensor([1.0, -1.0], requires_grad=True)
+        >>> optimizer = SignDescent(0.25, parameters=[w])
+        >>> (w * w).sum().backward()
+        >>> optimizer.step()
+        >>> w.tolist()
+        [0.75, -0.75]
     """
 
     #: Names of the arrays that a subclass keeps, a value for each of a parameter's.
@@ -76,7 +98,7 @@ class Optimizer:
 
     @property
     def lr(self) -> float:
-        """The learning rate of the first group; setting it sets that of all groups."""
+        """The learning rate of the first group, at least 0; setting it sets that of all groups."""
         first: float = (self.groups[0] if self.groups else self._settings)["lr"]
         return first
 
@@ -88,20 +110,13 @@ class Optimizer:
         for group in self.groups:
             group["lr"] = value
 
-    def _check(self, settings: Mapping[str, Any], *, resting: bool = False) -> None:
-        """Hold that settings, all of them, are in their ranges.
-
-        Args:
-            settings: the settings by name.
-            resting: allow a learning rate of 0, where a schedule may have come to.
-        """
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        """Hold that settings, all of them by name, are in their ranges."""
         for name, value in settings.items():
             if name in self._switches:
                 check_switch(name, value)
             elif name in self._shares:
                 check_number(name, value, least=0, below=1)
-            elif name == "lr" and not resting:
-                check_number(name, value, above=0)
             else:
                 check_number(name, value, least=0)
 
@@ -194,7 +209,7 @@ class Optimizer:
         tensors = self._resolve(parameters)
         if self.groups != self._checked:
             for group in self.groups:
-                self._check(_settings_of(group), resting=True)
+                self._check(_settings_of(group))
             self._checked = [dict(group) for group in self.groups]
         grads = [tensor.grad for tensor in tensors]
         present = [grad for grad in grads if grad is not None]
@@ -305,7 +320,7 @@ class Optimizer:
         if layout != given:
             raise ValueError(f"the state has groups of {given} parameters: expected {layout}")
         for group in groups:
-            self._check(_settings_of(group), resting=True)
+            self._check(_settings_of(group))
         if len(entries) != sum(layout):
             raise ValueError(f"the state is of {len(entries)} parameters: expected {sum(layout)}")
         checked = [

@@ -212,7 +212,14 @@ class Plan:
 
     @staticmethod
     def check_apart(arrays: Sequence[Array]) -> None:
-        """Hold that parameters share no memory: what one block read another may have changed."""
+        """Hold that parameters share no memory: what one block read another may have changed.
+
+        Args:
+            arrays: the memory of each parameter.
+
+        Raises:
+            ValueError: two of them share some.
+        """
         bounds = sorted(
             (*np.lib.array_utils.byte_bounds(array), place)
             for place, array in enumerate(arrays)

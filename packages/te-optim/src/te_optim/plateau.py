@@ -11,7 +11,7 @@ import numpy as np
 from .checks import check_choice, check_count, check_number
 from .cycle import PerGroup
 from .optimizer import Optimizer
-from .schedule import Schedule, per_group
+from .schedule import Schedule, number_of_groups, per_group
 
 
 class ReduceLROnPlateau(Schedule):
@@ -29,6 +29,7 @@ class ReduceLROnPlateau(Schedule):
         eps: a change that isn't greater than this is not made.
 
     Raises:
+        TypeError: the optimizer is something else.
         ValueError: a setting is out of range.
 
     Example:
@@ -67,7 +68,7 @@ class ReduceLROnPlateau(Schedule):
         self.threshold = threshold
         self.threshold_mode = threshold_mode
         self.cooldown = cooldown
-        self.min_lr = per_group("min_lr", min_lr, len(optimizer.groups), least=0)
+        self.min_lr = per_group("min_lr", min_lr, number_of_groups(optimizer), least=0)
         self.eps = eps
         self.best = inf if mode == "min" else -inf
         self.bad_steps = 0

@@ -18,7 +18,7 @@ class RMSProp(Optimizer):
     arXiv:1308.0850).
 
     Args:
-        lr: learning rate.
+        lr: learning rate, at least 0.
         alpha: decay of the running means.
         eps: added to the root.
         weight_decay: weight·weight_decay is added to the gradient.

@@ -26,6 +26,7 @@ class Schedule:
         base_lrs: the base, for each group.
 
     Raises:
+        TypeError: the optimizer is something else.
         ValueError: the optimizer has no parameters yet.
 
     Example:
@@ -42,8 +43,7 @@ class Schedule:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        if not optimizer.groups:
-            raise ValueError("the optimizer has no parameters yet: bind them with parameters=…")
+        number_of_groups(optimizer)
         if optimizer.base_lrs is None:
             optimizer.base_lrs = [group["lr"] for group in optimizer.groups]
         self.optimizer = optimizer
@@ -123,6 +123,20 @@ class Schedule:
         check_count("count", state["count"], least=0)
         base_lrs = per_group("base_lrs", state["base_lrs"], len(self.base_lrs), least=0)
         self.count, self.base_lrs = int(state["count"]), base_lrs
+
+
+def number_of_groups(optimizer: Optimizer) -> int:
+    """How many groups an optimizer has, which schedules set.
+
+    Raises:
+        TypeError: it is no optimizer.
+        ValueError: it has no parameters yet.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer is {optimizer!r}: expected an Optimizer")
+    if not optimizer.groups:
+        raise ValueError("the optimizer has no parameters yet: bind them with parameters=…")
+    return len(optimizer.groups)
 
 
 def per_group(name: str, value: object, groups: int, **bounds: float) -> list[float]:

@@ -15,7 +15,7 @@ class SGD(Optimizer):
     """p -= lr·v with v = momentum·v + g, PyTorch's form (Sutskever et al., 2013, for Nesterov's).
 
     Args:
-        lr: learning rate.
+        lr: learning rate, at least 0.
         momentum: share of the last step that is kept.
         weight_decay: weight·weight_decay is added to the gradient.
         nesterov: step with g + momentum·v instead of v.
@@ -56,8 +56,8 @@ class SGD(Optimizer):
         }
         super().__init__(settings, parameters)
 
-    def _check(self, settings: Mapping[str, Any], *, resting: bool = False) -> None:
-        super()._check(settings, resting=resting)
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        super()._check(settings)
         if settings["nesterov"] and (not settings["momentum"] or settings["dampening"]):
             raise ValueError(
                 f"nesterov with momentum {settings['momentum']} and dampening "

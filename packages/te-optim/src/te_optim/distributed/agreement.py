@@ -77,6 +77,7 @@ def broadcast_parameters(
     Raises:
         ValueError: ranks have other names, shapes or dtypes; there is no such rank; a tensor's
             memory is read-only. Nothing was changed.
+        RuntimeError: comm is None, and init() wasn't called.
         TimeoutError: not all ranks came in time.
 
     Example:
@@ -85,7 +86,7 @@ def broadcast_parameters(
         >>> broadcast_parameters({"weight": te.ones(2)}, comm=init)
     """
     comm = comm or world()
-    comm.check_rank("root", root)
+    comm.check_root(root)
     tensors = dict(model if isinstance(model, Mapping) else model.state_dict())
     fixed = [name for name, tensor in tensors.items() if not tensor.writable]
     lines = [*described(tensors), *(f"{name} is read-only" for name in fixed)]
@@ -123,7 +124,14 @@ def broadcast_optimizer_state(
     Raises:
         ValueError: the state is in parts, or doesn't fit; there is no such rank. Nothing was
             changed.
+        RuntimeError: comm is None, and init() wasn't called.
         TimeoutError: not all ranks came in time.
+
+    Example:
+        >>> import te_tensor as te
+        >>> from te_optim import Adam
+        >>> optimizer = Adam(lr=0.1, parameters=[te.ones(2, requires_grad=True)])
+        >>> broadcast_optimizer_state(optimizer, comm=Communicator())
     """
     comm = comm or world()
     if getattr(optimizer, "shard_state", False):

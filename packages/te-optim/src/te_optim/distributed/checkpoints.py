@@ -18,18 +18,6 @@ from .launch import world
 _RANDOM = "ranks"
 
 
-class Stateful(Protocol):
-    """Anything with a state."""
-
-    def state_dict(self) -> Mapping[str, Any]:
-        """The state."""
-        ...
-
-    def load_state_dict(self, state: Any, /) -> object:
-        """Take a state over, or raise and change nothing."""
-        ...
-
-
 class Checkpoints(Protocol):
     """Checkpoints of one process; te_io.Checkpointer is one.
 
@@ -99,6 +87,19 @@ class DistributedCheckpointer:
 
     Raises:
         ValueError: there is an object named "ranks", or shared is neither True nor False.
+        RuntimeError: comm is None, and init() wasn't called.
+
+    Example:
+        >>> import tempfile
+        >>> from te_io import Checkpointer
+        >>> from te_optim import SGD
+        >>> optimizer = SGD(lr=0.5, parameters=[te.ones(2, requires_grad=True)])
+        >>> folder = Checkpointer(tempfile.mkdtemp(), optimizer=optimizer)
+        >>> checkpointer = DistributedCheckpointer(folder, Communicator())
+        >>> checkpointer.save(10)
+        >>> optimizer.lr = 0.1
+        >>> checkpointer.restore(), optimizer.lr
+        (10, 0.5)
     """
 
     def __init__(

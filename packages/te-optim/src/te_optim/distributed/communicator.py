@@ -215,7 +215,7 @@ class Communicator:
             ValueError: there is no such rank, or ranks disagree about the call.
             TimeoutError: not all ranks came in time.
         """
-        self.check_rank("root", root)
+        self.check_root(root)
         values = np.array(array, order="C")
         name = f"broadcast from {root} of {describe(values)}"
         self.agree(name)
@@ -245,7 +245,7 @@ class Communicator:
             ValueError: there is no such rank, or ranks disagree about the call.
             TimeoutError: not all ranks came in time.
         """
-        self.check_rank("root", root)
+        self.check_root(root)
         name = f"broadcast_bytes from {root}"
         self.agree(name)
         length = np.array(len(data))
@@ -301,15 +301,15 @@ class Communicator:
 
     # -- what these stand on --------------------------------------------------------------
 
-    def check_rank(self, name: str, rank: int) -> None:
-        """Hold that a number is a rank's.
+    def check_root(self, root: int) -> None:
+        """Hold that a root is a rank.
 
         Raises:
             ValueError: it isn't.
         """
-        check_count(name, rank, 0)
-        if rank >= self.size:
-            raise ValueError(f"{name} is {rank}: expected a rank below {self.size}")
+        check_count("root", root, 0)
+        if root >= self.size:
+            raise ValueError(f"root is {root}: expected a rank below {self.size}")
 
     def agree(self, call: str) -> None:
         """Wait for all ranks, and hold that they are about to make the same call.

@@ -55,8 +55,16 @@ def init(timeout: float = 300.0) -> Communicator:
 def world() -> Communicator:
     """The communicator that `init` gave.
 
+    Returns:
+        The communicator of all ranks.
+
     Raises:
         RuntimeError: init() wasn't called.
+
+    Example:
+        >>> comm = init()
+        >>> world() is comm
+        True
     """
     if _world is None:
         raise RuntimeError("no communicator: call te_optim.distributed.init() first")

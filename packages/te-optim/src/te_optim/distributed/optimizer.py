@@ -48,8 +48,10 @@ class DistributedOptimizer(Optimizer):
         shard_state: as above.
 
     Raises:
+        TypeError: the optimizer is something else.
         ValueError: the parameters, their values, the settings or the options aren't the same on
-            every rank, a setting is out of range, or no parameter needs a gradient.
+            every rank, a setting is out of range, or no parameter is bound or needs a gradient.
+        RuntimeError: comm is None, and init() wasn't called.
         TimeoutError: not all ranks came in time.
 
     Example:
@@ -156,6 +158,10 @@ class DistributedOptimizer(Optimizer):
         Where it is the number of examples whose mean loss a rank goes back from, the gradients
         are those of the mean over all examples; a mean of means isn't. A rank with weight 0 may
         leave backward out.
+
+        Raises:
+            ValueError: it is set to what is no finite number of at least 0.
+            RuntimeError: it is set after backward.
         """
         return self._reducer.weight
 

@@ -81,7 +81,7 @@ class Reducer:
         if self.paused:
             return
         bucket = self.buckets[number]
-        if self._finished or bucket.holds(index) or number < len(self._begun):
+        if self._finished or bucket.holds(index) or number < self.begun:
             raise RuntimeError(
                 "backward twice without a step() between: put all but the last one in "
                 "`with optimizer.no_sync():`, so that gradients add up before they are summed over "
@@ -89,12 +89,12 @@ class Reducer:
             )
         assert tensor.grad is not None
         bucket.put(index, tensor.grad, self.weight)
-        while len(self._begun) < len(self.buckets) and not self.buckets[len(self._begun)].missing:
+        while self.begun < len(self.buckets) and not self.buckets[self.begun].missing:
             self._begin_next()
         self._progress()
 
     def _begin_next(self) -> None:
-        bucket = self.buckets[len(self._begun)]
+        bucket = self.buckets[self.begun]
         bucket.close(self.weight)
         if self._parts is None:
             self._begun.append(self._sums.iallreduce(bucket.flat))
@@ -130,7 +130,7 @@ class Reducer:
         self._finished = True
 
     def _begin_all(self) -> None:
-        while len(self._begun) < len(self.buckets):
+        while self.begun < len(self.buckets):
             self._begin_next()
 
     def reset(self) -> None:
