@@ -45,7 +45,7 @@ _LEAST_IMAGES, _LARGEST_IMAGE = 8, 1 << 15
 _SUMMED = 512
 #: Multiply-adds from which tiles, or a BLAS, are ahead of vectors that need no layout.
 _TILED_FROM, _BLAS_FROM = 1 << 25, 1 << 26
-#: Rows, columns or k up to which a product is thin, and multiply-adds from which a BLAS is ahead then:
+#: Rows, columns or k below which a product is thin, and multiply-adds from which a BLAS is ahead:
 #: vectors read a large matrix in short rows.
 _THIN, _THIN_FROM = 64, 1 << 21
 
