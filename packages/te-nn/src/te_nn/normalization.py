@@ -9,6 +9,7 @@ import numpy as np
 
 import te_tensor as te
 from te_tensor import Tensor
+from te_tensor.checks import check_switch
 
 from . import initialize
 from .checks import at_least_zero, positive, probability
@@ -46,6 +47,8 @@ class LayerNorm(Module):
         shape = _lengths(normalized_shape)
         self.normalized_shape = shape
         self.eps = at_least_zero("eps", eps)
+        check_switch("elementwise_affine", elementwise_affine)
+        check_switch("bias", bias)
         self.weight = initialize.ones(shape) if elementwise_affine else None
         self.bias = initialize.zeros(shape) if elementwise_affine and bias else None
 
@@ -80,6 +83,7 @@ class RMSNorm(Module):
     ) -> None:
         self.normalized_shape = _lengths(normalized_shape)
         self.eps = None if eps is None else at_least_zero("eps", eps)
+        check_switch("elementwise_affine", elementwise_affine)
         self.weight = initialize.ones(self.normalized_shape) if elementwise_affine else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,6 +119,7 @@ class GroupNorm(Module):
         if num_channels % num_groups:
             raise ValueError(f"num_groups is {num_groups}: expected it to divide {num_channels}")
         self.eps = at_least_zero("eps", eps)
+        check_switch("affine", affine)
         self.weight = initialize.ones((num_channels,)) if affine else None
         self.bias = initialize.zeros((num_channels,)) if affine else None
 
@@ -143,12 +148,13 @@ class _BatchNorm(Module):
         self.num_features = positive("num_features", num_features)
         self.eps = at_least_zero("eps", eps)
         self.momentum = None if momentum is None else probability("momentum", momentum)
+        check_switch("affine", affine)
         self.weight = initialize.ones((num_features,)) if affine else None
         self.bias = initialize.zeros((num_features,)) if affine else None
         self.running_mean: Tensor | None
         self.running_var: Tensor | None
         self.num_batches_tracked: Tensor
-        if track_running_stats:
+        if check_switch("track_running_stats", track_running_stats):
             self.register_buffer("running_mean", te.zeros(num_features))
             self.register_buffer("running_var", te.ones(num_features))
             self.register_buffer("num_batches_tracked", te.zeros((), dtype="int64"))

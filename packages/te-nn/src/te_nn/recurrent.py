@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import te_tensor as te
 from te_tensor import Tensor
+from te_tensor.checks import check_switch
 
 from . import initialize
 from .checks import one_of, positive, probability
@@ -81,10 +82,10 @@ class _Layer(_Recurrent):
         self.input_size = positive("input_size", input_size)
         self.hidden_size = positive("hidden_size", hidden_size)
         self.num_layers = positive("num_layers", num_layers)
-        self.bias = bias
-        self.batch_first = batch_first
+        self.bias = check_switch("bias", bias)
+        self.batch_first = check_switch("batch_first", batch_first)
         self.dropout = probability("dropout", dropout)
-        self.bidirectional = bidirectional
+        self.bidirectional = check_switch("bidirectional", bidirectional)
         if dropout and num_layers == 1:
             warnings.warn(
                 f"dropout={dropout} stands between layers: it does nothing with num_layers=1",
@@ -280,7 +281,7 @@ class _Cell(_Recurrent):
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True) -> None:
         self.input_size = positive("input_size", input_size)
         self.hidden_size = positive("hidden_size", hidden_size)
-        self.bias = bias
+        self.bias = check_switch("bias", bias)
         self._make_parameters(input_size, bias)
 
     def forward(self, x: Tensor, state: Any = None) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 
 import te_tensor as te
 from te_tensor import Tensor, parallel
+from te_tensor.checks import check_switch
 
 from .attention import MultiHeadAttention
 from .block_plan import run_rows, run_tokens
@@ -151,7 +152,7 @@ class TransformerBlock(Module):
         positive("d_ff", d_ff)
         self.norm = one_of("norm", norm, _NORMS)
         self.activation = one_of("activation", activation, _ACTIVATIONS)
-        self.causal = causal
+        self.causal = check_switch("causal", causal)
         distance_bias = None
         if nl_oob_config is not None:
             distance_bias = NLOOB.of(num_heads, nl_oob_config, nl_oob_max_scale)
@@ -316,6 +317,7 @@ class TransformerEncoder(Module):
         **options: Any,
     ) -> None:
         positive("num_layers", num_layers)
+        check_switch("final_norm", final_norm)
         self.layers = ModuleList(
             TransformerBlock(
                 *(d_model, d_ff, num_heads, deepcopy(nl_oob_config), nl_oob_max_scale),

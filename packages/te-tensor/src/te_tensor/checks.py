@@ -63,6 +63,17 @@ def check_number(name: str, value: Any, least: float = -inf, most: float = inf) 
     return value  # type: ignore[return-value]
 
 
+def check_switch(name: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+        ValueError: it's something else, which might be meant as either.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} is {value!r}: expected True or False")
+    return bool(value)
+
+
 def check_function(name: str, value: Any) -> None:
     """Raise TypeError unless it can be called."""
     if not callable(value):

@@ -12,7 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from . import autograd, execution, modes, storage
-from .checks import Axis, broadcast_shape, check_function, check_keepdims, normalize_axis
+from .checks import (
+    Axis,
+    broadcast_shape,
+    check_function,
+    check_keepdims,
+    check_switch,
+    normalize_axis,
+)
 from .conversion import as_array, described, index_of, lengths, part_lengths, scalar, to_array
 from .dtypes import (
     FLOATS,
@@ -186,10 +193,12 @@ class Tensor:
         Raises:
             RuntimeError: no gradient is needed here; grad is missing; the graph was freed;
                 something that backward needs was changed.
-            ValueError: grad has another shape.
+            ValueError: grad has another shape, or an option is neither True nor False.
             NotImplementedError: create_graph is set.
         """
-        if create_graph:
+        if retain_graph is not False:
+            retain_graph = check_switch("backward retain_graph", retain_graph)
+        if create_graph is not False and check_switch("backward create_graph", create_graph):
             raise NotImplementedError(
                 "create_graph=True: backward works on plain arrays, gradients are first order only"
             )
@@ -358,13 +367,15 @@ class Tensor:
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
+        if value is not False:
+            value = check_switch("requires_grad", value)
         if value and self.dtype not in FLOATS:
             raise TypeError(f"requires_grad on {self.dtype}: only floats can have gradients")
         if not value and not self.is_leaf:
             raise RuntimeError("requires_grad=False on the result of an operation: use detach()")
         if value and self.is_leaf:
             self._creator = None  # a traced result becomes a leaf of its own
-        self._requires_grad = bool(value)
+        self._requires_grad = value
 
     @property
     def grad(self) -> Tensor | None:
@@ -407,7 +418,7 @@ class Tensor:
             A context manager that gives the array.
 
         Raises:
-            ValueError: the memory can't be written to.
+            ValueError: the memory can't be written to, or write is neither True nor False.
 
         Example:
             >>> import te_tensor as te
@@ -417,6 +428,8 @@ class Tensor:
             >>> t.tolist()
             [2.0, 4.0]
         """
+        if write is not True:
+            write = check_switch("lock write", write)
         if write and not self._array.flags.writeable:
             raise ValueError("lock() for writing: this tensor's memory is read-only; clone() it")
         with storage.lock_of(self._array):

@@ -121,6 +121,27 @@ BAD = {
     "allclose text": (lambda: te.allclose("a", t(2)), TypeError, ["str"]),
     "allclose tolerance": (lambda: te.allclose(t(2), t(2), rtol=-1), ValueError, ["rtol is -1"]),
     "allclose NaN": (lambda: te.allclose(t(2), t(2), atol=NAN), ValueError, ["atol is nan"]),
+    # switches
+    **{
+        f"{name} switch {given!r}": (
+            lambda f=f, given=given: f(given), ValueError, [said, f"is {given!r}", "True or False"])
+        for given in ("no", 1, None)
+        for name, said, f in [
+            ("Tensor", "requires_grad", lambda s: te.Tensor([1.0], requires_grad=s)),
+            ("zeros", "requires_grad", lambda s: te.zeros(2, requires_grad=s)),
+            ("full", "requires_grad", lambda s: te.full(2, 1.0, requires_grad=s)),
+            ("randn", "requires_grad", lambda s: te.randn(2, requires_grad=s)),
+            ("Tensor.backward", "retain_graph", lambda s: leaf().sum().backward(retain_graph=s)),
+            ("grad", "retain_graph", lambda s: te.grad(leaf().sum(), leaf(), retain_graph=s)),
+            ("Tensor.lock", "write", lambda s: t(2).lock(s).__enter__()),
+        ]
+    },
+    "Tensor.backward create_graph": (
+        lambda: leaf().sum().backward(create_graph="no"), ValueError, ["create_graph is 'no'"]),
+    "grad create_graph": (
+        lambda: te.grad(leaf().sum(), leaf(), create_graph=2), ValueError, ["create_graph is 2"]),
+    "grad allow_unused": (
+        lambda: te.grad(leaf().sum(), leaf(), allow_unused=0), ValueError, ["allow_unused is 0"]),
     # gradients
     "grad output": (lambda: te.grad(3, leaf()), TypeError, ["output 0", "int", "Tensor"]),
     "grad input": (lambda: te.grad(leaf() * 2, 3), TypeError, ["input 0", "int", "Tensor"]),

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy.typing as npt
 
-from ..checks import check_number, check_whole
+from ..checks import check_number, check_switch, check_whole
 from ..dtypes import FLOATS, SMALL_FLOATS, as_dtype, bool_, float32
 from ..ops import attention as _attention
 from ..ops._distance import DistanceFunction, Prepared, distance_function
@@ -155,6 +155,8 @@ def attention(
     if rates is not None and distance is None:
         raise ValueError("attention got rates, but no distance that they are factors of")
     check_whole("offset", offset, 0)
+    if causal is not False and causal is not True:
+        causal = check_switch("attention causal", causal)
     if scale is not None:
         check_number("scale", scale)
     functions = _functions(bias_function)
