@@ -55,3 +55,57 @@ def test_a_switch_may_come_from_an_array():
     assert nn.Linear(2, 3, bias=off).bias is None
     assert nn.ReLU().train(off).training is False
     assert te.ones(2, requires_grad=on).requires_grad is True
+
+
+#: Layers, and the shape that they take.
+LAYERS = [
+    *[(make(), (2, 3)) for make in (nn.ReLU, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.LeakyReLU)],
+    *[(make(), (2, 3)) for make in (nn.PReLU, nn.Softmax, nn.LogSoftmax, nn.Flatten, nn.Dropout)],
+    (nn.Linear(3, 2), (2, 3)),
+    (nn.Sequential(nn.ReLU(), nn.Linear(3, 2)), (2, 3)),
+    (nn.Conv1D(2, 2, 3), (1, 2, 4)),
+    (nn.MaxPool1D(2), (1, 2, 4)),
+    (nn.AvgPool2D(2), (1, 2, 4, 4)),
+    (nn.AdaptiveAvgPool1D(2), (1, 2, 4)),
+    (nn.LayerNorm(3), (2, 3)),
+    (nn.RMSNorm(3), (2, 3)),
+    (nn.GroupNorm(1, 2), (3, 2)),
+    (nn.BatchNorm1D(3), (2, 3)),
+    (nn.Rotary(4), (1, 2, 3, 4)),
+    (nn.RNN(3, 4), (5, 2, 3)),
+    (nn.LSTM(3, 4), (5, 3)),
+    (nn.GRUCell(3, 4), (2, 3)),
+    (nn.MultiHeadAttention(8, 2), (1, 3, 8)),
+    (nn.TransformerBlock(8, 16, 2), (1, 3, 8)),
+    (nn.TransformerEncoder(1, 8, 16, 2), (1, 3, 8)),
+]
+
+
+def first(result):
+    return result[0] if isinstance(result, tuple) else result
+
+
+@pytest.mark.parametrize("number", range(len(LAYERS)))
+def test_layers_take_arrays_and_lists(number):
+    layer, shape = LAYERS[number]
+    layer.eval()
+    x = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    expected = first(layer(te.Tensor(x))).numpy()
+    for given in (x, x.tolist()):
+        np.testing.assert_allclose(first(layer(given)).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", ["text", None, {}])
+@pytest.mark.parametrize("number", range(len(LAYERS)))
+def test_layers_take_nothing_else(number, given):
+    layer, _ = LAYERS[number]
+    with pytest.raises(TypeError, match=f"data of type {type(given).__name__} holds no numbers"):
+        layer(given)
+
+
+def test_states_may_be_arrays():
+    x, h = te.ones(5, 2, 3), np.ones((1, 2, 4), "float32")
+    layer = nn.LSTM(3, 4)
+    assert layer(x, (h, h))[0].tolist() == layer(x, (te.Tensor(h), te.Tensor(h)))[0].tolist()
+    with pytest.raises(ValueError, match=r"state of int: expected a pair \(h, c\)"):
+        layer(x, 3)

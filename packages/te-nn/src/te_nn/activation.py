@@ -16,7 +16,7 @@ class ReLU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.relu()
+        return te.relu(x)
 
 
 class Sigmoid(Module):
@@ -24,7 +24,7 @@ class Sigmoid(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.sigmoid()
+        return te.sigmoid(x)
 
 
 class Tanh(Module):
@@ -32,7 +32,7 @@ class Tanh(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.tanh()
+        return te.tanh(x)
 
 
 class GELU(Module):
@@ -50,7 +50,7 @@ class GELU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.gelu(self.approximate)
+        return te.gelu(x, self.approximate)
 
 
 class SiLU(Module):
@@ -60,7 +60,7 @@ class SiLU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.silu()
+        return te.silu(x)
 
 
 class LeakyReLU(Module):
@@ -77,7 +77,7 @@ class LeakyReLU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.leaky_relu(self.negative_slope)
+        return te.leaky_relu(x, self.negative_slope)
 
 
 class PReLU(Module):
@@ -120,7 +120,7 @@ class Softmax(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.softmax(self.axis)
+        return te.softmax(x, self.axis)
 
 
 class LogSoftmax(Module):
@@ -137,4 +137,4 @@ class LogSoftmax(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.log_softmax(self.axis)
+        return te.log_softmax(x, self.axis)

@@ -116,8 +116,10 @@ class MultiHeadAttention(Module):
                 without room.
             TypeError: other dtypes than those of the weights, or an integer mask.
         """
-        key = query if key is None else key
-        value = key if value is None else value
+        if not isinstance(query, Tensor):
+            query = te.as_tensor(query)
+        key = query if key is None else te.as_tensor(key)
+        value = key if value is None else te.as_tensor(value)
         self._check(query, key, value, distance)
         start = 0 if cache is None else cache.length
         q, k, v = self._projected(query, key, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, overload
 
+import te_tensor as te
 from te_tensor import Tensor
 
 from .module import Module
@@ -167,4 +168,4 @@ class Flatten(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """With the axes from start to end as one."""
-        return x.flatten(self.start_axis, self.end_axis)
+        return te.flatten(x, self.start_axis, self.end_axis)

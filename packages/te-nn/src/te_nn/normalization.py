@@ -125,6 +125,8 @@ class GroupNorm(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (N, C, …), which stays."""
+        if not isinstance(x, Tensor):
+            x = te.as_tensor(x)
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise ValueError(f"GroupNorm got x {x.shape}: expected (N, {self.num_channels}, …)")
         return te.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
@@ -174,6 +176,8 @@ class _BatchNorm(Module):
             ValueError: x has a wrong shape, or in training one value a channel.
             RuntimeError: in training inside `te.shard`: the batch is coupled.
         """
+        if not isinstance(x, Tensor):
+            x = te.as_tensor(x)
         if x.ndim not in self._forms or x.shape[1] != self.num_features:
             forms = " or ".join(self._forms.values())
             raise ValueError(

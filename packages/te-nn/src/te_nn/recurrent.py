@@ -6,6 +6,8 @@ import warnings
 from math import sqrt
 from typing import Any, ClassVar
 
+import numpy as np
+
 import te_tensor as te
 from te_tensor import Tensor
 from te_tensor.checks import check_switch
@@ -52,13 +54,15 @@ class _Recurrent(Module):
         if state is None:
             return None
         single = len(self._states) == 1
-        states = [state] if single else list(state)
+        several = not single and isinstance(state, (tuple, list))
+        states = list(state) if several else [state]
         expected = f"a tensor {shape}" if single else f"a pair (h, c) of tensors {shape}"
         fits = len(states) == len(self._states)
-        if not fits or any(not isinstance(s, Tensor) or s.shape != shape for s in states):
+        arrays = (Tensor, np.ndarray)
+        if not fits or any(not isinstance(s, arrays) or s.shape != shape for s in states):
             given = ", ".join(str(getattr(s, "shape", type(s).__name__)) for s in states)
             raise ValueError(f"{type(self).__name__} got a state of {given}: expected {expected}")
-        return states
+        return [te.as_tensor(s) for s in states]
 
     def _returned(self, states: list[Tensor]) -> Any:
         return states[0] if len(states) == 1 else tuple(states)
@@ -115,6 +119,8 @@ class _Layer(_Recurrent):
         Raises:
             ValueError: x or a state has a wrong shape.
         """
+        if not isinstance(x, Tensor):
+            x = te.as_tensor(x)
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
             order = "(B, T, I)" if self.batch_first else "(T, B, I)"
             raise ValueError(
@@ -297,6 +303,8 @@ class _Cell(_Recurrent):
         Raises:
             ValueError: x or a state has a wrong shape.
         """
+        if not isinstance(x, Tensor):
+            x = te.as_tensor(x)
         if x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
             raise ValueError(
                 f"{type(self).__name__} got x {x.shape}: expected (B, I) or (I,) with "

@@ -217,6 +217,8 @@ class TransformerBlock(Module):
             ValueError: shapes that don't fit, a distance without nl_oob_config, or a cache
                 without room.
         """
+        if not isinstance(x, Tensor):
+            x = te.as_tensor(x)
         planned = self._planned(x, mask, distance, cache)
         if planned is not None:
             return planned
@@ -351,6 +353,8 @@ class TransformerEncoder(Module):
             ValueError: as TransformerBlock, or another number of caches. The caches then hold
                 what they held.
         """
+        if not isinstance(x, Tensor):
+            x = te.as_tensor(x)
         if cache is not None:
             if len(cache) != len(self.layers):
                 raise ValueError(f"got {len(cache)} caches: expected {len(self.layers)}")
