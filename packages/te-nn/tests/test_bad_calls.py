@@ -49,6 +49,40 @@ def test_a_switch_is_true_or_false(number, given):
         make(**{option: given})
 
 
+#: The call, the error, and words that its message holds.
+BAD = {
+    "slope text": (lambda: nn.LeakyReLU("a"), TypeError, ["negative_slope is 'a'", "a number"]),
+    "slope NaN": (
+        lambda: nn.LeakyReLU(float("nan")), ValueError, ["negative_slope is nan", "finite"]),
+    "prelu text": (lambda: nn.PReLU(1, "a"), TypeError, ["init is 'a'", "a number"]),
+    "softmax axis": (lambda: nn.Softmax("a"), ValueError, ["axis is 'a'", "whole number"]),
+    "log_softmax axis": (lambda: nn.LogSoftmax(1.0), ValueError, ["axis is 1.0", "whole number"]),
+    "flatten start": (lambda: nn.Flatten("a"), ValueError, ["start_axis is 'a'", "whole number"]),
+    "flatten end": (lambda: nn.Flatten(1, True), ValueError, ["end_axis is True", "whole number"]),
+    "ignore_index": (
+        lambda: nn.CrossEntropyLoss(ignore_index="a"),
+        ValueError, ["ignore_index is 'a'", "whole number"]),
+    "ignore_index of labels": (
+        lambda: nn.NLLLoss(ignore_index=0.5), ValueError, ["ignore_index is 0.5", "whole number"]),
+    "padding_idx text": (
+        lambda: nn.Embedding(3, 4, padding_idx="a"),
+        ValueError, ["padding_idx is 'a'", "whole number"]),
+    "normalized_shape fraction": (
+        lambda: nn.LayerNorm(2.5), ValueError, ["normalized_shape is 2.5", "whole number"]),
+    "normalized_shape nothing": (
+        lambda: nn.RMSNorm(()), ValueError, ["normalized_shape is ()", "a length or more"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_call(name):
+    call, kind, words = BAD[name]
+    with pytest.raises(kind) as caught:
+        call()
+    missing = [w for w in words if w not in str(caught.value)]
+    assert not missing, f"{caught.value!r} doesn't hold {missing}"
+
+
 def test_a_switch_may_come_from_an_array():
     on, off = np.array([True, False])
     assert nn.LSTM(2, 3, batch_first=on).batch_first is True

@@ -7,6 +7,7 @@ from typing import Any, overload
 
 import te_tensor as te
 from te_tensor import Tensor
+from te_tensor.checks import check_whole
 
 from .module import Module
 from .sequence_recording import run_recorded
@@ -157,14 +158,17 @@ class Flatten(Module):
     Args:
         start_axis: the first axis.
         end_axis: the last axis, included.
+
+    Raises:
+        ValueError: an axis is no whole number.
     """
 
     _shown = ("start_axis", "end_axis")
     _always_the_same = True
 
     def __init__(self, start_axis: int = 1, end_axis: int = -1) -> None:
-        self.start_axis = start_axis
-        self.end_axis = end_axis
+        self.start_axis = check_whole("start_axis", start_axis)
+        self.end_axis = check_whole("end_axis", end_axis)
 
     def forward(self, x: Tensor) -> Tensor:
         """With the axes from start to end as one."""

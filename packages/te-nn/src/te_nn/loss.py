@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 import te_tensor as te
 from te_tensor import Tensor
+from te_tensor.checks import check_whole
 
 from .checks import at_least_zero, one_of, probability
 from .module import Module
@@ -148,7 +149,7 @@ class NLLLoss(Module):
         reduction: str = "mean",
     ) -> None:
         _set_factor(self, "weight", weight)
-        self.ignore_index = ignore_index
+        self.ignore_index = check_whole("ignore_index", ignore_index)
         self.reduction = one_of("reduction", reduction, _REDUCTIONS)
 
     def forward(self, log_p: Tensor, target: Tensor) -> Tensor:
@@ -188,7 +189,7 @@ class CrossEntropyLoss(Module):
         label_smoothing: float = 0.0,
     ) -> None:
         _set_factor(self, "weight", weight)
-        self.ignore_index = ignore_index
+        self.ignore_index = check_whole("ignore_index", ignore_index)
         self.reduction = one_of("reduction", reduction, _REDUCTIONS)
         self.label_smoothing = probability("label_smoothing", label_smoothing)
 

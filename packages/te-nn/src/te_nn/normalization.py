@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-
 import te_tensor as te
 from te_tensor import Tensor
 from te_tensor.checks import check_switch
@@ -241,6 +239,8 @@ class BatchNorm2D(_BatchNorm):
 
 def _lengths(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
     """The lengths of the axes that are normalized together."""
-    if isinstance(normalized_shape, (int, np.integer)):
-        normalized_shape = (int(normalized_shape),)
-    return tuple(positive("normalized_shape", n) for n in normalized_shape)
+    given = normalized_shape
+    lengths = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    if not lengths:
+        raise ValueError(f"normalized_shape is {given!r}: expected a length or more")
+    return tuple(positive("normalized_shape", n) for n in lengths)
