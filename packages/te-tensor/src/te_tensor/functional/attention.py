@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import NamedTuple, TypeAlias
 
 import numpy.typing as npt
@@ -15,8 +16,8 @@ from ..random import Generator, generator_or_default
 from ..tensor import Tensor, as_tensor
 from ._common import Like, apply, cast, check_probability, floats
 
-#: A function of the distance, or its name.
-BiasFunctionLike: TypeAlias = str | DistanceFunction
+#: A function of the distance, its name in any case, or a member of an enum of that name.
+BiasFunctionLike: TypeAlias = str | DistanceFunction | Enum
 
 
 class PreparedDistance(NamedTuple):
@@ -123,7 +124,8 @@ def attention(
             ready with `prepare_distance` where several attentions share it.
         slopes: (1, H, 1, 1) or (H,); goes with distance.
         bias_function: phi: "logarithmic" (ln(1+d)), "gaussian" (d²), one that was registered
-            (`register_distance_function`), or a list with one for each head.
+            (`register_distance_function`), by its name in any case or a member of an enum of that
+            name, or a list with one for each head.
         rates: (1, H, 1, 1) or (H,), above 0: factors of the distances inside phi, 1 by default.
         scale: factor of the products; 1/√d by default.
         dropout: probability with which an attention weight is set to zero.
