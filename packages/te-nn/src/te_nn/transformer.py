@@ -101,7 +101,7 @@ class TransformerBlock(Module):
             2·d_ff outputs: those that pass through silu, then those they are multiplied with).
         dropout: probability of a zero after each part, in the feed-forward network, and among
             attention weights.
-        bias: whether the linear layers have one.
+        bias: whether the linear layers and the norms have one.
         layer_norm_eps: added to the variance in the norms.
         kv_heads: heads of keys and values, by default num_heads.
         rope: rotary positions, a Rotary for d_model/num_heads features.
@@ -167,8 +167,8 @@ class TransformerBlock(Module):
         )
         self.linear1 = Linear(d_model, 2 * d_ff if activation == "swiglu" else d_ff, bias)
         self.linear2 = Linear(d_ff, d_model, bias)
-        self.norm1 = LayerNorm(d_model, layer_norm_eps)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps)
+        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias)
+        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias)
         self.dropout = Dropout(dropout)
 
     @classmethod
@@ -328,7 +328,8 @@ class TransformerEncoder(Module):
             )
             for _ in range(num_layers)
         )
-        self.norm = LayerNorm(d_model, layer_norm_eps) if final_norm else None
+        bias = options.get("bias", True)
+        self.norm = LayerNorm(d_model, layer_norm_eps, bias=bias) if final_norm else None
 
     def forward(
         self,
