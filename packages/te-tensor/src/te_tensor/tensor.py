@@ -430,14 +430,18 @@ class Tensor:
         """
         if write is not True:
             write = check_switch("lock write", write)
-        if write and not self._array.flags.writeable:
-            raise ValueError("lock() for writing: this tensor's memory is read-only; clone() it")
+        if write:
+            self._must_be_writable("lock() for writing")
         with storage.lock_of(self._array):
             try:
                 yield self._array.view() if write else self.data
             finally:
                 if write:
                     storage.mark_changed(self._array)
+
+    def _must_be_writable(self, action: str) -> None:
+        if not self._array.flags.writeable:
+            raise ValueError(f"{action}: this tensor's memory is read-only; clone() it")
 
     @property
     def writable(self) -> bool:
@@ -892,10 +896,14 @@ class Tensor:
                 "item assignment of a tensor that needs a gradient would lose it: detach() it, "
                 "or build the tensor with concat, stack or arithmetic"
             )
+        self._must_be_writable("item assignment")
         part, _ = index_of(index)
         elements = value._array if isinstance(value, Tensor) else value
-        with self.lock() as array, np.errstate(over="ignore", invalid="ignore"):
-            array[part] = elements
+        with storage.lock_of(self._array), np.errstate(over="ignore", invalid="ignore"):
+            if not isinstance(elements, _ndarray) or elements.dtype.kind in "OSUMm":
+                elements = np.asarray(elements, self.dtype)  # what fails does so before any write
+            self._array[part] = elements
+            storage.mark_changed(self._array)
 
 
 def _run(
