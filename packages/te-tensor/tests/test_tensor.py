@@ -594,3 +594,11 @@ def test_allclose():
     assert te.allclose(te.Tensor([1.0]), [1.0 + 1e-6])
     assert not te.allclose(te.Tensor([1.0]), [1.1])
     assert not te.allclose(te.Tensor([np.nan]), [np.nan])
+
+
+def test_large_numbers_that_are_no_python_integers():
+    assert te.Tensor([float(1 << 63), 1]).dtype == te.float32
+    assert te.Tensor([1 << 63, 0.5]).dtype == te.float32
+    assert te.Tensor([np.uint64(1 << 63)]).dtype == te.uint64
+    assert te.Tensor(1 << 63, dtype="uint64").item() == 1 << 63
+    assert te.Tensor([(1 << 63) - 1, -(1 << 63)]).dtype == te.int64

@@ -18,6 +18,13 @@ LIKE = ["zeros_like", "ones_like", "rand_like", "randn_like"]
 
 BAD = {
     "Tensor uneven lists": (lambda: te.Tensor([[1, 2], [3]]), ValueError, ["no array"]),
+    **{
+        f"Tensor large {place}": (
+            lambda data=data: te.Tensor(data), OverflowError, ["out of the range of int64"])
+        for place, data in enumerate(
+            [1 << 63, -(1 << 63) - 1, [1 << 63, -1], [[1, 2], [3, 1 << 64]], [1 << 63, True]])
+    },
+    "full large": (lambda: te.full(2, 1 << 63), OverflowError, ["out of the range of int64"]),
     "Tensor text": (lambda: te.Tensor("abc"), TypeError, ["str"]),
     "Tensor texts": (lambda: te.Tensor(["a"]), TypeError, ["list"]),
     "Tensor None": (lambda: te.Tensor(None), TypeError, ["NoneType"]),
