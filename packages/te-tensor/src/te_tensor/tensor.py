@@ -18,6 +18,7 @@ from .checks import (
     check_function,
     check_keepdims,
     check_switch,
+    normalize_axes,
     normalize_axis,
 )
 from .conversion import as_array, described, index_of, lengths, part_lengths, scalar, to_array
@@ -843,14 +844,19 @@ class Tensor:
         joined = prod(self.shape[first : last + 1])
         return self.reshape(*self.shape[:first], joined, *self.shape[last + 1 :])
 
-    def squeeze(self, axis: int | None = None) -> Tensor:
-        """Without axes of length 1: all of them, or the one named."""
+    def squeeze(self, axis: Axis = None) -> Tensor:
+        """Without axes of length 1: all of them, or those named.
+
+        Raises:
+            IndexError: there is no such axis.
+            ValueError: an axis of another length, or one that is named twice.
+        """
         if axis is None:
             return self.reshape([n for n in self.shape if n != 1])
-        place = normalize_axis(axis, self.ndim)
-        if self.shape[place] != 1:
+        places = normalize_axes(axis, self.ndim)
+        if any([self.shape[place] != 1 for place in places]):
             raise ValueError(f"squeeze of axis {axis} of {self.shape}: expected length 1")
-        return self.reshape([*self.shape[:place], *self.shape[place + 1 :]])
+        return self.reshape([n for place, n in enumerate(self.shape) if place not in places])
 
     def unsqueeze(self, axis: int) -> Tensor:
         """With an axis of length 1 at `axis` of the result."""
