@@ -71,6 +71,21 @@ BAD = {
         lambda: nn.LayerNorm(2.5), ValueError, ["normalized_shape is 2.5", "whole number"]),
     "normalized_shape nothing": (
         lambda: nn.RMSNorm(()), ValueError, ["normalized_shape is ()", "a length or more"]),
+    "attention cache": (
+        lambda: nn.MultiHeadAttention(8, 2)(te.ones(1, 3, 8), cache="x"),
+        TypeError, ["cache is a str", "a KVCache"]),
+    "block cache": (
+        lambda: BLOCK()(te.ones(1, 3, 8), cache=[]), TypeError, ["cache is a list", "a KVCache"]),
+    "encoder cache": (
+        lambda: nn.TransformerEncoder(1, 8, 16, 2)(te.ones(1, 3, 8), cache=[3]),
+        TypeError, ["cache 0 is of type int", "a KVCache"]),
+    "encoder caches": (
+        lambda: nn.TransformerEncoder(1, 8, 16, 2)(te.ones(1, 3, 8), cache=3),
+        TypeError, ["cache is a int", "a list of KVCaches"]),
+    "summary": (lambda: nn.summary(3), TypeError, ["summary got a int", "a Module"]),
+    "block of no function": (
+        lambda: nn.TransformerBlock.new_with_nl_oob(8, 16, 2, None, None),
+        ValueError, ["bias_function is None", "a function"]),
 }  # fmt: skip
 
 

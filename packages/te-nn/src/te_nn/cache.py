@@ -195,3 +195,9 @@ class KVCache:
             f"KVCache({batch}, {length}, {heads}, {width}, dtype={self._keys.dtype}, "
             f"length={self.length})"
         )
+
+
+def check_cache(cache: object) -> None:
+    """Raise TypeError unless it is a cache."""
+    if not isinstance(cache, KVCache):
+        raise TypeError(f"cache is a {type(cache).__name__}: expected a KVCache, or None")

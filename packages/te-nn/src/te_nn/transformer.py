@@ -11,12 +11,12 @@ import numpy as np
 
 import te_tensor as te
 from te_tensor import Tensor, parallel
-from te_tensor.checks import check_switch
+from te_tensor.checks import check_each, check_switch
 
 from .attention import MultiHeadAttention
 from .block_plan import run_rows, run_tokens
 from .block_recording import are_recorded, run_recorded
-from .cache import KVCache
+from .cache import KVCache, check_cache
 from .checks import one_of, positive
 from .container import ModuleList
 from .dropout import Dropout
@@ -188,7 +188,12 @@ class TransformerBlock(Module):
             num_heads: attention heads.
             bias_function: the function of the bias.
             max_scale: its largest initial slope.
+
+        Raises:
+            ValueError: sizes that don't divide, or an unknown function, None among them.
         """
+        if bias_function is None:
+            raise ValueError("bias_function is None: expected a function of the distance")
         return cls(d_model, d_ff, num_heads, bias_function, max_scale)
 
     def forward(
@@ -216,9 +221,12 @@ class TransformerBlock(Module):
         Raises:
             ValueError: shapes that don't fit, a distance without nl_oob_config, or a cache
                 without room.
+            TypeError: a cache that is no KVCache.
         """
         if not isinstance(x, Tensor):
             x = te.as_tensor(x)
+        if cache is not None:
+            check_cache(cache)
         planned = self._planned(x, mask, distance, cache)
         if planned is not None:
             return planned
@@ -353,10 +361,14 @@ class TransformerEncoder(Module):
         Raises:
             ValueError: as TransformerBlock, or another number of caches. The caches then hold
                 what they held.
+            TypeError: caches that are no list of KVCaches.
         """
         if not isinstance(x, Tensor):
             x = te.as_tensor(x)
         if cache is not None:
+            if not isinstance(cache, Sequence):
+                raise TypeError(f"cache is a {type(cache).__name__}: expected a list of KVCaches")
+            check_each("cache", cache, KVCache)
             if len(cache) != len(self.layers):
                 raise ValueError(f"got {len(cache)} caches: expected {len(self.layers)}")
             planned = self._planned(x, mask, distance, cache)

@@ -165,6 +165,8 @@ BAD = {
     "grad unused": (lambda: te.grad(leaf().sum(), leaf()), RuntimeError, ["input 0", "(2,)"]),
     "gradcheck function": (lambda: te.gradcheck(3, [leaf()]), TypeError, ["int", "function"]),
     "gradcheck input": (lambda: te.gradcheck(abs, [3]), TypeError, ["input 0", "int", "Tensor"]),
+    "gradcheck tensor": (lambda: te.gradcheck(abs, leaf()), TypeError, ["Tensor", "a list"]),
+    "gradcheck number": (lambda: te.gradcheck(abs, 3), TypeError, ["int", "a list"]),
     "gradcheck none": (lambda: te.gradcheck(abs, [t(2)]), ValueError, ["requires a gradient"]),
     "gradcheck dtype": (
         lambda: te.gradcheck(abs, [leaf("float32")]), TypeError, ["float32", "float64"]),
