@@ -36,6 +36,8 @@ SWITCHES = [
     ("requires_grad", partial(nn.Parameter, [1.0])),
     ("mode", nn.ReLU().train),
     ("requires_grad", nn.ReLU().requires_grad_),
+    ("prepend", partial(nn.ReLU().register_forward_hook, print)),
+    ("prepend", partial(nn.ReLU().register_forward_pre_hook, print)),
     ("strict", partial(nn.ReLU().load_state_dict, {})),
     ("persistent", partial(nn.ReLU().register_buffer, "x", te.ones(1))),
 ]

@@ -8,10 +8,10 @@ from typing import ClassVar, TypeAlias
 
 import te_tensor as te
 from te_tensor import Tensor
-from te_tensor.checks import check_switch
+from te_tensor.checks import check_switch, per_axis
 
 from . import initialize
-from .checks import one_of, per_axis, positive
+from .checks import one_of, positive
 from .module import Module
 
 _PerAxis: TypeAlias = int | Sequence[int]

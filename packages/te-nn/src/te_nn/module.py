@@ -129,6 +129,7 @@ class Module:
 
         Raises:
             TypeError: hook can't be called.
+            ValueError: prepend is neither True nor False.
         """
         self.__dict__.setdefault("_forward_pre_hooks", {})
         return HookHandle(self._forward_pre_hooks, hook, first=prepend)
@@ -148,6 +149,7 @@ class Module:
 
         Raises:
             TypeError: hook can't be called.
+            ValueError: prepend is neither True nor False.
 
         Example:
             >>> import te_tensor as te

@@ -7,9 +7,9 @@ from typing import ClassVar, TypeAlias
 
 import te_tensor as te
 from te_tensor import Tensor
-from te_tensor.checks import check_switch
+from te_tensor.checks import check_switch, per_axis
 
-from .checks import per_axis, positive
+from .checks import positive
 from .module import Module
 
 _PerAxis: TypeAlias = int | Sequence[int]

@@ -21,7 +21,7 @@ def _shape(given: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:
     """`f(2, 3)` and `f((2, 3))` alike."""
     lengths = given[0] if len(given) == 1 and isinstance(given[0], Sequence) else given
     for n in lengths:
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+        if not is_whole(n) or n < 0:  # type: ignore[operator]
             raise ValueError(f"shape is {tuple(lengths)}: expected whole numbers of at least 0")
     return tuple(int(n) for n in lengths)  # type: ignore[arg-type]
 

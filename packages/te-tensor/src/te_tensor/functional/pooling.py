@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from ..checks import check_switch
+from ..checks import check_switch, per_axis
 from ..ops.pooling import AdaptiveAvgPool, AvgPool, MaxPool
 from ..tensor import Tensor
 from ._common import Like, apply, floats
-from ._options import per_axis
 
 _PerAxis: TypeAlias = int | Sequence[int]
 
