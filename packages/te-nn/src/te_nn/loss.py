@@ -69,6 +69,9 @@ class HuberLoss(Module):
         reduction: "mean", "sum" or "none".
         delta: where the line begins, above 0.
 
+    Raises:
+        ValueError: there is no such reduction, or delta isn't above 0.
+
     Example:
         >>> HuberLoss("none")(te.Tensor([0.5, 3.0]), te.zeros(2)).tolist()
         [0.125, 2.5]

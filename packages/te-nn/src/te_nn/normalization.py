@@ -102,6 +102,9 @@ class GroupNorm(Module):
         weight: shape (C,), initially ones, or None.
         bias: shape (C,), initially zeros, or None.
 
+    Raises:
+        ValueError: an option is no such number or switch, or the groups don't divide the channels.
+
     Example:
         >>> GroupNorm(2, 6)(te.randn(3, 6, 5)).shape
         (3, 6, 5)

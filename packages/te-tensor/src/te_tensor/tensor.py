@@ -363,7 +363,13 @@ class Tensor:
 
     @property
     def requires_grad(self) -> bool:
-        """Whether backward reaches this tensor; settable on leaves."""
+        """Whether backward reaches this tensor; settable on leaves.
+
+        Raises:
+            TypeError: it is set on something else than floats.
+            RuntimeError: it is taken from the result of an operation.
+            ValueError: it is set to what is neither True nor False.
+        """
         return self._requires_grad
 
     @requires_grad.setter
@@ -812,7 +818,12 @@ class Tensor:
         return self._unary(Reshape(lengths(shape)))
 
     def transpose(self, *axes: int) -> Tensor:
-        """All axes reversed, or two axes exchanged: `transpose()`, `transpose(0, 1)`."""
+        """All axes reversed, or two axes exchanged: `transpose()`, `transpose(0, 1)`.
+
+        Raises:
+            ValueError: another number of axes.
+            IndexError: there is no such axis.
+        """
         order = list(range(self.ndim))
         if not axes:
             return self._unary(Permute(tuple(reversed(order))))
@@ -832,7 +843,12 @@ class Tensor:
         return self.transpose()
 
     def flatten(self, start: int = 0, end: int = -1) -> Tensor:
-        """The axes from `start` to `end` (included) as one."""
+        """The axes from `start` to `end` (included) as one.
+
+        Raises:
+            IndexError: there is no such axis.
+            ValueError: end lies before start.
+        """
         if not self.ndim:
             normalize_axis(start, 1), normalize_axis(end, 1)
             return self.reshape(1)
