@@ -69,7 +69,7 @@ def _from_numbers(data: Any, dtype: DType | None) -> Array:
     """Nested lists and scalars: float32, int64, bool or complex64, or the dtype given."""
     try:
         array = np.array(data)
-        if dtype is None and _may_be_out_of_range(array) and _all_whole(data):
+        if dtype is None and _may_be_out_of_range(array, data) and _all_whole(data):
             raise OverflowError
         if array.dtype.kind in "fc" or (array.dtype.kind in "iu" and dtype is not None):
             # straight to the dtype wanted, not through float64; integers must fit
@@ -84,9 +84,14 @@ def _from_numbers(data: Any, dtype: DType | None) -> Array:
     return array
 
 
-def _may_be_out_of_range(array: Array) -> bool:
-    """Whether NumPy may have left int64 for whole numbers that it can't hold."""
-    return array.dtype.str[1:] in ("u8", "f8") and bool((np.abs(array) >= 2.0**63).any())
+def _may_be_out_of_range(array: Array, data: Any) -> bool:
+    """Whether NumPy may have left int64 for Python integers that it can't hold."""
+    if array.dtype.kind not in "uf":
+        return False
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    # Most floats end here, as they should: the rest takes as long as making a small tensor.
+    return isinstance(data, int) and bool((np.abs(array) >= 2.0**63).any())
 
 
 def _all_whole(data: Any) -> bool:
