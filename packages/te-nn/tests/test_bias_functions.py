@@ -402,3 +402,13 @@ def test_a_summary_of_convolutions():
     assert found.layers[1].multiply_adds == 2 * 16 * 6 * 2 * 9
     assert found.layers[3].multiply_adds == 2 * 96 * 5
     assert nn.summary(nn.Conv1D(2, 3, 2), te.ones(1, 2, 5)).multiply_adds == 4 * 3 * 2 * 2
+
+
+def test_attention_takes_what_layers_take():
+    q, d = te.randn(1, 2, 3, 4), np.ones((3, 3))
+    options = {"distance": d, "slopes": [1.0, 0.5]}
+    expected = te.attention(q, q, q, bias_function="gaussian", **options).tolist()
+    given = nn.BiasFunction.GAUSSIAN
+    assert te.attention(q, q, q, bias_function=given, **options).tolist() == expected
+    made = nn.register_bias_function("quartic", lambda d: d**4, lambda d: 4 * d**3, code=400)
+    assert te.distance_function(made) is te.distance_function("quartic")

@@ -82,6 +82,7 @@ OPTIONS = [
     {"norm": "post"},
     {"activation": "relu", "norm": "post"},
     {"activation": "silu", "bias": False},
+    {"norm": "post", "bias": False},
     {"kv_heads": 2},
     {"kv_heads": 1, "causal": True},
     {"layer_norm_eps": 0.1},

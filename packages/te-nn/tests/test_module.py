@@ -258,6 +258,62 @@ def test_module_list():
         modules[2]
 
 
+def kinds(modules):
+    return [type(module).__name__ for module in modules]
+
+
+def names(modules):
+    return [name for name, _ in modules.named_children()]
+
+
+@pytest.mark.parametrize("make", [nn.ModuleList, lambda modules=(): nn.Sequential(*modules)])
+def test_lists_of_modules_change(make):
+    modules = make([nn.ReLU()])
+    assert modules.append(nn.Tanh()) is modules
+    assert modules.extend([nn.GELU(), nn.SiLU()]) is modules
+    modules.insert(1, nn.Sigmoid())
+    modules.insert(-1, nn.Softmax())
+    assert kinds(modules) == ["ReLU", "Sigmoid", "Tanh", "GELU", "Softmax", "SiLU"]
+    modules[-1] = nn.LeakyReLU()
+    del modules[0], modules[1:3]
+    assert kinds(modules) == ["Sigmoid", "Softmax", "LeakyReLU"]
+    assert names(modules) == ["0", "1", "2"]
+    part = modules[1:]
+    assert type(part) is type(modules) and kinds(part) == ["Softmax", "LeakyReLU"]
+    assert part[0] is modules[1] and kinds(modules[::-2]) == ["LeakyReLU", "Sigmoid"]
+    for change in (
+        lambda: modules.extend([nn.ReLU(), 3]), lambda: modules.insert(0, "relu"),
+        lambda: modules.__setitem__(0, 3), lambda: modules.__setitem__("a", nn.ReLU()),
+    ):  # fmt: skip
+        with pytest.raises(TypeError):
+            change()
+    for index in (3, -4):
+        with pytest.raises(IndexError):
+            modules[index] = nn.ReLU()
+        with pytest.raises(IndexError):
+            del modules[index]
+    assert kinds(modules) == ["Sigmoid", "Softmax", "LeakyReLU"]
+
+
+def test_a_sequential_with_names():
+    layers = {"first": nn.Linear(2, 3), "between": nn.ReLU(), "last": nn.Linear(3, 1)}
+    model = nn.Sequential(layers)
+    assert list(model.state_dict())[::2] == ["first.weight", "last.weight"]
+    x = te.randn(4, 2)
+    assert model(x).tolist() == nn.Sequential(*layers.values())(x).tolist()
+    assert names(model[1:]) == ["between", "last"] and model.last is model[-1]
+    model[0] = nn.Linear(2, 3)
+    assert names(model.append(nn.Tanh())) == ["first", "between", "last", "0"]
+    assert names(nn.Sequential(nn.ReLU(), nn.Tanh(), nn.GELU())[1:].append(nn.SiLU())) == [
+        "1", "2", "3",
+    ]  # fmt: skip
+    for name in ("append", "a.b", "", 3):
+        with pytest.raises(ValueError, match=f"module name is {name!r}"):
+            nn.Sequential({name: nn.ReLU()})
+    with pytest.raises(TypeError, match="int"):
+        nn.Sequential({"a": 3})
+
+
 def test_appending_after_a_deletion_replaces_nothing():
     modules = nn.ModuleList([nn.ReLU(), nn.Tanh()])
     del modules.__dict__["0"]
@@ -319,6 +375,10 @@ def test_module_dict():
     heads["b"] = nn.GELU()
     assert isinstance(heads["b"], nn.GELU) and list(heads) == ["a", "b", "c"]
     del heads["c"]
+    heads["d"] = taken = nn.SiLU()
+    assert heads.pop("d") is taken
+    with pytest.raises(KeyError, match="no module 'd': there are a, b"):
+        heads.pop("d")
     assert "c" not in heads and "training" not in heads
     with pytest.raises(KeyError, match="there are a, b"):
         heads["c"]

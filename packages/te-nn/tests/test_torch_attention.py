@@ -102,6 +102,8 @@ def torch_state(ours):
     """A block's state under the names of TransformerEncoderLayer."""
     state = {k: torch.tensor(v.numpy()) for k, v in ours.state_dict().items()}
     for part in ("weight", "bias"):
+        if f"self_attn.o_proj.{part}" not in state:
+            continue
         packed = [state.pop(f"self_attn.{p}_proj.{part}") for p in "qkv"]
         state[f"self_attn.in_proj_{part}"] = torch.cat(packed)
         state[f"self_attn.out_proj.{part}"] = state.pop(f"self_attn.o_proj.{part}")
@@ -119,20 +121,21 @@ def torch_state(ours):
     length=st.integers(1, 9),
     padded=st.booleans(),
     causal=st.booleans(),
+    bias=st.booleans(),
 )
-def test_stacks(norm, activation, eps, layers, final_norm, batch, length, padded, causal):
+def test_stacks(norm, activation, eps, layers, final_norm, batch, length, padded, causal, bias):
     te.manual_seed(0)
     ours = nn.TransformerEncoder(
         *(layers, 8, 12, 2), norm=norm, activation=activation, layer_norm_eps=eps,
-        final_norm=final_norm, causal=causal,
+        final_norm=final_norm, causal=causal, bias=bias,
     )  # fmt: skip
     theirs = torch.nn.TransformerEncoder(
         torch.nn.TransformerEncoderLayer(
             *(8, 2, 12), dropout=0.0, activation=activation, layer_norm_eps=eps,
-            batch_first=True, norm_first=norm == "pre",
+            batch_first=True, norm_first=norm == "pre", bias=bias,
         ),
         layers,
-        norm=torch.nn.LayerNorm(8, eps) if final_norm else None,
+        norm=torch.nn.LayerNorm(8, eps, bias=bias) if final_norm else None,
         enable_nested_tensor=False,
     )  # fmt: skip
     for one, other in zip(ours.layers, theirs.layers, strict=True):
@@ -153,6 +156,35 @@ def test_stacks(norm, activation, eps, layers, final_norm, batch, length, padded
     for one, other in zip(ours.layers, theirs.layers, strict=True):
         close(one.linear1.weight.grad, other.linear1.weight.grad, 1e-3)
         close(one.self_attn.o_proj.weight.grad, other.self_attn.out_proj.weight.grad, 1e-3)
+
+
+@pytest.mark.parametrize("length", [5, 70])
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_block_without_biases(norm, length):
+    te.manual_seed(0)
+    ours = nn.TransformerBlock(16, 32, 2, norm=norm, activation="relu", bias=False)
+    theirs = torch.nn.TransformerEncoderLayer(
+        *(16, 2, 32), dropout=0.0, batch_first=True, norm_first=norm == "pre", bias=False
+    )
+    for layer in (ours.norm1, ours.norm2):
+        with layer.weight.lock() as array:
+            array[...] = te.rand(16).numpy() + 0.5
+    theirs.load_state_dict(torch_state(ours))
+    x = te.randn(2, length, 16, requires_grad=True)
+    with te.no_grad():
+        for _ in range(3):  # the third time by a plan
+            planned = ours(x)
+    a = torch.tensor(x.numpy(), requires_grad=True)
+    found, expected = ours(x), theirs(a)
+    close(planned, expected)
+    close(found, expected)
+    upstream = np.random.default_rng(0).standard_normal(x.shape).astype("float32")
+    found.backward(upstream)
+    expected.backward(torch.tensor(upstream))
+    close(x.grad, a.grad, 1e-4)
+    for part in ("linear1", "linear2", "norm1", "norm2"):
+        close(getattr(ours, part).weight.grad, getattr(theirs, part).weight.grad, 1e-4)
+    close(ours.self_attn.o_proj.weight.grad, theirs.self_attn.out_proj.weight.grad, 1e-4)
 
 
 @pytest.mark.parametrize("activation", ["silu", "swiglu"])

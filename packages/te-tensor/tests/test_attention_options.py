@@ -1,5 +1,7 @@
 """Offsets, heads side by side, prepared distances, registered functions, and `linears`."""
 
+from enum import IntEnum
+
 import numpy as np
 import pytest
 
@@ -118,6 +120,25 @@ def test_what_can_not_be_prepared(distance, function, given):
         te.prepare_distance(distance, function)
 
 
+class Function(IntEnum):
+    GAUSSIAN = 1
+    LINEAR = 2
+
+
+@pytest.mark.parametrize("function", ["GAUSSIAN", "Gaussian", Function.GAUSSIAN, ["gaussian"] * 2])
+def test_functions_have_their_names_in_any_case(function):
+    q = te.Tensor(draw(1, 2, 4, 3))
+    options = {"distance": draw(4, 4, low=0.1), "slopes": [0.5, 2.0]}
+    expected = te.attention(q, q, q, bias_function="gaussian", **options)
+    assert te.attention(q, q, q, bias_function=function, **options).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("function", [1, True, Function.LINEAR, te.float32, None])
+def test_what_names_no_function(function):
+    with pytest.raises(ValueError, match=r"bias_function is .*: expected one of logarithmic"):
+        te.distance_function(function)
+
+
 def test_registered_functions():
     made = te.register_distance_function("cubic", lambda d: d**3, lambda d: 3 * d**2)
     assert te.distance_function("cubic") is made
@@ -131,8 +152,10 @@ def test_registered_functions():
             ),
             [*tensors, d, slopes],
         )
-    with pytest.raises(ValueError, match="'cubic' is registered"):
-        te.register_distance_function("cubic", np.square, np.square)
+    assert te.distance_function("Cubic") is made
+    for name in ("cubic", "CUBIC"):
+        with pytest.raises(ValueError, match=f"{name!r} is registered"):
+            te.register_distance_function(name, np.square, np.square)
 
 
 @pytest.mark.parametrize("rates", [[1.0, 0.0], [1.0, -2.0], [1.0, np.nan]])

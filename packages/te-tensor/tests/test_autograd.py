@@ -583,6 +583,18 @@ def test_a_change_to_a_saved_array_raises(change):
     assert x.grad is None
 
 
+@pytest.mark.parametrize(
+    ("index", "value"), [(5, 1.0), (0, "a"), (slice(2), [1.0, "a"]), (slice(2), np.ones(3))]
+)
+def test_an_assignment_that_fails_is_no_change(index, value):
+    x, w = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    y = (x * w).sum()
+    with pytest.raises((IndexError, ValueError)):
+        w.detach()[index] = value
+    y.backward()
+    assert x.grad.tolist() == [3.0, 4.0]
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_to_what_was_not_saved_is_fine(change):
     x, w = leaf(1.0, 2.0), leaf(3.0, 4.0)

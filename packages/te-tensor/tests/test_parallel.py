@@ -150,6 +150,14 @@ def test_bad_numbers_of_threads_raise(value):
     assert te.get_num_threads() == before
 
 
+def test_a_number_of_threads_may_come_from_an_array():
+    before = te.get_num_threads()
+    te.set_num_threads(np.int64(2))
+    assert te.get_num_threads() == 2
+    assert type(te.get_num_threads()) is int
+    te.set_num_threads(before)
+
+
 def _python(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],

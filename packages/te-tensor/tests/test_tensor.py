@@ -571,15 +571,50 @@ def test_creation():
     assert te.arange(5, 0, -2).tolist() == [5, 3, 1]
     assert te.linspace(0, 1, 3).tolist() == [0.0, 0.5, 1.0]
     assert te.linspace(0, 1, 0).shape == (0,)
+    assert te.linspace(0, 1, 2, endpoint=False).tolist() == [0.0, 0.5]
+    assert te.eye(2, 3, k=1).tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    assert te.eye(2, k=-1).tolist() == [[0.0, 0.0], [1.0, 0.0]]
+    assert te.full((2,), fill_value=3).tolist() == [3, 3]
+    assert te.full_like(te.zeros(1), fill_value=3).tolist() == [3.0]
 
 
 def test_creation_like():
     x = te.zeros(2, 3, dtype="bfloat16")
     for y in (te.zeros_like(x), te.ones_like(x), te.full_like(x, 2), te.rand_like(x),
-              te.randn_like(x)):  # fmt: skip
+              te.randn_like(x), te.randint_like(x, 0, 9)):  # fmt: skip
         assert (y.shape, y.dtype) == (x.shape, x.dtype)
     assert te.ones_like(x, dtype="int8").dtype == te.int8
     assert te.full_like(x, 2).tolist() == [[2.0] * 3] * 2
+    drawn = te.randint_like(np.zeros(500), -1, 2, dtype="int8", generator=te.Generator(0))
+    assert drawn.dtype == te.int8
+    assert set(drawn.tolist()) == {-1, 0, 1}
+    same = te.randint(-1, 2, 500, dtype="int8", generator=te.Generator(0))
+    assert drawn.tolist() == same.tolist()
+
+
+def test_squeeze_of_several_axes():
+    x = te.ones(1, 2, 1, 1, requires_grad=True)
+    assert x.squeeze((0, -1)).shape == (2, 1)
+    assert te.squeeze(x, [3, 2]).shape == (1, 2)
+    assert te.squeeze(x, ()).shape == x.shape
+    x.squeeze((0, 2)).sum().backward()
+    assert x.grad.shape == x.shape
+
+
+def test_concat_of_all_elements():
+    a, b = te.Tensor([[1.0, 2.0]], requires_grad=True), te.Tensor(3, dtype="float32")
+    joined = te.concat([a, b], axis=None)
+    assert joined.tolist() == [1.0, 2.0, 3.0]
+    (joined * te.Tensor([4.0, 5.0, 6.0])).sum().backward()
+    assert a.grad.tolist() == [[4.0, 5.0]]
+
+
+def test_astype_as_a_function():
+    x = te.ones(2, requires_grad=True)
+    y = te.astype(x, "float16")
+    y.sum().backward()
+    assert (y.dtype, x.grad.dtype) == (te.float16, te.float32)
+    assert te.astype(np.ones(2), te.int8).tolist() == [1, 1]
 
 
 def test_creation_with_gradients():
@@ -594,3 +629,11 @@ def test_allclose():
     assert te.allclose(te.Tensor([1.0]), [1.0 + 1e-6])
     assert not te.allclose(te.Tensor([1.0]), [1.1])
     assert not te.allclose(te.Tensor([np.nan]), [np.nan])
+
+
+def test_large_numbers_that_are_no_python_integers():
+    assert te.Tensor([float(1 << 63), 1]).dtype == te.float32
+    assert te.Tensor([1 << 63, 0.5]).dtype == te.float32
+    assert te.Tensor([np.uint64(1 << 63)]).dtype == te.uint64
+    assert te.Tensor(1 << 63, dtype="uint64").item() == 1 << 63
+    assert te.Tensor([(1 << 63) - 1, -(1 << 63)]).dtype == te.int64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import te_tensor as te
 from te_tensor import Tensor
+from te_tensor.checks import check_number, check_whole
 
 from .checks import one_of, positive
 from .module import Module, Parameter
@@ -16,7 +17,7 @@ class ReLU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.relu()
+        return te.relu(x)
 
 
 class Sigmoid(Module):
@@ -24,7 +25,7 @@ class Sigmoid(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.sigmoid()
+        return te.sigmoid(x)
 
 
 class Tanh(Module):
@@ -32,7 +33,7 @@ class Tanh(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.tanh()
+        return te.tanh(x)
 
 
 class GELU(Module):
@@ -50,7 +51,7 @@ class GELU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.gelu(self.approximate)
+        return te.gelu(x, self.approximate)
 
 
 class SiLU(Module):
@@ -60,7 +61,7 @@ class SiLU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.silu()
+        return te.silu(x)
 
 
 class LeakyReLU(Module):
@@ -68,16 +69,20 @@ class LeakyReLU(Module):
 
     Args:
         negative_slope: the factor below 0.
+
+    Raises:
+        TypeError: negative_slope is no number.
+        ValueError: negative_slope is infinite or NaN.
     """
 
     _shown = ("negative_slope",)
 
     def __init__(self, negative_slope: float = 0.01) -> None:
-        self.negative_slope = negative_slope
+        self.negative_slope = check_number("negative_slope", negative_slope)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.leaky_relu(self.negative_slope)
+        return te.leaky_relu(x, self.negative_slope)
 
 
 class PReLU(Module):
@@ -90,6 +95,10 @@ class PReLU(Module):
     Attributes:
         weight: shape (num_parameters,).
 
+    Raises:
+        ValueError: num_parameters is no whole number of at least 1, or init is infinite or NaN.
+        TypeError: init is no number.
+
     Example:
         >>> PReLU()(te.Tensor([-4.0, 4.0])).tolist()
         [-1.0, 4.0]
@@ -99,7 +108,7 @@ class PReLU(Module):
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
         self.num_parameters = positive("num_parameters", num_parameters)
-        self.weight = Parameter(te.full((num_parameters,), float(init)).data)
+        self.weight = Parameter(te.full((num_parameters,), float(check_number("init", init))).data)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays; several weights need their number on axis 1."""
@@ -111,16 +120,19 @@ class Softmax(Module):
 
     Args:
         axis: the axis that sums to 1.
+
+    Raises:
+        ValueError: axis is no whole number.
     """
 
     _shown = ("axis",)
 
     def __init__(self, axis: int = -1) -> None:
-        self.axis = axis
+        self.axis = check_whole("axis", axis)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.softmax(self.axis)
+        return te.softmax(x, self.axis)
 
 
 class LogSoftmax(Module):
@@ -128,13 +140,16 @@ class LogSoftmax(Module):
 
     Args:
         axis: the axis that is normalized.
+
+    Raises:
+        ValueError: axis is no whole number.
     """
 
     _shown = ("axis",)
 
     def __init__(self, axis: int = -1) -> None:
-        self.axis = axis
+        self.axis = check_whole("axis", axis)
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape, which stays."""
-        return x.log_softmax(self.axis)
+        return te.log_softmax(x, self.axis)

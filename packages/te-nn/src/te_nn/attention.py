@@ -7,7 +7,7 @@ from typing import Any
 import te_tensor as te
 from te_tensor import Tensor
 
-from .cache import KVCache
+from .cache import KVCache, check_cache
 from .checks import positive, probability
 from .linear import Linear
 from .module import Module
@@ -114,11 +114,16 @@ class MultiHeadAttention(Module):
         Raises:
             ValueError: shapes that don't fit, a distance without a distance bias, or a cache
                 without room.
-            TypeError: other dtypes than those of the weights, or an integer mask.
+            TypeError: other dtypes than those of the weights, an integer mask, or a cache that is
+                no KVCache.
         """
-        key = query if key is None else key
-        value = key if value is None else value
+        if not isinstance(query, Tensor):
+            query = te.as_tensor(query)
+        key = query if key is None else te.as_tensor(key)
+        value = key if value is None else te.as_tensor(value)
         self._check(query, key, value, distance)
+        if cache is not None:
+            check_cache(cache)
         start = 0 if cache is None else cache.length
         q, k, v = self._projected(query, key, value)
         if self.rope is not None:

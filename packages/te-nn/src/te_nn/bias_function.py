@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 import te_tensor as te
+from te_tensor.checks import check_whole, is_whole
 
 _Array: TypeAlias = npt.NDArray[Any]
 
@@ -42,7 +42,7 @@ class BiasFunction(IntEnum):
             found = [f for f in _known() if f.name.lower() == wanted]
         elif isinstance(value, RegisteredFunction):
             found = [f for f in _known() if f is value]
-        elif isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        elif is_whole(value):
             found = [f for f in _known() if f.value == value]
         else:
             found = []
@@ -112,8 +112,7 @@ def register_bias_function(
         >>> NLOOB(2, "root").config.item()
         2024
     """
-    if isinstance(code, bool) or not isinstance(code, (int, np.integer)) or code < _FIRST_CODE:
-        raise ValueError(f"code is {code!r}: expected a whole number of at least {_FIRST_CODE}")
+    check_whole("code", code, _FIRST_CODE)
     for known in _known():
         if isinstance(name, str) and known.name.lower() == name.lower():
             raise ValueError(f"a bias function named {name!r} is there already")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 import te_tensor as te
 from te_tensor import Tensor
+from te_tensor.checks import check_whole
 from te_tensor.dtypes import FLOATS, as_dtype
 
 from .checks import positive
@@ -79,7 +80,7 @@ class KVCache:
     @length.setter
     def length(self, value: int) -> None:
         self._check_length(value, self.max_len)
-        self._length = value
+        self._length = int(value)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,8 +131,7 @@ class KVCache:
 
     @staticmethod
     def _check_length(length: int, most: int) -> None:
-        if isinstance(length, bool) or not isinstance(length, int):
-            raise ValueError(f"length is {length!r}: expected a whole number")
+        check_whole("length", length)
         if not 0 <= length <= most:
             raise ValueError(f"length is {length}: expected 0 … {most}")
 
@@ -195,3 +195,9 @@ class KVCache:
             f"KVCache({batch}, {length}, {heads}, {width}, dtype={self._keys.dtype}, "
             f"length={self.length})"
         )
+
+
+def check_cache(cache: object) -> None:
+    """Raise TypeError unless it is a cache."""
+    if not isinstance(cache, KVCache):
+        raise TypeError(f"cache is a {type(cache).__name__}: expected a KVCache, or None")

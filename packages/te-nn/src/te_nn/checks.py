@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
+
+from te_tensor.checks import check_whole
 
 
 def positive(name: str, value: int) -> int:
@@ -13,33 +15,7 @@ def positive(name: str, value: int) -> int:
     Raises:
         ValueError: it's something else.
     """
-    if not _is_whole(value) or value < 1:
-        raise ValueError(f"{name} is {value!r}: expected a whole number of at least 1")
-    return int(value)
-
-
-def per_axis(name: str, value: int | Sequence[int], axes: int, least: int = 1) -> tuple[int, ...]:
-    """An option as a tuple with a number for each spatial axis.
-
-    Args:
-        name: its name, for errors.
-        value: a whole number, or one per axis.
-        axes: the number of spatial axes.
-        least: the smallest number that is allowed.
-
-    Raises:
-        ValueError: it's something else.
-    """
-    numbers: tuple[object, ...] = (value,) * axes
-    if isinstance(value, (tuple, list)):
-        numbers = tuple(value)
-    found = tuple(int(n) for n in numbers if _is_whole(n) and n >= least)  # type: ignore[operator, call-overload]
-    if not len(found) == len(numbers) == axes:
-        several = "" if axes == 1 else f", or {axes} of them"
-        raise ValueError(
-            f"{name} is {value!r}: expected a whole number of at least {least}{several}"
-        )
-    return found
+    return check_whole(name, value, 1)
 
 
 def probability(name: str, value: float) -> float:
@@ -78,7 +54,3 @@ def one_of(name: str, value: str, choices: Iterable[str]) -> str:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

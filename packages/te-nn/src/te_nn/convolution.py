@@ -8,9 +8,10 @@ from typing import ClassVar, TypeAlias
 
 import te_tensor as te
 from te_tensor import Tensor
+from te_tensor.checks import check_switch, per_axis
 
 from . import initialize
-from .checks import one_of, per_axis, positive
+from .checks import one_of, positive
 from .module import Module
 
 _PerAxis: TypeAlias = int | Sequence[int]
@@ -56,6 +57,7 @@ class _Convolution(Module):
                 raise ValueError(f"padding is 'same' with stride {stride!r}: expected stride 1")
         else:
             self.padding = per_axis("padding", padding, axes, least=0)
+        check_switch("bias", bias)
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         fan_in = prod(shape[1:])
         self.weight = initialize.fan_in_uniform(shape, fan_in)

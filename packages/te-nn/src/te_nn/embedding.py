@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import te_tensor as te
 from te_tensor import Tensor
+from te_tensor.checks import check_whole
 
 from . import initialize
 from .checks import positive
@@ -21,6 +22,10 @@ class Embedding(Module):
     Attributes:
         weight: shape (num_embeddings, embedding_dim), initially normal.
 
+    Raises:
+        ValueError: an option is no such number.
+        IndexError: there is no row padding_idx.
+
     Example:
         >>> Embedding(10, 4)(te.Tensor([[1, 2, 3]])).shape
         (1, 3, 4)
@@ -33,9 +38,14 @@ class Embedding(Module):
     ) -> None:
         self.num_embeddings = positive("num_embeddings", num_embeddings)
         self.embedding_dim = positive("embedding_dim", embedding_dim)
-        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-            raise IndexError(f"padding_idx is {padding_idx}: expected a row of {num_embeddings}")
-        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
+        if padding_idx is not None:
+            padding_idx = check_whole("padding_idx", padding_idx)
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise IndexError(
+                    f"padding_idx is {padding_idx}: expected a row of {num_embeddings}"
+                )
+            padding_idx %= num_embeddings
+        self.padding_idx = padding_idx
         self.weight = initialize.normal((num_embeddings, embedding_dim))
         if self.padding_idx is not None:
             with self.weight.lock() as array:

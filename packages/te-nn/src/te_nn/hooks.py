@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, Self
+from typing import Any
+
+import te_tensor as te
+from te_tensor.checks import check_switch
 
 from .structure import structure
 
-_numbers = itertools.count()
 
-
-class HookHandle:
+class HookHandle(te.HookHandle):
     """What registering a hook gives: `remove` takes the hook out again.
 
     It is a context manager, too: the hook holds inside.
@@ -19,32 +19,27 @@ class HookHandle:
     Args:
         hooks: the hooks of a module, by number.
         hook: the new one.
+        first: call it before the others, instead of after them.
+
+    Raises:
+        TypeError: hook can't be called.
+        ValueError: first is neither True nor False.
     """
+
+    __slots__ = ()
 
     def __init__(
         self, hooks: dict[int, Callable[..., Any]], hook: Callable[..., Any], *, first: bool = False
     ) -> None:
         if not callable(hook):
             raise TypeError(f"hook is a {type(hook).__name__}: expected a callable")
-        self._hooks = hooks
-        self._number = next(_numbers)
-        others = dict(hooks) if first else {}
-        if first:
-            hooks.clear()
-        hooks[self._number] = hook
-        hooks.update(others)
+        super().__init__(hooks, hook, first=check_switch("prepend", first))
         structure.note()
 
     def remove(self) -> None:
         """Take the hook out; once it is out, this does nothing."""
-        self._hooks.pop(self._number, None)
+        super().remove()
         structure.note()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.remove()
 
 
 def note_place(error: BaseException, module: Any, paths: Iterable[tuple[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import te_tensor as te
 from te_tensor import Tensor
+from te_tensor.checks import check_switch
 
 from . import initialize
 from .checks import positive
@@ -33,6 +34,7 @@ class Linear(Module):
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         self.in_features = positive("in_features", in_features)
         self.out_features = positive("out_features", out_features)
+        check_switch("bias", bias)
         self.weight = initialize.fan_in_uniform((out_features, in_features), in_features)
         self.bias = initialize.fan_in_uniform((out_features,), in_features) if bias else None
 

@@ -6,11 +6,10 @@ import numpy.typing as npt
 
 import te_tensor as te
 from te_tensor import Tensor
+from te_tensor.checks import check_reduction, check_whole
 
-from .checks import at_least_zero, one_of, probability
+from .checks import at_least_zero, probability
 from .module import Module
-
-_REDUCTIONS = ("mean", "sum", "none")
 
 
 def _set_factor(module: Module, name: str, value: Tensor | npt.ArrayLike | None) -> None:
@@ -35,7 +34,7 @@ class MSELoss(Module):
     _shown = ("reduction",)
 
     def __init__(self, reduction: str = "mean") -> None:
-        self.reduction = one_of("reduction", reduction, _REDUCTIONS)
+        self.reduction = check_reduction(reduction)
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Two tensors of one shape to a scalar, or to that shape for "none"."""
@@ -56,7 +55,7 @@ class L1Loss(Module):
     _shown = ("reduction",)
 
     def __init__(self, reduction: str = "mean") -> None:
-        self.reduction = one_of("reduction", reduction, _REDUCTIONS)
+        self.reduction = check_reduction(reduction)
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Two tensors of one shape to a scalar, or to that shape for "none"."""
@@ -70,6 +69,9 @@ class HuberLoss(Module):
         reduction: "mean", "sum" or "none".
         delta: where the line begins, above 0.
 
+    Raises:
+        ValueError: there is no such reduction, or delta isn't above 0.
+
     Example:
         >>> HuberLoss("none")(te.Tensor([0.5, 3.0]), te.zeros(2)).tolist()
         [0.125, 2.5]
@@ -78,7 +80,7 @@ class HuberLoss(Module):
     _shown = ("reduction", "delta")
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
-        self.reduction = one_of("reduction", reduction, _REDUCTIONS)
+        self.reduction = check_reduction(reduction)
         if at_least_zero("delta", delta) == 0:
             raise ValueError(f"delta is {delta}: expected a number above 0")
         self.delta = delta
@@ -115,7 +117,7 @@ class BCEWithLogitsLoss(Module):
     ) -> None:
         _set_factor(self, "weight", weight)
         _set_factor(self, "pos_weight", pos_weight)
-        self.reduction = one_of("reduction", reduction, _REDUCTIONS)
+        self.reduction = check_reduction(reduction)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Two tensors of one shape to a scalar, or to that shape for "none"."""
@@ -148,8 +150,8 @@ class NLLLoss(Module):
         reduction: str = "mean",
     ) -> None:
         _set_factor(self, "weight", weight)
-        self.ignore_index = ignore_index
-        self.reduction = one_of("reduction", reduction, _REDUCTIONS)
+        self.ignore_index = check_whole("ignore_index", ignore_index)
+        self.reduction = check_reduction(reduction)
 
     def forward(self, log_p: Tensor, target: Tensor) -> Tensor:
         """Log-probabilities (N, C, …) and labels (N, …) to a scalar."""
@@ -188,8 +190,8 @@ class CrossEntropyLoss(Module):
         label_smoothing: float = 0.0,
     ) -> None:
         _set_factor(self, "weight", weight)
-        self.ignore_index = ignore_index
-        self.reduction = one_of("reduction", reduction, _REDUCTIONS)
+        self.ignore_index = check_whole("ignore_index", ignore_index)
+        self.reduction = check_reduction(reduction)
         self.label_smoothing = probability("label_smoothing", label_smoothing)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from te_tensor import Tensor, no_grad
+from te_tensor.checks import check_switch
 from te_tensor.dtypes import FLOATS, as_dtype
 
 from .hooks import HookHandle, note_place
@@ -128,6 +129,7 @@ class Module:
 
         Raises:
             TypeError: hook can't be called.
+            ValueError: prepend is neither True nor False.
         """
         self.__dict__.setdefault("_forward_pre_hooks", {})
         return HookHandle(self._forward_pre_hooks, hook, first=prepend)
@@ -147,6 +149,7 @@ class Module:
 
         Raises:
             TypeError: hook can't be called.
+            ValueError: prepend is neither True nor False.
 
         Example:
             >>> import te_tensor as te
@@ -197,9 +200,10 @@ class Module:
             persistent: whether state dicts hold it; False for what can be made again.
 
         Raises:
-            ValueError: the name has a dot, or is taken.
+            ValueError: the name has a dot, or is taken, or persistent is neither True nor False.
             TypeError: it's no Tensor.
         """
+        check_switch("persistent", persistent)
         if "." in name or not name:
             raise ValueError(f"buffer name is {name!r}: expected a name without dots")
         if hasattr(self, name) and name not in self._buffer_names:
@@ -314,7 +318,9 @@ class Module:
         Raises:
             StateDictError: keys or shapes don't fit; all of them are listed, and nothing was
                 changed.
+            ValueError: strict is neither True nor False.
         """
+        check_switch("strict", strict)
         entries = [entry for entry in self._entries("") if entry[2] not in entry[1]._passing_names]
         keys = {key for key, *_ in entries}
         missing = [key for key, *_ in entries if key not in state]
@@ -358,7 +364,15 @@ class Module:
     # -- modes ----------------------------------------------------------------------------
 
     def train(self, mode: bool = True) -> Self:
-        """Put this module and all below it in training mode; returns it."""
+        """Put this module and all below it in training mode; returns it.
+
+        Args:
+            mode: False for evaluation mode.
+
+        Raises:
+            ValueError: mode is neither True nor False.
+        """
+        mode = check_switch("mode", mode)
         for module in self.modules():
             module.training = mode
         return self
@@ -368,7 +382,15 @@ class Module:
         return self.train(False)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Set whether backward reaches the parameters; returns the module."""
+        """Set whether backward reaches the parameters; returns the module.
+
+        Args:
+            requires_grad: whether it does.
+
+        Raises:
+            ValueError: requires_grad is neither True nor False.
+        """
+        requires_grad = check_switch("requires_grad", requires_grad)
         for parameter in self.parameters():
             parameter.requires_grad = requires_grad
         return self

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from te_tensor import Tensor
+from te_tensor.checks import check_switch
 
 from .bias_function import BiasFunction, BiasFunctionLike, RegisteredFunction
 from .checks import at_least_zero, positive
@@ -55,10 +56,10 @@ class NLOOB(Module):
         positive("num_heads", num_heads)
         if not 0 < at_least_zero("max_scale", max_scale) < np.finfo(np.float32).max:
             raise ValueError(f"max_scale is {max_scale}: expected a number above 0, in float32")
-        if rates and not softplus:
+        self.softplus = check_switch("softplus", softplus)
+        if check_switch("rates", rates) and not softplus:
             raise ValueError("rates without softplus: expected both, since rates stay above 0")
         codes = _codes(function, num_heads)
-        self.softplus = softplus
         self.slopes = self._learnt(max_scale * 2.0 ** (-8.0 * np.arange(num_heads) / num_heads))
         self.rates = self._learnt(np.ones(num_heads)) if rates else None
         self.config: Tensor

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-
 import te_tensor as te
 from te_tensor import Tensor
+from te_tensor.checks import check_switch
 
 from . import initialize
 from .checks import at_least_zero, positive, probability
@@ -46,6 +45,8 @@ class LayerNorm(Module):
         shape = _lengths(normalized_shape)
         self.normalized_shape = shape
         self.eps = at_least_zero("eps", eps)
+        check_switch("elementwise_affine", elementwise_affine)
+        check_switch("bias", bias)
         self.weight = initialize.ones(shape) if elementwise_affine else None
         self.bias = initialize.zeros(shape) if elementwise_affine and bias else None
 
@@ -80,6 +81,7 @@ class RMSNorm(Module):
     ) -> None:
         self.normalized_shape = _lengths(normalized_shape)
         self.eps = None if eps is None else at_least_zero("eps", eps)
+        check_switch("elementwise_affine", elementwise_affine)
         self.weight = initialize.ones(self.normalized_shape) if elementwise_affine else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,6 +102,9 @@ class GroupNorm(Module):
         weight: shape (C,), initially ones, or None.
         bias: shape (C,), initially zeros, or None.
 
+    Raises:
+        ValueError: an option is no such number or switch, or the groups don't divide the channels.
+
     Example:
         >>> GroupNorm(2, 6)(te.randn(3, 6, 5)).shape
         (3, 6, 5)
@@ -115,11 +120,14 @@ class GroupNorm(Module):
         if num_channels % num_groups:
             raise ValueError(f"num_groups is {num_groups}: expected it to divide {num_channels}")
         self.eps = at_least_zero("eps", eps)
+        check_switch("affine", affine)
         self.weight = initialize.ones((num_channels,)) if affine else None
         self.bias = initialize.zeros((num_channels,)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (N, C, …), which stays."""
+        if not isinstance(x, Tensor):
+            x = te.as_tensor(x)
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise ValueError(f"GroupNorm got x {x.shape}: expected (N, {self.num_channels}, …)")
         return te.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
@@ -143,12 +151,13 @@ class _BatchNorm(Module):
         self.num_features = positive("num_features", num_features)
         self.eps = at_least_zero("eps", eps)
         self.momentum = None if momentum is None else probability("momentum", momentum)
+        check_switch("affine", affine)
         self.weight = initialize.ones((num_features,)) if affine else None
         self.bias = initialize.zeros((num_features,)) if affine else None
         self.running_mean: Tensor | None
         self.running_var: Tensor | None
         self.num_batches_tracked: Tensor
-        if track_running_stats:
+        if check_switch("track_running_stats", track_running_stats):
             self.register_buffer("running_mean", te.zeros(num_features))
             self.register_buffer("running_var", te.ones(num_features))
             self.register_buffer("num_batches_tracked", te.zeros((), dtype="int64"))
@@ -168,6 +177,8 @@ class _BatchNorm(Module):
             ValueError: x has a wrong shape, or in training one value a channel.
             RuntimeError: in training inside `te.shard`: the batch is coupled.
         """
+        if not isinstance(x, Tensor):
+            x = te.as_tensor(x)
         if x.ndim not in self._forms or x.shape[1] != self.num_features:
             forms = " or ".join(self._forms.values())
             raise ValueError(
@@ -231,6 +242,8 @@ class BatchNorm2D(_BatchNorm):
 
 def _lengths(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
     """The lengths of the axes that are normalized together."""
-    if isinstance(normalized_shape, (int, np.integer)):
-        normalized_shape = (int(normalized_shape),)
-    return tuple(positive("normalized_shape", n) for n in normalized_shape)
+    given = normalized_shape
+    lengths = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    if not lengths:
+        raise ValueError(f"normalized_shape is {given!r}: expected a length or more")
+    return tuple(positive("normalized_shape", n) for n in lengths)

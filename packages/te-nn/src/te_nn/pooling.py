@@ -7,8 +7,9 @@ from typing import ClassVar, TypeAlias
 
 import te_tensor as te
 from te_tensor import Tensor
+from te_tensor.checks import check_switch, per_axis
 
-from .checks import per_axis, positive
+from .checks import positive
 from .module import Module
 
 _PerAxis: TypeAlias = int | Sequence[int]
@@ -30,7 +31,7 @@ class _Pool(Module):
             raise ValueError(
                 f"padding is {padding!r}: expected at most half of kernel_size {kernel_size!r}"
             )
-        self.ceil_mode = bool(ceil_mode)
+        self.ceil_mode = check_switch("ceil_mode", ceil_mode)
 
 
 class _MaxPool(_Pool):
@@ -127,7 +128,7 @@ class AvgPool1D(_Pool):
         count_include_pad: bool = True,
     ) -> None:
         self._set_windows(kernel_size, stride, padding, ceil_mode)
-        self.count_include_pad = bool(count_include_pad)
+        self.count_include_pad = check_switch("count_include_pad", count_include_pad)
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (N, C, L) or (C, L), to fewer places."""
@@ -168,7 +169,7 @@ class AvgPool2D(_Pool):
         divisor_override: int | None = None,
     ) -> None:
         self._set_windows(kernel_size, stride, padding, ceil_mode)
-        self.count_include_pad = bool(count_include_pad)
+        self.count_include_pad = check_switch("count_include_pad", count_include_pad)
         given = divisor_override
         self.divisor_override = None if given is None else positive("divisor_override", given)
 

@@ -6,8 +6,11 @@ import warnings
 from math import sqrt
 from typing import Any, ClassVar
 
+import numpy as np
+
 import te_tensor as te
 from te_tensor import Tensor
+from te_tensor.checks import check_switch
 
 from . import initialize
 from .checks import one_of, positive, probability
@@ -51,13 +54,15 @@ class _Recurrent(Module):
         if state is None:
             return None
         single = len(self._states) == 1
-        states = [state] if single else list(state)
+        several = not single and isinstance(state, (tuple, list))
+        states = list(state) if several else [state]
         expected = f"a tensor {shape}" if single else f"a pair (h, c) of tensors {shape}"
         fits = len(states) == len(self._states)
-        if not fits or any(not isinstance(s, Tensor) or s.shape != shape for s in states):
+        arrays = (Tensor, np.ndarray)
+        if not fits or any(not isinstance(s, arrays) or s.shape != shape for s in states):
             given = ", ".join(str(getattr(s, "shape", type(s).__name__)) for s in states)
             raise ValueError(f"{type(self).__name__} got a state of {given}: expected {expected}")
-        return states
+        return [te.as_tensor(s) for s in states]
 
     def _returned(self, states: list[Tensor]) -> Any:
         return states[0] if len(states) == 1 else tuple(states)
@@ -81,10 +86,10 @@ class _Layer(_Recurrent):
         self.input_size = positive("input_size", input_size)
         self.hidden_size = positive("hidden_size", hidden_size)
         self.num_layers = positive("num_layers", num_layers)
-        self.bias = bias
-        self.batch_first = batch_first
+        self.bias = check_switch("bias", bias)
+        self.batch_first = check_switch("batch_first", batch_first)
         self.dropout = probability("dropout", dropout)
-        self.bidirectional = bidirectional
+        self.bidirectional = check_switch("bidirectional", bidirectional)
         if dropout and num_layers == 1:
             warnings.warn(
                 f"dropout={dropout} stands between layers: it does nothing with num_layers=1",
@@ -114,6 +119,8 @@ class _Layer(_Recurrent):
         Raises:
             ValueError: x or a state has a wrong shape.
         """
+        if not isinstance(x, Tensor):
+            x = te.as_tensor(x)
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
             order = "(B, T, I)" if self.batch_first else "(T, B, I)"
             raise ValueError(
@@ -280,7 +287,7 @@ class _Cell(_Recurrent):
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True) -> None:
         self.input_size = positive("input_size", input_size)
         self.hidden_size = positive("hidden_size", hidden_size)
-        self.bias = bias
+        self.bias = check_switch("bias", bias)
         self._make_parameters(input_size, bias)
 
     def forward(self, x: Tensor, state: Any = None) -> Any:
@@ -296,6 +303,8 @@ class _Cell(_Recurrent):
         Raises:
             ValueError: x or a state has a wrong shape.
         """
+        if not isinstance(x, Tensor):
+            x = te.as_tensor(x)
         if x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
             raise ValueError(
                 f"{type(self).__name__} got x {x.shape}: expected (B, I) or (I,) with "

@@ -60,6 +60,8 @@ class Rotary(Module):
         Raises:
             ValueError: x has another shape.
         """
+        if not isinstance(x, Tensor):
+            x = te.as_tensor(x)
         if x.ndim < 2 or x.shape[-1] != self.head_dim:
             raise ValueError(f"x has shape {x.shape}: expected (…, S, {self.head_dim})")
         stop = offset + x.shape[-2]

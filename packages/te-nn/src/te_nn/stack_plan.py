@@ -187,10 +187,6 @@ def is_plain(block: TransformerBlock) -> bool:
     )
 
 
-def _kind(layer: Module) -> type[Module]:
-    return LayerNorm if isinstance(layer, LayerNorm) else Linear
-
-
 def layers_of(block: TransformerBlock) -> list[Linear | LayerNorm]:
     """The layers with parameters, but for a distance bias, in the order of use."""
     attend = block.self_attn

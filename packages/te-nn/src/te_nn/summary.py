@@ -134,6 +134,9 @@ def summary(module: Module, *example: Any, **options: Any) -> Summary:
     Returns:
         The layers with output shapes, parameters, bytes and multiply-adds; printed, a table.
 
+    Raises:
+        TypeError: module is something else.
+
     Example:
         >>> import te_tensor as te
         >>> from te_nn import Linear, ReLU, Sequential
@@ -145,6 +148,8 @@ def summary(module: Module, *example: Any, **options: Any) -> Summary:
           1 (ReLU)    (2, 8)                 0      0              0
         40 parameters (0 of them frozen), 160 bytes, 64 multiply-adds
     """
+    if not isinstance(module, Module):
+        raise TypeError(f"summary got a {type(module).__name__}: expected a Module")
     recorder = _Recorder()
     listed = list(module.named_modules())
     with ExitStack() as stack:

@@ -11,11 +11,12 @@ import numpy as np
 
 import te_tensor as te
 from te_tensor import Tensor, parallel
+from te_tensor.checks import check_each, check_switch
 
 from .attention import MultiHeadAttention
 from .block_plan import run_rows, run_tokens
 from .block_recording import are_recorded, run_recorded
-from .cache import KVCache
+from .cache import KVCache, check_cache
 from .checks import one_of, positive
 from .container import ModuleList
 from .dropout import Dropout
@@ -100,7 +101,7 @@ class TransformerBlock(Module):
             2·d_ff outputs: those that pass through silu, then those they are multiplied with).
         dropout: probability of a zero after each part, in the feed-forward network, and among
             attention weights.
-        bias: whether the linear layers have one.
+        bias: whether the linear layers and the norms have one.
         layer_norm_eps: added to the variance in the norms.
         kv_heads: heads of keys and values, by default num_heads.
         rope: rotary positions, a Rotary for d_model/num_heads features.
@@ -151,7 +152,7 @@ class TransformerBlock(Module):
         positive("d_ff", d_ff)
         self.norm = one_of("norm", norm, _NORMS)
         self.activation = one_of("activation", activation, _ACTIVATIONS)
-        self.causal = causal
+        self.causal = check_switch("causal", causal)
         distance_bias = None
         if nl_oob_config is not None:
             distance_bias = NLOOB.of(num_heads, nl_oob_config, nl_oob_max_scale)
@@ -166,8 +167,8 @@ class TransformerBlock(Module):
         )
         self.linear1 = Linear(d_model, 2 * d_ff if activation == "swiglu" else d_ff, bias)
         self.linear2 = Linear(d_ff, d_model, bias)
-        self.norm1 = LayerNorm(d_model, layer_norm_eps)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps)
+        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias)
+        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias)
         self.dropout = Dropout(dropout)
 
     @classmethod
@@ -187,7 +188,12 @@ class TransformerBlock(Module):
             num_heads: attention heads.
             bias_function: the function of the bias.
             max_scale: its largest initial slope.
+
+        Raises:
+            ValueError: sizes that don't divide, or an unknown function, None among them.
         """
+        if bias_function is None:
+            raise ValueError("bias_function is None: expected a function of the distance")
         return cls(d_model, d_ff, num_heads, bias_function, max_scale)
 
     def forward(
@@ -215,7 +221,12 @@ class TransformerBlock(Module):
         Raises:
             ValueError: shapes that don't fit, a distance without nl_oob_config, or a cache
                 without room.
+            TypeError: a cache that is no KVCache.
         """
+        if not isinstance(x, Tensor):
+            x = te.as_tensor(x)
+        if cache is not None:
+            check_cache(cache)
         planned = self._planned(x, mask, distance, cache)
         if planned is not None:
             return planned
@@ -316,6 +327,7 @@ class TransformerEncoder(Module):
         **options: Any,
     ) -> None:
         positive("num_layers", num_layers)
+        check_switch("final_norm", final_norm)
         self.layers = ModuleList(
             TransformerBlock(
                 *(d_model, d_ff, num_heads, deepcopy(nl_oob_config), nl_oob_max_scale),
@@ -324,7 +336,8 @@ class TransformerEncoder(Module):
             )
             for _ in range(num_layers)
         )
-        self.norm = LayerNorm(d_model, layer_norm_eps) if final_norm else None
+        bias = options.get("bias", True)
+        self.norm = LayerNorm(d_model, layer_norm_eps, bias=bias) if final_norm else None
 
     def forward(
         self,
@@ -348,8 +361,14 @@ class TransformerEncoder(Module):
         Raises:
             ValueError: as TransformerBlock, or another number of caches. The caches then hold
                 what they held.
+            TypeError: caches that are no list of KVCaches.
         """
+        if not isinstance(x, Tensor):
+            x = te.as_tensor(x)
         if cache is not None:
+            if not isinstance(cache, Sequence):
+                raise TypeError(f"cache is a {type(cache).__name__}: expected a list of KVCaches")
+            check_each("cache", cache, KVCache)
             if len(cache) != len(self.layers):
                 raise ValueError(f"got {len(cache)} caches: expected {len(self.layers)}")
             planned = self._planned(x, mask, distance, cache)

@@ -15,6 +15,7 @@ from .creation import ones_like as ones_like
 from .creation import rand as rand
 from .creation import rand_like as rand_like
 from .creation import randint as randint
+from .creation import randint_like as randint_like
 from .creation import randn as randn
 from .creation import randn_like as randn_like
 from .creation import zeros as zeros
@@ -45,6 +46,7 @@ from .functional import add as add
 from .functional import allclose as allclose
 from .functional import argmax as argmax
 from .functional import argmin as argmin
+from .functional import astype as astype
 from .functional import attention as attention
 from .functional import avg_pool1d as avg_pool1d
 from .functional import avg_pool2d as avg_pool2d

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from . import modes, parallel, silence, storage
+from .checks import broadcasts_to
 from .dtypes import SMALL_FLOATS, Array, float32
 from .hooks import Hooks
 from .memory import owns_memory
@@ -453,20 +454,13 @@ def _fit(operation: Operation, grad: Array, like: Array) -> Array:
     if not isinstance(grad, np.ndarray):
         grad = np.array(np.asarray(grad))  # what it stands for may be somebody's
     if grad.shape != like.shape:
-        if not operation.broadcasts or not _stretches(like.shape, grad.shape):
+        if not operation.broadcasts or not broadcasts_to(like.shape, grad.shape):
             raise ValueError(
                 f"backward of {type(operation).__name__} returned a gradient of shape {grad.shape} "
                 f"for an input of shape {like.shape}"
             )
         grad = sum_to_shape(grad, like.shape)
     return grad if grad.dtype == like.dtype else grad.astype(like.dtype)
-
-
-def _stretches(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
-    """Whether broadcasting takes the one shape to the other."""
-    return len(shape) <= len(larger) and all(
-        n in (1, m) for n, m in zip(reversed(shape), reversed(larger), strict=False)
-    )
 
 
 def _is_fresh(

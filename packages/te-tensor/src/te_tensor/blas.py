@@ -64,6 +64,9 @@ def gemm(
 
     Returns:
         out.
+
+    Raises:
+        TypeError: different dtypes.
     """
     rows, columns = out.shape
     inner = a.shape[1]
@@ -224,6 +227,9 @@ def stepwise(a: Array, b: Array, out: Array, *, beta: float = 0.0) -> Callable[[
 
     Returns:
         A function that computes the product of a step.
+
+    Raises:
+        TypeError: different dtypes.
     """
     if not a.dtype == b.dtype == out.dtype:  # BLAS would read one as the other
         raise TypeError(f"gemm of {a.dtype} and {b.dtype} into {out.dtype}: expected one dtype")

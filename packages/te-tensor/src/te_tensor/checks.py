@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Any, TypeAlias
 
@@ -27,6 +27,13 @@ def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(result)
 
 
+def broadcasts_to(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
+    """Whether broadcasting takes the one shape to the other."""
+    return len(shape) <= len(larger) and all(
+        n in (1, m) for n, m in zip(reversed(shape), reversed(larger), strict=False)
+    )
+
+
 def is_whole(value: Any) -> bool:
     """Whether it is a whole number; True and False are none."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
@@ -42,6 +49,27 @@ def check_whole(name: str, value: Any, least: int | None = None) -> int:
         limits = "" if least is None else f" of at least {least}"
         raise ValueError(f"{name} is {value!r}: expected a whole number{limits}")
     return int(value)
+
+
+def per_axis(name: str, value: int | Sequence[int], axes: int, least: int = 1) -> tuple[int, ...]:
+    """An option as a tuple with a number for each spatial axis.
+
+    Args:
+        name: its name, for errors.
+        value: a whole number, or one per axis.
+        axes: the number of spatial axes.
+        least: the smallest that is allowed.
+
+    Raises:
+        ValueError: it's something else.
+    """
+    numbers: tuple[Any, ...] = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
+    if len(numbers) != axes or not all(is_whole(n) and n >= least for n in numbers):
+        several = "" if axes == 1 else f", or {axes} of them"
+        raise ValueError(
+            f"{name} is {value!r}: expected a whole number of at least {least}{several}"
+        )
+    return tuple(int(n) for n in numbers)
 
 
 def check_number(name: str, value: Any, least: float = -inf, most: float = inf) -> float:
@@ -61,6 +89,17 @@ def check_number(name: str, value: Any, least: float = -inf, most: float = inf) 
             limits = f"at least {least}" if most == inf else f"{least} … {most}"
         raise ValueError(f"{name} is {value!r}: expected {limits}")
     return value  # type: ignore[return-value]
+
+
+def check_switch(name: str, value: Any) -> bool:
+    """True or False.
+
+    Raises:
+        ValueError: it's something else, which might be meant as either.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name} is {value!r}: expected True or False")
+    return bool(value)
 
 
 def check_function(name: str, value: Any) -> None:

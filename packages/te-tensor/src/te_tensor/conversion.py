@@ -69,17 +69,34 @@ def _from_numbers(data: Any, dtype: DType | None) -> Array:
     """Nested lists and scalars: float32, int64, bool or complex64, or the dtype given."""
     try:
         array = np.array(data)
+        if dtype is None and _may_be_out_of_range(array, data) and _all_whole(data):
+            raise OverflowError
         if array.dtype.kind in "fc" or (array.dtype.kind in "iu" and dtype is not None):
             # straight to the dtype wanted, not through float64; integers must fit
             default = float32 if array.dtype.kind == "f" else complex64
             return np.array(data, dtype or default)
-        if array.dtype.kind == "O" and all(type(value) is int for value in array.flat):
+        if array.dtype.kind == "O" and _all_whole(data):
             return np.array(data, dtype or int64)  # too large for NumPy's own choice
     except ValueError as error:
         raise ValueError(f"data is no array: {error}") from None
     except OverflowError:
         raise OverflowError(f"data is out of the range of {dtype or int64}") from None
     return array
+
+
+def _may_be_out_of_range(array: Array, data: Any) -> bool:
+    """Whether NumPy may have left int64 for Python integers that it can't hold."""
+    if array.dtype.kind not in "uf":
+        return False
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    # Most floats end here, as they should: the rest takes as long as making a small tensor.
+    return isinstance(data, int) and bool((np.abs(array) >= 2.0**63).any())
+
+
+def _all_whole(data: Any) -> bool:
+    """Whether nested lists hold Python integers alone."""
+    return all(isinstance(value, int) for value in np.array(data, object).flat)
 
 
 _GREATEST = float(np.finfo(np.float32).max)

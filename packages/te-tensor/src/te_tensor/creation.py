@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import memory
-from .checks import check_number, check_whole, is_whole
+from .checks import check_number, check_switch, check_whole, is_whole
 from .conversion import as_array
 from .dtypes import ALL, FLOATS, Array, as_dtype, float32, int64
 from .random import Generator, generator_or_default
@@ -21,7 +21,7 @@ def _shape(given: tuple[int | Sequence[int], ...]) -> tuple[int, ...]:
     """`f(2, 3)` and `f((2, 3))` alike."""
     lengths = given[0] if len(given) == 1 and isinstance(given[0], Sequence) else given
     for n in lengths:
-        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0:
+        if not is_whole(n) or n < 0:  # type: ignore[operator]
             raise ValueError(f"shape is {tuple(lengths)}: expected whole numbers of at least 0")
     return tuple(int(n) for n in lengths)  # type: ignore[arg-type]
 
@@ -48,30 +48,60 @@ def ones(
 
 def full(
     shape: int | Sequence[int],
-    value: float,
+    fill_value: float,
     *,
     dtype: npt.DTypeLike | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """A tensor of one value; float32, int64 or bool after the value unless `dtype` says else."""
-    element = Tensor(value, dtype=dtype)
+    """A tensor of one value.
+
+    Args:
+        shape: its shape.
+        fill_value: the value.
+        dtype: by default float32, int64 or bool after the value.
+        requires_grad: whether backward leaves a gradient here.
+
+    Raises:
+        ValueError: the shape is none, or the value is no single number.
+        TypeError: the value is no number.
+        OverflowError: the dtype can't hold it.
+    """
+    element = Tensor(fill_value, dtype=dtype)
     if element.ndim:
         raise ValueError(f"full with a value of shape {element.shape}: expected a number")
     return _tensor(np.full(_shape((shape,)), element.data), requires_grad)
 
 
 def eye(
-    n: int, m: int | None = None, *, dtype: npt.DTypeLike = float32, requires_grad: bool = False
+    n: int,
+    m: int | None = None,
+    *,
+    k: int = 0,
+    dtype: npt.DTypeLike = float32,
+    requires_grad: bool = False,
 ) -> Tensor:
-    """An n by m matrix (m = n by default) with ones on the diagonal."""
+    """An n by m matrix (m = n by default) with ones on a diagonal: the k-th above the main one."""
     rows, columns = _shape((n, n if m is None else m))
-    return _tensor(np.eye(rows, columns, dtype=as_dtype(dtype)), requires_grad)
+    array = np.eye(rows, columns, check_whole("eye k", k), dtype=as_dtype(dtype))
+    return _tensor(array, requires_grad)
 
 
 def arange(
     start: float, stop: float | None = None, step: float = 1, *, dtype: npt.DTypeLike | None = None
 ) -> Tensor:
-    """Evenly spaced values from `start` (0 if only one is given) up to, not including, `stop`."""
+    """Evenly spaced values from `start` (0 if only one is given) up to, not including, `stop`.
+
+    Args:
+        start: the first value.
+        stop: where they end.
+        step: from one to the next.
+        dtype: by default int64 for whole numbers alone, else float32.
+
+    Raises:
+        TypeError: something that is no number.
+        ValueError: a number that is infinite or NaN, or a step of 0.
+        OverflowError: values that the dtype can't hold.
+    """
     first, last = (0, start) if stop is None else (start, stop)
     for name, number in (("start", first), ("stop", last), ("step", step)):
         check_number(f"arange {name}", number)
@@ -82,10 +112,32 @@ def arange(
     return Tensor._wrap(_stored("arange", np.arange(first, last, step), wanted))
 
 
-def linspace(start: float, stop: float, num: int, *, dtype: npt.DTypeLike = float32) -> Tensor:
-    """`num` evenly spaced values from `start` to `stop`, both included."""
+def linspace(
+    start: float,
+    stop: float,
+    num: int,
+    *,
+    dtype: npt.DTypeLike = float32,
+    endpoint: bool = True,
+) -> Tensor:
+    """`num` evenly spaced values from `start` to `stop`.
+
+    Args:
+        start: the first value.
+        stop: where they end.
+        num: how many.
+        dtype: what to store them as.
+        endpoint: whether `stop` is the last of them.
+
+    Raises:
+        TypeError: start or stop is no number.
+        ValueError: start or stop is infinite or NaN, num is no whole number of at least 0, or
+            endpoint is neither True nor False.
+        OverflowError: values that the dtype can't hold.
+    """
     check_number("linspace start", start), check_number("linspace stop", stop)
-    values = np.linspace(start, stop, _shape((num,))[0])
+    included = check_switch("linspace endpoint", endpoint)
+    values = np.linspace(start, stop, _shape((num,))[0], endpoint=included)
     return Tensor._wrap(_stored("linspace", values, as_dtype(dtype)))
 
 
@@ -148,7 +200,20 @@ def randint(
     dtype: npt.DTypeLike = int64,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Whole numbers drawn evenly from low … high-1."""
+    """Whole numbers drawn evenly from low … high-1.
+
+    Args:
+        low: the least.
+        high: one more than the greatest.
+        shape: the shape of the result.
+        dtype: what to store them as.
+        generator: what to draw from; by default the one in force.
+
+    Raises:
+        ValueError: low, high or the shape is no whole number, low isn't below high, or numbers
+            outside int64.
+        OverflowError: numbers that the dtype can't hold.
+    """
     check_whole("randint low", low), check_whole("randint high", high)
     if low >= high:
         raise ValueError(f"randint from {low} to {high}: expected low < high")
@@ -172,10 +237,10 @@ def ones_like(x: Like, *, dtype: npt.DTypeLike | None = None) -> Tensor:
     return ones(x.shape, dtype=x.dtype if dtype is None else dtype)
 
 
-def full_like(x: Like, value: float, *, dtype: npt.DTypeLike | None = None) -> Tensor:
+def full_like(x: Like, fill_value: float, *, dtype: npt.DTypeLike | None = None) -> Tensor:
     """One value in the shape and dtype of `x`."""
     x = as_tensor(x)
-    return full(x.shape, value, dtype=x.dtype if dtype is None else dtype)
+    return full(x.shape, fill_value, dtype=x.dtype if dtype is None else dtype)
 
 
 def rand_like(x: Like, *, generator: Generator | None = None) -> Tensor:
@@ -188,6 +253,37 @@ def randn_like(x: Like, *, generator: Generator | None = None) -> Tensor:
     """Normally distributed values in the shape and dtype of `x`."""
     x = as_tensor(x)
     return randn(x.shape, dtype=x.dtype, generator=generator)
+
+
+def randint_like(
+    x: Like,
+    low: int,
+    high: int,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Whole numbers drawn evenly from low … high-1, in the shape and dtype of `x`.
+
+    Args:
+        x: a tensor or an array.
+        low: the least.
+        high: one more than the greatest.
+        dtype: another dtype.
+        generator: what to draw from; by default the one in force.
+
+    Raises:
+        ValueError: low or high is no whole number, or low isn't below high.
+        OverflowError: numbers that the dtype can't hold.
+
+    Example:
+        >>> import te_tensor as te
+        >>> te.randint_like(te.zeros(2), 3, 4).tolist()
+        [3.0, 3.0]
+    """
+    x = as_tensor(x)
+    wanted = x.dtype if dtype is None else dtype
+    return randint(low, high, x.shape, dtype=wanted, generator=generator)
 
 
 def from_numpy(array: Array) -> Tensor:

@@ -58,6 +58,8 @@ def gradcheck(
         True
     """
     check_function("gradcheck", f)
+    if isinstance(inputs, Tensor) or not isinstance(inputs, Sequence):
+        raise TypeError(f"gradcheck got inputs of type {type(inputs).__name__}: expected a list")
     check_each("gradcheck: input", inputs, Tensor)
     check_whole("directions", directions, 1)
     if check_number("gradcheck eps", eps) <= 0:

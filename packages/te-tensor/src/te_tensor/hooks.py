@@ -21,9 +21,7 @@ class Hooks:
 
     def add(self, function: Callable[..., Any]) -> HookHandle:
         """Add a function after the others."""
-        number = next(_numbers)
-        self._functions[number] = function
-        return HookHandle(self._functions, number)
+        return HookHandle(self._functions, function)
 
     def __bool__(self) -> bool:
         return bool(self._functions) or self.last is not None
@@ -37,6 +35,11 @@ class Hooks:
 class HookHandle:
     """Removes a hook: by `remove()`, or at the end of a `with` block.
 
+    Args:
+        functions: hooks by number, in the order in which they are called.
+        function: the new one.
+        first: call it before the others, instead of after them.
+
     Example:
         >>> import te_tensor as te
         >>> x = te.Tensor([1.0, 2.0], requires_grad=True)
@@ -48,9 +51,20 @@ class HookHandle:
 
     __slots__ = ("_functions", "_number")
 
-    def __init__(self, functions: dict[int, Any], number: int) -> None:
+    def __init__(
+        self,
+        functions: dict[int, Callable[..., Any]],
+        function: Callable[..., Any],
+        *,
+        first: bool = False,
+    ) -> None:
         self._functions = functions
-        self._number = number
+        self._number = next(_numbers)
+        others = dict(functions) if first else {}
+        if first:
+            functions.clear()
+        functions[self._number] = function
+        functions.update(others)
 
     def remove(self) -> None:
         """Remove the hook; a second time does nothing."""

@@ -134,7 +134,8 @@ class Operation:
     retains_graph: bool = False
     #: How many outputs forward returned.
     output_count: int = 1
-    #: What is called with an output's whole gradient, by the output's index; see `add_hook`.
+    #: What is called with an output's whole gradient, by the output's index; see
+    #: `Tensor.register_hook`.
     hooks: dict[int, Hooks] | None = None
     #: The line that applied it, noted in anomaly mode.
     origin: str | None = None

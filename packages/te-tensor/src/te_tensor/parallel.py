@@ -22,7 +22,7 @@ from typing import TypeAlias
 import numpy as np
 
 from . import memory
-from .checks import broadcast_shape
+from .checks import broadcast_shape, check_whole
 from .crew import Crew
 from .dtypes import Array, DType
 
@@ -115,9 +115,7 @@ def set_num_threads(count: int) -> None:
         ValueError: count is not a whole number of at least 1.
     """
     global _threads
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"number of threads is {count!r}: expected a whole number of at least 1")
-    _threads = count
+    _threads = check_whole("number of threads", count, 1)
 
 
 def in_parallel() -> bool:

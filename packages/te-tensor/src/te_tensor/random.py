@@ -9,6 +9,7 @@ import threading
 import numpy as np
 
 from . import modes
+from .checks import check_whole
 from .ops._kernels import random_stream
 
 
@@ -30,11 +31,14 @@ class Generator:
         self.manual_seed(secrets.randbits(63) if seed is None else seed)
 
     def manual_seed(self, seed: int) -> Generator:
-        """Start anew from `seed`; returns the generator."""
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise ValueError(f"seed is {seed!r}: expected a whole number of at least 0")
+        """Start anew from `seed`; returns the generator.
+
+        Raises:
+            ValueError: seed is negative or no whole number.
+        """
+        start = check_whole("seed", seed, 0)
         with self._guard:
-            self._seed, self._draws = int(seed), 0
+            self._seed, self._draws = start, 0
         return self
 
     def next_key(self) -> tuple[int, ...]:
@@ -123,6 +127,9 @@ def manual_seed(seed: int) -> Generator:
 
     Returns:
         The generator.
+
+    Raises:
+        ValueError: seed is negative or no whole number.
 
     Example:
         >>> import te_tensor as te

@@ -12,7 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from . import autograd, execution, modes, storage
-from .checks import Axis, broadcast_shape, check_function, check_keepdims, normalize_axis
+from .checks import (
+    Axis,
+    broadcast_shape,
+    check_function,
+    check_keepdims,
+    check_switch,
+    normalize_axes,
+    normalize_axis,
+)
 from .conversion import as_array, described, index_of, lengths, part_lengths, scalar, to_array
 from .dtypes import (
     FLOATS,
@@ -186,10 +194,12 @@ class Tensor:
         Raises:
             RuntimeError: no gradient is needed here; grad is missing; the graph was freed;
                 something that backward needs was changed.
-            ValueError: grad has another shape.
+            ValueError: grad has another shape, or an option is neither True nor False.
             NotImplementedError: create_graph is set.
         """
-        if create_graph:
+        if retain_graph is not False:
+            retain_graph = check_switch("backward retain_graph", retain_graph)
+        if create_graph is not False and check_switch("backward create_graph", create_graph):
             raise NotImplementedError(
                 "create_graph=True: backward works on plain arrays, gradients are first order only"
             )
@@ -353,18 +363,26 @@ class Tensor:
 
     @property
     def requires_grad(self) -> bool:
-        """Whether backward reaches this tensor; settable on leaves."""
+        """Whether backward reaches this tensor; settable on leaves.
+
+        Raises:
+            TypeError: it is set on something else than floats.
+            RuntimeError: it is taken from the result of an operation.
+            ValueError: it is set to what is neither True nor False.
+        """
         return self._requires_grad
 
     @requires_grad.setter
     def requires_grad(self, value: bool) -> None:
+        if value is not False:
+            value = check_switch("requires_grad", value)
         if value and self.dtype not in FLOATS:
             raise TypeError(f"requires_grad on {self.dtype}: only floats can have gradients")
         if not value and not self.is_leaf:
             raise RuntimeError("requires_grad=False on the result of an operation: use detach()")
         if value and self.is_leaf:
             self._creator = None  # a traced result becomes a leaf of its own
-        self._requires_grad = bool(value)
+        self._requires_grad = value
 
     @property
     def grad(self) -> Tensor | None:
@@ -407,7 +425,7 @@ class Tensor:
             A context manager that gives the array.
 
         Raises:
-            ValueError: the memory can't be written to.
+            ValueError: the memory can't be written to, or write is neither True nor False.
 
         Example:
             >>> import te_tensor as te
@@ -417,14 +435,20 @@ class Tensor:
             >>> t.tolist()
             [2.0, 4.0]
         """
-        if write and not self._array.flags.writeable:
-            raise ValueError("lock() for writing: this tensor's memory is read-only; clone() it")
+        if write is not True:
+            write = check_switch("lock write", write)
+        if write:
+            self._must_be_writable("lock() for writing")
         with storage.lock_of(self._array):
             try:
                 yield self._array.view() if write else self.data
             finally:
                 if write:
                     storage.mark_changed(self._array)
+
+    def _must_be_writable(self, action: str) -> None:
+        if not self._array.flags.writeable:
+            raise ValueError(f"{action}: this tensor's memory is read-only; clone() it")
 
     @property
     def writable(self) -> bool:
@@ -794,7 +818,12 @@ class Tensor:
         return self._unary(Reshape(lengths(shape)))
 
     def transpose(self, *axes: int) -> Tensor:
-        """All axes reversed, or two axes exchanged: `transpose()`, `transpose(0, 1)`."""
+        """All axes reversed, or two axes exchanged: `transpose()`, `transpose(0, 1)`.
+
+        Raises:
+            ValueError: another number of axes.
+            IndexError: there is no such axis.
+        """
         order = list(range(self.ndim))
         if not axes:
             return self._unary(Permute(tuple(reversed(order))))
@@ -814,7 +843,12 @@ class Tensor:
         return self.transpose()
 
     def flatten(self, start: int = 0, end: int = -1) -> Tensor:
-        """The axes from `start` to `end` (included) as one."""
+        """The axes from `start` to `end` (included) as one.
+
+        Raises:
+            IndexError: there is no such axis.
+            ValueError: end lies before start.
+        """
         if not self.ndim:
             normalize_axis(start, 1), normalize_axis(end, 1)
             return self.reshape(1)
@@ -826,14 +860,19 @@ class Tensor:
         joined = prod(self.shape[first : last + 1])
         return self.reshape(*self.shape[:first], joined, *self.shape[last + 1 :])
 
-    def squeeze(self, axis: int | None = None) -> Tensor:
-        """Without axes of length 1: all of them, or the one named."""
+    def squeeze(self, axis: Axis = None) -> Tensor:
+        """Without axes of length 1: all of them, or those named.
+
+        Raises:
+            IndexError: there is no such axis.
+            ValueError: an axis of another length, or one that is named twice.
+        """
         if axis is None:
             return self.reshape([n for n in self.shape if n != 1])
-        place = normalize_axis(axis, self.ndim)
-        if self.shape[place] != 1:
+        places = normalize_axes(axis, self.ndim)
+        if any([self.shape[place] != 1 for place in places]):
             raise ValueError(f"squeeze of axis {axis} of {self.shape}: expected length 1")
-        return self.reshape([*self.shape[:place], *self.shape[place + 1 :]])
+        return self.reshape([n for place, n in enumerate(self.shape) if place not in places])
 
     def unsqueeze(self, axis: int) -> Tensor:
         """With an axis of length 1 at `axis` of the result."""
@@ -879,10 +918,14 @@ class Tensor:
                 "item assignment of a tensor that needs a gradient would lose it: detach() it, "
                 "or build the tensor with concat, stack or arithmetic"
             )
+        self._must_be_writable("item assignment")
         part, _ = index_of(index)
         elements = value._array if isinstance(value, Tensor) else value
-        with self.lock() as array, np.errstate(over="ignore", invalid="ignore"):
-            array[part] = elements
+        with storage.lock_of(self._array), np.errstate(over="ignore", invalid="ignore"):
+            if not isinstance(elements, _ndarray) or elements.dtype.kind in "OSUMm":
+                elements = np.asarray(elements, self.dtype)  # what fails does so before any write
+            self._array[part] = elements
+            storage.mark_changed(self._array)
 
 
 def _run(

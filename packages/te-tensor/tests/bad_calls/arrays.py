@@ -193,6 +193,8 @@ BAD = {
     "flatten": (lambda: t(2, 3).flatten(0, 2), IndexError, ["axis is 2"]),
     "flatten order": (lambda: t(2, 3).flatten(1, 0), ValueError, ["1 to 0"]),
     "squeeze": (lambda: t(2, 1).squeeze(0), ValueError, ["axis 0", "(2, 1)"]),
+    "squeeze axes": (lambda: t(1, 2).squeeze((0, 1)), ValueError, ["(0, 1)", "(1, 2)"]),
+    "squeeze twice": (lambda: t(1, 2).squeeze((0, -2)), ValueError, ["(0, -2)", "twice"]),
     "squeeze axis": (lambda: t(2, 1).squeeze(2), IndexError, ["axis is 2"]),
     "unsqueeze": (lambda: t(2, 1).unsqueeze(3), IndexError, ["axis is 3"]),
     "expand": (lambda: t(2, 3).expand(4, 3), ValueError, ["(2, 3)", "(4, 3)"]),

@@ -16,6 +16,12 @@ def attend(q=(2, 2, 3, 4), k=None, v=None, **options):
 
 
 BAD = {
+    **{
+        f"attention causal {given!r}": (
+            lambda given=given: attend(causal=given),
+            ValueError, [f"causal is {given!r}", "True or False"])
+        for given in ("no", 1, None)
+    },
     "attention axes": (lambda: attend(q=(2, 3, 4), k=(2, 3, 4)), ValueError, ["q (2, 3, 4)"]),
     "attention batch": (
         lambda: attend(k=(3, 2, 5, 4)), ValueError, ["q (2, 2, 3, 4)", "k (3, 2, 5, 4)"]),

@@ -1,5 +1,7 @@
 """Bad calls of what layers are made of: the call, the error, and words that it holds."""
 
+from functools import partial
+
 import numpy as np
 
 import te_tensor as te
@@ -63,6 +65,23 @@ BAD = {
         ValueError, ["x (2, 3)", "cos and sin (S, d/2)"]),
     "rotary integers": (
         lambda: te.rotary(t(2, 4, dtype="int64"), t(2, 2), t(2, 2)), TypeError, ["int64", "float"]),
+    # switches
+    **{
+        f"{name} {option} {given!r}": (
+            lambda f=f, option=option, given=given: f(**{option: given}),
+            ValueError, [f"{option} is {given!r}", "True or False"])
+        for given in ("no", 1, None)
+        for name, option, f in [
+            ("rnn", "batch_first", partial(sequence, te.rnn)),
+            ("lstm", "reverse", partial(sequence, te.lstm)),
+            ("max_pool1d", "ceil_mode", partial(te.max_pool1d, t(1, 4), 2)),
+            ("max_pool2d", "ceil_mode", partial(te.max_pool2d, t(1, 4, 4), 2)),
+            ("avg_pool2d", "ceil_mode", partial(te.avg_pool2d, t(1, 4, 4), 2)),
+            ("avg_pool2d", "count_include_pad", partial(te.avg_pool2d, t(1, 4, 4), 2)),
+            ("batch_norm", "training", partial(te.batch_norm, t(2, 3))),
+            ("dropout", "training", partial(te.dropout, t(3))),
+        ]
+    },
     # pooling
     **{
         f"{name} {what}": (

@@ -18,14 +18,21 @@ LIKE = ["zeros_like", "ones_like", "rand_like", "randn_like"]
 
 BAD = {
     "Tensor uneven lists": (lambda: te.Tensor([[1, 2], [3]]), ValueError, ["no array"]),
+    **{
+        f"Tensor large {place}": (
+            lambda data=data: te.Tensor(data), OverflowError, ["out of the range of int64"])
+        for place, data in enumerate(
+            [1 << 63, -(1 << 63) - 1, [1 << 63, -1], [[1, 2], [3, 1 << 64]], [1 << 63, True]])
+    },
+    "full large": (lambda: te.full(2, 1 << 63), OverflowError, ["out of the range of int64"]),
     "Tensor text": (lambda: te.Tensor("abc"), TypeError, ["str"]),
     "Tensor texts": (lambda: te.Tensor(["a"]), TypeError, ["list"]),
     "Tensor None": (lambda: te.Tensor(None), TypeError, ["NoneType"]),
     "Tensor objects": (lambda: te.Tensor([1, None]), TypeError, ["list"]),
     "Tensor dtype": (lambda: te.Tensor([1], dtype="float23"), TypeError, ["'float23'", "bfloat16"]),
-    "Tensor.astype None": (lambda: te.Tensor([1.0]).astype(None), TypeError, ["None"]),
+    "astype None": (lambda: te.Tensor([1.0]).astype(None), TypeError, ["None"]),
     "Tensor complex128": (lambda: te.Tensor(np.array([1j])), TypeError, ["complex128"]),
-    "Tensor.astype timedelta": (
+    "astype timedelta": (
         lambda: te.Tensor([1]).astype(np.dtype("m8[s]")), TypeError, ["expected one of"]),
     "from_numpy": (lambda: te.from_numpy([1]), TypeError, ["list", "ndarray"]),
     "from_numpy dtype": (lambda: te.from_numpy(np.array(["a"])), TypeError, ["<U1"]),
@@ -94,6 +101,14 @@ BAD = {
     "linspace list": (lambda: te.linspace([0, 1], 1, 3), TypeError, ["start is [0, 1]"]),
     "linspace fraction": (lambda: te.linspace(0, 1, 2.5), ValueError, ["2.5"]),
     "linspace dtype": (lambda: te.linspace(0, 300, 3, dtype="int8"), OverflowError, ["int8"]),
+    "linspace endpoint": (
+        lambda: te.linspace(0, 1, 3, endpoint=2), ValueError, ["endpoint is 2", "True or False"]),
+    "eye k": (lambda: te.eye(2, k=0.5), ValueError, ["k is 0.5", "whole number"]),
+    "randint_like order": (
+        lambda: te.randint_like(t(2), 3, 3), ValueError, ["from 3 to 3", "low < high"]),
+    "randint_like dtype": (
+        lambda: te.randint_like(t(2, dtype="int8"), 200, 201), OverflowError, ["int8"]),
+    "randint_like text": (lambda: te.randint_like("a", 0, 3), TypeError, ["str"]),
     "randint fraction": (lambda: te.randint(0.5, 3, 2), ValueError, ["low is 0.5", "whole"]),
     "randint text": (lambda: te.randint(0, "a", 2), ValueError, ["high is 'a'", "whole"]),
     "randint large": (lambda: te.randint(0, 1 << 70, 2), ValueError, [str(1 << 70), "int64"]),
@@ -121,6 +136,27 @@ BAD = {
     "allclose text": (lambda: te.allclose("a", t(2)), TypeError, ["str"]),
     "allclose tolerance": (lambda: te.allclose(t(2), t(2), rtol=-1), ValueError, ["rtol is -1"]),
     "allclose NaN": (lambda: te.allclose(t(2), t(2), atol=NAN), ValueError, ["atol is nan"]),
+    # switches
+    **{
+        f"{name} switch {given!r}": (
+            lambda f=f, given=given: f(given), ValueError, [said, f"is {given!r}", "True or False"])
+        for given in ("no", 1, None)
+        for name, said, f in [
+            ("Tensor", "requires_grad", lambda s: te.Tensor([1.0], requires_grad=s)),
+            ("zeros", "requires_grad", lambda s: te.zeros(2, requires_grad=s)),
+            ("full", "requires_grad", lambda s: te.full(2, 1.0, requires_grad=s)),
+            ("randn", "requires_grad", lambda s: te.randn(2, requires_grad=s)),
+            ("Tensor.backward", "retain_graph", lambda s: leaf().sum().backward(retain_graph=s)),
+            ("grad", "retain_graph", lambda s: te.grad(leaf().sum(), leaf(), retain_graph=s)),
+            ("Tensor.lock", "write", lambda s: t(2).lock(s).__enter__()),
+        ]
+    },
+    "Tensor.backward create_graph": (
+        lambda: leaf().sum().backward(create_graph="no"), ValueError, ["create_graph is 'no'"]),
+    "grad create_graph": (
+        lambda: te.grad(leaf().sum(), leaf(), create_graph=2), ValueError, ["create_graph is 2"]),
+    "grad allow_unused": (
+        lambda: te.grad(leaf().sum(), leaf(), allow_unused=0), ValueError, ["allow_unused is 0"]),
     # gradients
     "grad output": (lambda: te.grad(3, leaf()), TypeError, ["output 0", "int", "Tensor"]),
     "grad input": (lambda: te.grad(leaf() * 2, 3), TypeError, ["input 0", "int", "Tensor"]),
@@ -129,6 +165,8 @@ BAD = {
     "grad unused": (lambda: te.grad(leaf().sum(), leaf()), RuntimeError, ["input 0", "(2,)"]),
     "gradcheck function": (lambda: te.gradcheck(3, [leaf()]), TypeError, ["int", "function"]),
     "gradcheck input": (lambda: te.gradcheck(abs, [3]), TypeError, ["input 0", "int", "Tensor"]),
+    "gradcheck tensor": (lambda: te.gradcheck(abs, leaf()), TypeError, ["Tensor", "a list"]),
+    "gradcheck number": (lambda: te.gradcheck(abs, 3), TypeError, ["int", "a list"]),
     "gradcheck none": (lambda: te.gradcheck(abs, [t(2)]), ValueError, ["requires a gradient"]),
     "gradcheck dtype": (
         lambda: te.gradcheck(abs, [leaf("float32")]), TypeError, ["float32", "float64"]),
@@ -158,7 +196,7 @@ BAD = {
     "Tensor.apply class": (
         lambda: te.Tensor.apply(te.Operation, t(2)), TypeError, ["Operation", "an instance"]),
     "Tensor.apply nothing": (lambda: te.Tensor.apply(3, t(2)), TypeError, ["int", "an instance"]),
-    "Tensor.astype": (lambda: t(2).astype("float23"), TypeError, ["'float23'", "expected one of"]),
+    "astype": (lambda: te.astype(t(2), "float23"), TypeError, ["'float23'", "expected one of"]),
     "Tensor.to": (lambda: t(2).to(None), TypeError, ["None", "expected one of"]),
     "Tensor.backward": (lambda: t(2).backward(), RuntimeError, ["requires_grad=True"]),
     "Tensor.backward elements": (

@@ -33,6 +33,7 @@ from .methods import abs as abs
 from .methods import add as add
 from .methods import argmax as argmax
 from .methods import argmin as argmin
+from .methods import astype as astype
 from .methods import clip as clip
 from .methods import cos as cos
 from .methods import cumsum as cumsum

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import NamedTuple, TypeAlias
 
 import numpy.typing as npt
 
-from ..checks import check_number, check_whole
+from ..checks import check_number, check_switch, check_whole
 from ..dtypes import FLOATS, SMALL_FLOATS, as_dtype, bool_, float32
 from ..ops import attention as _attention
 from ..ops._distance import DistanceFunction, Prepared, distance_function
@@ -15,8 +16,8 @@ from ..random import Generator, generator_or_default
 from ..tensor import Tensor, as_tensor
 from ._common import Like, apply, cast, check_probability, floats
 
-#: A function of the distance, or its name.
-BiasFunctionLike: TypeAlias = str | DistanceFunction
+#: A function of the distance, its name in any case, or a member of an enum of that name.
+BiasFunctionLike: TypeAlias = str | DistanceFunction | Enum
 
 
 class PreparedDistance(NamedTuple):
@@ -123,7 +124,8 @@ def attention(
             ready with `prepare_distance` where several attentions share it.
         slopes: (1, H, 1, 1) or (H,); goes with distance.
         bias_function: phi: "logarithmic" (ln(1+d)), "gaussian" (d²), one that was registered
-            (`register_distance_function`), or a list with one for each head.
+            (`register_distance_function`), by its name in any case or a member of an enum of that
+            name, or a list with one for each head.
         rates: (1, H, 1, 1) or (H,), above 0: factors of the distances inside phi, 1 by default.
         scale: factor of the products; 1/√d by default.
         dropout: probability with which an attention weight is set to zero.
@@ -155,6 +157,8 @@ def attention(
     if rates is not None and distance is None:
         raise ValueError("attention got rates, but no distance that they are factors of")
     check_whole("offset", offset, 0)
+    if causal is not False and causal is not True:
+        causal = check_switch("attention causal", causal)
     if scale is not None:
         check_number("scale", scale)
     functions = _functions(bias_function)

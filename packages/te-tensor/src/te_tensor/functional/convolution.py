@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from ..checks import per_axis
 from ..ops.convolution import Convolution
 from ..tensor import Tensor, as_tensor
 from ._common import Like, apply, floats
-from ._options import per_axis
 from .padding import pad
 
 _PerAxis: TypeAlias = int | Sequence[int]

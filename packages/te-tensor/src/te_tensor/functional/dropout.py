@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..checks import check_switch
 from ..ops.dropout import Dropout
 from ..random import Generator, generator_or_default
 from ..tensor import Tensor
@@ -23,10 +24,12 @@ def dropout(
         The shape of x.
 
     Raises:
-        ValueError: p is out of range.
+        ValueError: p is out of range, or training is neither True nor False.
     """
     x = floats("dropout", x)
     check_probability(p)
+    if training is not True and training is not False:
+        check_switch("dropout training", training)
     source = generator_or_default(generator)
     if not training or p == 0:
         return x

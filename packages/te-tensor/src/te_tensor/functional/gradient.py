@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import autograd
-from ..checks import check_each
+from ..checks import check_each, check_switch
 from ..tensor import Tensor
 
 
@@ -38,7 +38,7 @@ def grad(
     Raises:
         RuntimeError: an output or input needs no gradient, an input wasn't used, a gradient to
             start from is missing, or the graph was freed.
-        ValueError: grad_outputs doesn't go with outputs.
+        ValueError: grad_outputs doesn't go with outputs, or an option is neither True nor False.
         NotImplementedError: create_graph is set.
 
     Example:
@@ -48,7 +48,9 @@ def grad(
         >>> g.tolist(), x.grad
         ([2.0, 4.0], None)
     """
-    if create_graph:
+    check_switch("grad retain_graph", retain_graph)
+    check_switch("grad allow_unused", allow_unused)
+    if check_switch("grad create_graph", create_graph):
         raise NotImplementedError(
             "create_graph=True: backward works on plain arrays, gradients are first order only"
         )

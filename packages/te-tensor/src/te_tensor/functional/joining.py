@@ -21,12 +21,12 @@ def _of_one_dtype(name: str, tensors: Sequence[Like]) -> list[Tensor]:
     return [pair(as_tensor(t), first)[0] for t in tensors]
 
 
-def concat(tensors: Sequence[Like], axis: int = 0) -> Tensor:
+def concat(tensors: Sequence[Like], axis: int | None = 0) -> Tensor:
     """Tensors joined along an axis they have.
 
     Args:
         tensors: one or more, whose shapes differ at most along `axis`.
-        axis: the axis that grows.
+        axis: the axis that grows; None joins the elements of all in C order, whatever the shapes.
 
     Returns:
         The joined tensor.
@@ -35,7 +35,10 @@ def concat(tensors: Sequence[Like], axis: int = 0) -> Tensor:
         ValueError: no tensors, or shapes that don't fit.
         IndexError: there is no such axis.
     """
-    return apply(Concat(axis), *_of_one_dtype("concat", tensors))
+    parts = _of_one_dtype("concat", tensors)
+    if axis is None:
+        axis, parts = 0, [part.flatten() for part in parts]
+    return apply(Concat(axis), *parts)
 
 
 cat = concat

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy.typing as npt
+
 from ..tensor import Operand, Tensor, as_tensor
 from ._common import Like, left
 
@@ -221,8 +223,8 @@ def flatten(x: Like, start: int = 0, end: int = -1) -> Tensor:
     return as_tensor(x).flatten(start, end)
 
 
-def squeeze(x: Like, axis: int | None = None) -> Tensor:
-    """Without axes of length 1: all of them, or the one named."""
+def squeeze(x: Like, axis: _Axis = None) -> Tensor:
+    """Without axes of length 1: all of them, or those named."""
     return as_tensor(x).squeeze(axis)
 
 
@@ -234,3 +236,8 @@ def unsqueeze(x: Like, axis: int) -> Tensor:
 def expand(x: Like, shape: Sequence[int]) -> Tensor:
     """Axes of length 1 repeated without copying; -1 keeps an axis."""
     return as_tensor(x).expand(shape)
+
+
+def astype(x: Like, dtype: npt.DTypeLike) -> Tensor:
+    """The same values in another dtype; the gradient is cast back."""
+    return as_tensor(x).astype(dtype)

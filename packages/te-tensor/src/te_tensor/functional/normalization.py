@@ -7,7 +7,7 @@ from math import prod
 
 from ml_dtypes import finfo
 
-from ..checks import check_number, check_whole
+from ..checks import check_number, check_switch, check_whole
 from ..conversion import lengths
 from ..dtypes import FLOATS, Array
 from ..ops.channel_normalization import BatchNorm, GroupNorm, RunningNorm
@@ -137,7 +137,7 @@ def batch_norm(
     check_number("batch_norm momentum", momentum, 0, 1)
     affine = _affine("batch_norm", weight, bias)
     running = (running_mean, running_var)
-    if not training:
+    if not check_switch("batch_norm training", training):
         if running_mean is None or running_var is None:
             raise ValueError(
                 "batch_norm got no running statistics: expected both, or training=True"

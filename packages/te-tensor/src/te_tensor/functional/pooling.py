@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from ..checks import check_switch, per_axis
 from ..ops.pooling import AdaptiveAvgPool, AvgPool, MaxPool
 from ..tensor import Tensor
 from ._common import Like, apply, floats
-from ._options import per_axis
 
 _PerAxis: TypeAlias = int | Sequence[int]
 
@@ -194,7 +194,8 @@ def _max_pool(
     strides = kernel if stride is None else per_axis("stride", stride, axes)
     dilations = per_axis("dilation", dilation, axes)
     paddings = _at_most_half(per_axis("padding", padding, axes, least=0), kernel)
-    operation = MaxPool(kernel, strides, paddings, dilations, bool(ceil_mode))
+    ceil_mode = check_switch("ceil_mode", ceil_mode)
+    operation = MaxPool(kernel, strides, paddings, dilations, ceil_mode)
     return apply(operation, floats(f"max_pool{axes}d", x))
 
 
@@ -213,8 +214,9 @@ def _avg_pool(
     paddings = _at_most_half(per_axis("padding", padding, axes, least=0), kernel)
     if divisor_override is not None:
         (divisor_override,) = per_axis("divisor_override", divisor_override, 1)
-    options = (bool(ceil_mode), bool(count_include_pad), divisor_override)
-    operation = AvgPool(kernel, strides, paddings, *options)
+    ceil_mode = check_switch("ceil_mode", ceil_mode)
+    counted = check_switch("count_include_pad", count_include_pad)
+    operation = AvgPool(kernel, strides, paddings, ceil_mode, counted, divisor_override)
     return apply(operation, floats(f"avg_pool{axes}d", x))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..checks import check_switch
 from ..ops._sequence import _Recurrent
 from ..ops.recurrent import GRU, LSTM, RNN
 from ..tensor import Tensor, as_tensor
@@ -151,6 +152,8 @@ def _run(
     *states: Like | None,
 ) -> tuple[Tensor, ...]:
     name = type(operation).__name__.lower()
+    check_switch(f"{name} batch_first", operation.batch_first)
+    check_switch(f"{name} reverse", operation.reverse)
     x, weight_ih, weight_hh = floats(name, x), as_tensor(weight_ih), as_tensor(weight_hh)
     if (bias_ih is None) != (bias_hh is None):
         missing = "bias_ih" if bias_ih is None else "bias_hh"

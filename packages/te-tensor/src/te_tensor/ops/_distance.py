@@ -52,7 +52,7 @@ def register_distance_function(
     """Make a function of the distance known to `attention` under a name.
 
     Args:
-        name: a name that isn't taken.
+        name: a name that isn't taken, in any case.
         phi: maps distances (an array, at least 0) to an array of their shape; +inf means "may
             not attend". It may run in several threads at once.
         derivative: its derivative, likewise.
@@ -77,7 +77,7 @@ def register_distance_function(
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"distance function name is {name!r}: expected text")
-    if name in DISTANCE_FUNCTIONS:
+    if _of_name(name) is not None:
         raise ValueError(f"a distance function named {name!r} is registered already")
     tried = np.array([[0.0, 0.5, 1.0]], np.float32)
     for role, function in (("phi", phi), ("derivative", derivative)):
@@ -92,21 +92,33 @@ def register_distance_function(
 
 
 def distance_function(given: object) -> DistanceFunction:
-    """The distance function of a name; one that is given stays.
+    """The distance function of a name in any case, or of what has one, as members of enums do.
+
+    One that is given stays.
 
     Raises:
         ValueError: there is none of that name.
 
     Example:
-        >>> distance_function("gaussian").phi(3.0)
+        >>> distance_function("Gaussian").phi(3.0)
         np.float64(9.0)
     """
     if isinstance(given, DistanceFunction):
         return given
-    if not isinstance(given, str) or given not in DISTANCE_FUNCTIONS:
+    name = getattr(given, "name", given)
+    found = _of_name(name) if isinstance(name, str) else None
+    if found is None:
         known = ", ".join(DISTANCE_FUNCTIONS)
         raise ValueError(f"bias_function is {given!r}: expected one of {known}")
-    return DISTANCE_FUNCTIONS[given]
+    return found
+
+
+def _of_name(name: str) -> DistanceFunction | None:
+    found = DISTANCE_FUNCTIONS.get(name)  # as it is mostly written
+    if found is None:
+        wanted = name.lower()
+        found = next((f for n, f in DISTANCE_FUNCTIONS.items() if n.lower() == wanted), None)
+    return found
 
 
 class Prepared:

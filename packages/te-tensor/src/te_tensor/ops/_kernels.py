@@ -130,13 +130,6 @@ def limited(x: Array, low: Any = None, high: Any = None) -> Array:
     return out
 
 
-def broadcasts_to(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
-    """Whether broadcasting takes the one shape to the other."""
-    return len(shape) <= len(larger) and all(
-        n in (1, m) for n, m in zip(reversed(shape), reversed(larger), strict=False)
-    )
-
-
 def sum_rows(matrix: Array) -> Array:
     """Sum of a matrix over its rows, shape (columns,): a product with ones, where it is large."""
     if matrix.size < _SMALL_SUM or matrix.dtype not in WIDE_FLOATS:

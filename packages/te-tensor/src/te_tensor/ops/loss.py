@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from .. import memory, parallel
-from ..checks import check_reduction
+from ..checks import broadcasts_to, check_reduction
 from ..dtypes import Array
 from ..operation import Gradients, Operation, Sample
-from ._kernels import broadcasts_to, limited, total
+from ._kernels import limited, total
 
 _SAMPLES = (
     Sample((3, 4), (3, 4)),

@@ -317,7 +317,7 @@ class AvgPool(_Pool):
     def forward(self, x: Array) -> Array:
         """The means."""
         planes = self.begin_with(x)
-        rows, columns = self._counts(self.rows, -2), self._counts(self.columns, -1)
+        rows, columns = self._counts(self.rows), self._counts(self.columns)
         counts = (rows[:, None] * columns)[..., None]
         # One number where they are all the same, which is quicker to divide by.
         same = counts.min() == counts.max()
@@ -333,7 +333,7 @@ class AvgPool(_Pool):
         self.save(divisors)
         return out
 
-    def _counts(self, window: Window, axis: int) -> Array:
+    def _counts(self, window: Window) -> Array:
         """How many elements the window has in each place."""
         begin = np.arange(window.count) * window.stride - window.before
         padding = window.before if self.count_include_pad else 0
