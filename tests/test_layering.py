@@ -68,7 +68,7 @@ FLOORS: dict[str, list[str]] = {
         "tensor",
         "random",
         "creation functional/_common",
-        "functional/_options functional/padding",
+        "functional/padding",
         "functional/*",
         "functional/__init__",
         "subgraph",
