@@ -63,16 +63,6 @@ def check_count(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} is {value!r}: expected a whole number of at least {least}")
 
 
-def check_switch(name: str, value: object) -> None:
-    """Hold that a value is True or False.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}: expected True or False")
-
-
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Hold that a value is one of several words.
 

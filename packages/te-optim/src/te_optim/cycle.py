@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from math import cos, floor, pi
 from typing import TypeAlias
 
-from .checks import check_choice, check_count, check_number, check_switch
+from te_tensor.checks import check_switch
+
+from .checks import check_choice, check_count, check_number
 from .optimizer import Optimizer
 from .schedule import Schedule, number_of_groups, per_group
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from te_tensor import Tensor, storage
+from te_tensor.checks import check_switch
 from te_tensor.dtypes import FLOATS, Array
 from te_tensor.machine import Value, runs
 from te_tensor.parallel import elementwise
 from te_tensor.tensor import arrays_of
 
 from .arena import wide_dtype
-from .checks import as_tensors, check_count, check_number, check_switch
+from .checks import as_tensors, check_count, check_number
 from .direct import Direct, carry_out
 from .formula import formula
 

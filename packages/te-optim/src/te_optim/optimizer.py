@@ -12,11 +12,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from te_tensor import Tensor, storage
+from te_tensor.checks import check_switch
 from te_tensor.dtypes import FLOATS, Array, DType
 from te_tensor.tensor import arrays_of
 
 from .arena import MASTER, Arena
-from .checks import as_tensors, check_count, check_number, check_switch
+from .checks import as_tensors, check_count, check_number
 from .direct import carry_out
 from .gradients import check_finite
 from .plan import Plan

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 
 import te_tensor as te
+from te_tensor.checks import check_switch
 
-from ..checks import check_count, check_switch
+from ..checks import check_count
 from .communicator import Communicator, DifferentCallsError
 from .launch import world
 

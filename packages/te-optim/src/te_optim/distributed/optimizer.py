@@ -8,9 +8,10 @@ from operator import is_
 from typing import Any
 
 from te_tensor import Tensor
+from te_tensor.checks import check_switch
 from te_tensor.tensor import arrays_of
 
-from ..checks import as_tensors, check_number, check_switch
+from ..checks import as_tensors, check_number
 from ..gradients import check_finite
 from ..optimizer import KEY, Optimizer
 from .agreement import checksum, described, hold_equal
