@@ -186,7 +186,7 @@ def penalty_of(mask: Array | None, rows: int, columns: int, *, causal: bool) -> 
     return penalty
 
 
-@lru_cache(8)
+@lru_cache(4)  # up to 16 MB each
 def _penalty_without_mask(rows: int, columns: int, causal: bool) -> Array:
     penalty = _empty_penalty(1, rows, columns)
     hidden = np.triu(np.ones((rows, columns), bool_), 1) if causal else None
