@@ -183,3 +183,20 @@ def test_columns_that_no_row_sees_have_no_gradient(columns):
     for ours, exact in zip(grads, wanted_grads, strict=True):
         assert np.allclose(ours[:, :, :40], exact, atol=1e-5)
         assert not ours[:, :, 40:].any()
+
+
+@pytest.mark.parametrize("needs", ["q", "slopes"])
+def test_columns_that_no_row_sees_without_gradients_of_keys(needs):
+    rng = np.random.default_rng(0)
+    q = te.Tensor(normal(rng, 1, 2, 40, 8), requires_grad=needs == "q")
+    k, v = (te.Tensor(normal(rng, 1, 2, 130, 8)) for _ in range(2))
+    slopes = te.ones(2, requires_grad=needs == "slopes")
+    given = {"distance": te.ones(40, 130), "slopes": slopes}
+    te.attention(q, k, v, causal=True, **given).pow(2).sum().backward()
+    found = (q if needs == "q" else slopes).grad.numpy()
+    q, slopes = te.Tensor(q.numpy(), requires_grad=True), te.ones(2, requires_grad=True)
+    given = {"distance": te.ones(40, 40), "slopes": slopes}
+    seen = (te.Tensor(x.numpy()[:, :, :40]) for x in (k, v))
+    te.attention(q, *seen, causal=True, **given).pow(2).sum().backward()
+    wanted = (q if needs == "q" else slopes).grad.numpy()
+    assert np.allclose(found, wanted, atol=1e-5)

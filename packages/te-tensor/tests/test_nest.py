@@ -174,3 +174,10 @@ def test_a_nest_says_what_tiles_cannot_split(number, threads):
         nest = Nest(7, tiles=True)
         nest.product(odd, b, out)
         assert not nest.run()
+
+
+def test_a_nest_without_calls_does_nothing():
+    assert Nest(3, 2).run()
+    steps = Steps()
+    steps.nest(Nest(3, 2), lambda *shape: np.empty(shape, np.float32))
+    steps.run()

@@ -8,6 +8,7 @@ not earlier: what anybody can still see is never used again.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import sys
 import threading
@@ -156,6 +157,22 @@ def empty(shape: tuple[int, ...], dtype: DType) -> Array:
     step = (1 << (size.bit_length() - 1)) // _SIZES_PER_OCTAVE
     size += -size % step + _ALIGNMENT
     return np.asarray(Lease(_pool.take(size), shape, dtype))
+
+
+def reserve(shape: tuple[int, ...], dtype: DType) -> Array:
+    """An array that stands for memory: addresses that nobody else has, and no memory behind them.
+
+    The system's allocator would have large ones in the midst of what is used, and couldn't give
+    that back.
+
+    Args:
+        shape: its shape.
+        dtype: its dtype.
+    """
+    size = prod(shape) * dtype.itemsize
+    if size < _SMALLEST:
+        return np.empty(shape, dtype)
+    return np.frombuffer(mmap.mmap(-1, size), dtype, prod(shape)).reshape(shape)
 
 
 def empty_like(array: Array, shape: tuple[int, ...] | None = None) -> Array:

@@ -98,7 +98,7 @@ class _Arena:
         free = self._free.get(count)
         if free:
             return free.pop().reshape(shape)
-        made = np.empty(count + _LINE // _ITEM, float32)  # no page of it is ever touched
+        made = memory.reserve((count + _LINE // _ITEM,), float32)
         made = made[-memory.address(made) % _LINE // _ITEM :][:count]
         self.arrays.append((made, self.size))
         self.size += made.nbytes + -made.nbytes % _LINE
@@ -168,7 +168,7 @@ class Recorder:
 
     def input(self, shape: tuple[int, ...], *, needs_grad: bool) -> Array:
         """What stands for an input of runs, in their order."""
-        made = np.empty(shape, float32)
+        made = memory.reserve(shape, float32)
         self._inputs.append(made)
         if needs_grad:
             self._needing.add(id(made))
@@ -348,7 +348,7 @@ class Recorder:
             Unrecorded: an input that needs a gradient has nothing to do with the result.
         """
         out = self.in_rows(out)
-        grad = np.empty(out.shape, float32)
+        grad = memory.reserve(out.shape, float32)
         grads = _Gradients(self, out, grad)
         for entry in reversed(self._tape):
             grads.through(entry)

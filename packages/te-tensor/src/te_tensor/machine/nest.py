@@ -232,7 +232,9 @@ class Nest:
         return out
 
     def run(self) -> bool:
-        """Make the calls for all matrices; whether tiles could split all numbers."""
+        """Make all calls, if there are any; whether tiles could split all numbers."""
+        if not self._calls:
+            return True
         pieces = 1 if self._alone else min(_threads(self.work), self.length)
         short = self.work < _WOKEN_FROM
         rooms = rooms_of_threads.take([self.own_size * ITEM] * pieces)

@@ -46,6 +46,8 @@ def nest_code() -> Code:
     for axis in range(AXES):
         code.load(R15, Memory(RBX, offset=_MOVES_AT))
         code.load(RBP, Memory(RBX, offset=_MOVES))
+        code.add_number(RBP, 0)
+        none = code.jump("zero")
         place = code.here()
         code.load(RAX, Memory(R15))
         code.load(RCX, Memory(RAX))
@@ -53,6 +55,7 @@ def nest_code() -> Code:
         code.keep(Memory(RAX), RCX)
         _next(code, R15, _MOVE)
         code.jump("not zero", place)
+        code.land(none)
         code.add_number(counters[axis], -1)
         code.jump("not zero", loops.pop())
     for register in reversed(CALLEE_SAVED):

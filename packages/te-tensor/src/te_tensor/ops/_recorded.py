@@ -8,6 +8,7 @@ from math import inf
 
 import numpy as np
 
+from .. import memory
 from ..dtypes import Array, bool_, float32
 from ..machine import LANES, Matrix, Nest, Own, kernel
 from ..recorder import Into, Recorder, Unrecorded
@@ -196,4 +197,6 @@ def _penalty_without_mask(rows: int, columns: int, causal: bool) -> Array:
 
 
 def _empty_penalty(batch: int, rows: int, columns: int) -> Array:
-    return np.full((batch, rows, columns + -columns % LANES), inf, float32)
+    penalty = memory.empty((batch, rows, columns + -columns % LANES), float32)
+    penalty.fill(inf)
+    return penalty
