@@ -179,6 +179,15 @@ def test_detect_anomaly_checks_every_output():
         te.Tensor.apply(Two(), te.ones(2))
 
 
+def test_detect_anomaly_says_what_was_given():
+    x = te.Tensor([1.0, np.nan])
+    with (
+        te.detect_anomaly(),
+        pytest.raises(FloatingPointError, match="forward of Mul was given a NaN as input 1, which"),
+    ):
+        te.ones(2) * x
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8_e5m2"])
 def test_detect_anomaly_in_small_floats(dtype):
     with te.detect_anomaly(), pytest.raises(FloatingPointError, match="Log"):

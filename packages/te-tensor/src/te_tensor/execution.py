@@ -80,7 +80,7 @@ def observed_forward(operation: Operation, arrays: Sequence[Array]) -> Outputs:
         state.profile.note(operation, True, seconds, made)
     if state.anomaly:
         for array in made:
-            _check_nan(operation, np.asarray(array))
+            _check_nan(operation, arrays, np.asarray(array))
     return result
 
 
@@ -93,8 +93,18 @@ def _origin() -> str:
     return ""
 
 
-def _check_nan(operation: Operation, array: Array) -> None:
-    if array.dtype in FLOATS and np.isnan(array).any():
-        raise FloatingPointError(
-            f"forward of {type(operation).__name__} made a NaN{operation.origin or ''}"
-        )
+def _check_nan(operation: Operation, given: Sequence[Array], made: Array) -> None:
+    if not _has_nan(made):
+        return
+    name, where = type(operation).__name__, operation.origin or ""
+    for position, array in enumerate(given):
+        if _has_nan(array):  # no operation made it: the first one would have raised
+            raise FloatingPointError(
+                f"forward of {name} was given a NaN as input {position}, which no operation under "
+                f"detect_anomaly made{where}"
+            )
+    raise FloatingPointError(f"forward of {name} made a NaN{where}")
+
+
+def _has_nan(array: Array) -> bool:
+    return array.dtype in FLOATS and bool(np.isnan(array).any())

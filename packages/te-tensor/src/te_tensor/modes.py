@@ -120,7 +120,8 @@ class enable_grad(Setting):
 class detect_anomaly(Setting):
     """Raise at the first operation, forward or backward, whose result has a NaN, naming it.
 
-    Costs a pass over every result: for finding a fault, not for training.
+    Where that was given a NaN that no operation made, as one among data, the error says so. Costs
+    a pass over every result: for finding a fault, not for training.
     """
 
     _values = {"anomaly": True}  # noqa: RUF012
