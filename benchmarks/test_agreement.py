@@ -58,9 +58,10 @@ def assert_same_results(work: str, contestant: str, size: Any) -> None:
         assert_close(one, other)
 
 
+@pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("contestant", peers("attention"))
-def test_attention_and_its_gradients(contestant: str) -> None:
-    assert_same_results("attention", contestant, load("attention").Size(300, 2, 3))
+def test_attention_and_its_gradients(contestant: str, both: bool) -> None:
+    assert_same_results("attention", contestant, load("attention").Size(300, 2, 3, both))
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])

@@ -1,4 +1,4 @@
-"""Attention with learnable slopes on distances, forward and backward; heads of 64 features."""
+"""Attention with learnable slopes on distances, with backward and without; heads of 64 features."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ class Size(NamedTuple):
     length: int
     batch: int = 1
     heads: int = 8
+    #: Whether gradients of q, k, v and the slopes are part of the step.
+    both: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -24,7 +26,9 @@ class Size(NamedTuple):
         return self.batch, self.heads, self.length, HEAD_DIM
 
 
-SIZES = {"S=1024": Size(1024), "S=2048": Size(2048), "S=4096": Size(4096)}
+LENGTHS = 1024, 2048, 4096
+SIZES = {f"S={length}": Size(length) for length in LENGTHS}
+SIZES |= {f"forward of S={length}": Size(length, both=False) for length in LENGTHS}
 
 
 def _inputs(size: Size) -> list[Array]:
@@ -49,6 +53,10 @@ def tensor_engine(size: Size) -> Callable[[], object]:
     for tensor in learnt:
         tensor.requires_grad = True
 
+    def forward() -> object:
+        with te.no_grad():
+            return te.attention(q, k, v, distance=distance, slopes=slopes)
+
     def step() -> object:
         for tensor in learnt:
             tensor.zero_grad()
@@ -56,7 +64,7 @@ def tensor_engine(size: Size) -> Callable[[], object]:
         result.backward(upstream)
         return result.detach(), *(tensor.grad for tensor in learnt)
 
-    return step
+    return step if size.both else forward
 
 
 def torch(size: Size) -> Callable[[], object]:
@@ -71,15 +79,22 @@ def torch(size: Size) -> Callable[[], object]:
     for tensor in learnt:
         tensor.requires_grad_()
 
+    def attend() -> torch.Tensor:
+        bias = -slopes * phi
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+    def forward() -> object:
+        with torch.no_grad():
+            return attend()
+
     def step() -> object:
         for tensor in learnt:
             tensor.grad = None
-        bias = -slopes * phi
-        result = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        result = attend()
         result.backward(upstream)
         return result.detach(), *(tensor.grad for tensor in learnt)
 
-    return step
+    return step if size.both else forward
 
 
 def jax(size: Size) -> Callable[[], object]:
@@ -94,14 +109,16 @@ def jax(size: Size) -> Callable[[], object]:
     phi = jnp.log1p(distance)
     upstream = jnp.ones(size.shape)
 
-    def both(learnt: tuple[jax.Array, ...], phi: jax.Array, upstream: jax.Array) -> object:
+    def step(learnt: tuple[jax.Array, ...], phi: jax.Array, upstream: jax.Array) -> object:
         def attend(q: jax.Array, k: jax.Array, v: jax.Array, slopes: jax.Array) -> jax.Array:
             return attention(q, k, v, -slopes * phi)
 
+        if not size.both:
+            return attend(*learnt)
         result, backward = jax.vjp(attend, *learnt)
         return result, *backward(upstream)
 
-    run = jax.jit(both).lower(learnt, phi, upstream).compile()
+    run = jax.jit(step).lower(learnt, phi, upstream).compile()
     return lambda: jax.block_until_ready(run(learnt, phi, upstream))
 
 

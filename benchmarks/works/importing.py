@@ -5,11 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from time import perf_counter
 
-SIZES = {"import": None}
-MODULES = {"tensor-engine": "te_nn", "torch": "torch", "jax": "jax", "numpy": "numpy"}
+#: What of this project is imported.
+SIZES = {"import": "te_nn", "import of all packages": "te_tensor, te_nn, te_io, te_optim"}
+PEERS = "torch", "jax", "numpy"
 #: The process that is timed does nothing but wait for others.
 MEMORY = False
 
@@ -28,8 +28,9 @@ def overhead() -> float:
     return min(milliseconds)
 
 
-def _importing(module: str, size: None) -> Callable[[], object]:
+def _importing(module: str) -> Callable[[], object]:
     return lambda: _run(f"import {module}")
 
 
-CONTESTANTS = {name: partial(_importing, module) for name, module in MODULES.items()}
+CONTESTANTS: dict[str, Callable[[str], Callable[[], object]]] = {"tensor-engine": _importing}
+CONTESTANTS |= {name: lambda _, name=name: _importing(name) for name in PEERS}  # type: ignore[misc]

@@ -19,38 +19,13 @@ import numpy as np
 from .. import memory
 from ..dtypes import Array, int64
 from ..executable import Code
-from .assembler import (
-    R8,
-    R10,
-    R11,
-    R12,
-    R13,
-    R14,
-    R15,
-    RAX,
-    RBX,
-    RCX,
-    RDX,
-    RSI,
-    Memory,
-)
+from .assembler import R8, R10, R11, R12, R13, R14, R15, RAX, RBX, RCX, RDX, RSI, Memory
 from .calls import Draft
 from .compiler import LANES, VECTOR
 from .program import Record, Writer, program
 from .tile_images import SAME, TiledBlock, TiledCalls, add_parts
 from .tile_multiply import multiply_chunk
-from .tiles import (
-    DEPTH,
-    FOUND,
-    LINE,
-    PARTS,
-    SIDE,
-    SUMS,
-    TILE,
-    TILES_OF_A,
-    TILES_OF_B,
-    tiles_in_use,
-)
+from .tiles import DEPTH, FOUND, LINE, PARTS, SIDE, SUMS, TILE, TILES_OF_A, TILES_OF_B, tiles_in_use
 from .transposition import transpose
 
 _CORRELATE = Record(

@@ -10,24 +10,13 @@ from typing import NamedTuple
 
 from ..dtypes import Array
 from ..executable import Code
-from .assembler import (
-    RAX,
-    RDX,
-    Memory,
-)
+from .assembler import RAX, RDX, Memory
 from .calls import Calls, Draft
 from .compiler import LANES, VECTOR
 from .placement import OUTS, PLACING, SOURCES, Frame, each_plane
 from .program import Record, Writer, program
 from .tile_layout import BITS, begin_parts, end_parts, write_parts
-from .tiles import (
-    BOUNDS,
-    DEPTH,
-    LINE,
-    PARTS,
-    SIDE,
-    TILE,
-)
+from .tiles import BOUNDS, DEPTH, LINE, PARTS, SIDE, TILE
 from .transposition import transpose
 
 #: Elements behind a plane that the last tile may read and doesn't use, beside the places behind

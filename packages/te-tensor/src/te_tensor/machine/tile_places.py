@@ -12,22 +12,7 @@ from .. import memory
 from ..dtypes import int64
 from ..executable import Code
 from . import placement
-from .assembler import (
-    R9,
-    R10,
-    R11,
-    R12,
-    R13,
-    R14,
-    R15,
-    RAX,
-    RBP,
-    RBX,
-    RCX,
-    RDX,
-    RSI,
-    Memory,
-)
+from .assembler import R9, R10, R11, R12, R13, R14, R15, RAX, RBP, RBX, RCX, RDX, RSI, Memory
 from .calls import Draft
 from .compiler import LANES, VECTOR
 from .placement import PLACE, Frame
