@@ -32,5 +32,9 @@ def _importing(module: str) -> Callable[[], object]:
     return lambda: _run(f"import {module}")
 
 
-CONTESTANTS: dict[str, Callable[[str], Callable[[], object]]] = {"tensor-engine": _importing}
-CONTESTANTS |= {name: lambda _, name=name: _importing(name) for name in PEERS}  # type: ignore[misc]
+def _peer(module: str) -> Callable[[str], Callable[[], object]]:
+    """The same module whatever of this project is imported."""
+    return lambda _: _importing(module)
+
+
+CONTESTANTS = {"tensor-engine": _importing, **{name: _peer(name) for name in PEERS}}
